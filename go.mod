@@ -1,0 +1,3 @@
+module github.com/fa492104/flush
+
+go 1.25
