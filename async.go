@@ -1,0 +1,707 @@
+package flush
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"time"
+)
+
+// The baton.
+//
+// Whoever calls the server's writer holds the baton. There is one, and these
+// are its states:
+//
+//	free      nobody calls the server
+//	a caller  a goroutine of the handler's works inside a call of the Flusher
+//	a carrier a goroutine of ours works; it exists only in this state
+//
+// What is to be done is three positions in the stream of accepted bytes:
+//
+//	sent ≤ moveTo ≤ accepted    bytes up to moveTo go down by themselves
+//	asked.pos ≤ accepted        bytes up to asked.pos go down and are flushed
+//
+// Work is due if sent < moveTo or the last flush asked for has not been done.
+// A holder works in rounds. A round looks once at what has been asked, hands
+// down that much and no more, and flushes once, however many have asked: that
+// is the coalescing. A wait is for a flush's number, so it ends when its own
+// bytes are down, whatever comes behind them.
+//
+// Invariants, whenever mu is free:
+//
+//  1. Only the holder calls the server's Write, ReadFrom, WriteHeader, Flush
+//     and Hijack, and it does so with mu dropped and calling set.
+//  2. sent + q.len + what a caller is passing through = accepted.
+//  3. Work that is due has a holder, unless the request body comes first (see
+//     watchedBody): then the next caller does it.
+//  4. q.len never exceeds MaxPending.
+//  5. Every change that a waiter could wait for is followed by wakeLocked
+//     before mu is dropped; a waiter looks again at everything it waits for.
+//
+// Because of 3 a caller who lets the baton go with work due passes it straight
+// to a new carrier. There is no moment in which a request can be forgotten.
+type baton struct {
+	q        queue
+	accepted int64 // bytes accepted on floor 2 since the start
+	sent     int64 // bytes handed to the server, or dropped on its word
+	moveTo   int64
+	asked    mark  // the last flush asked for
+	done     int64 // the number of the last flush done
+
+	held  bool   // the baton is not free
+	async bool   // what moves by itself moves in the background
+	carry func() // f.carrier, made once: starting it allocates nothing
+
+	pen     bool     // a Write is in progress and may drop mu
+	line    []uint64 // Writes that wait for the pen, first come first served
+	tickets uint64
+
+	waiters    int // goroutines in waitLocked
+	unblocking int // calls that unblock the server, under way
+}
+
+// A mark is a flush that was asked for: its number and the position that has
+// to be flushed.
+type mark struct{ seq, pos int64 }
+
+// wakeLocked wakes every waiter; each decides for itself.
+func (f *Flusher) wakeLocked() {
+	if f.waiters > 0 {
+		f.cond.Broadcast()
+	}
+}
+
+func (f *Flusher) waitLocked() {
+	f.waiters++
+	f.cond.Wait()
+	f.waiters--
+}
+
+// waitBoundLocked is waitLocked for waits that must end on a server without
+// deadlines: once the send timeout has run out there, it returns ErrTimeout,
+// which does not stick. stalls is the count when the wait began.
+func (f *Flusher) waitBoundLocked(stalls int) error {
+	if f.timeout.stalls != stalls {
+		return ErrTimeout
+	}
+	f.waitLocked()
+	return nil
+}
+
+// dueLocked reports whether there is work for a holder of the baton.
+func (f *Flusher) dueLocked() bool {
+	return f.fail == nil && !f.hijacked && (f.asked.seq > f.done || f.sent < f.moveTo)
+}
+
+// kickLocked gives work that is due to a carrier, if the baton is free.
+func (f *Flusher) kickLocked() {
+	if f.held || f.ended || !f.dueLocked() || f.bodyFirstLocked() {
+		return
+	}
+	f.held = true
+	f.startCarrierLocked()
+}
+
+func (f *Flusher) startCarrierLocked() {
+	if f.carry == nil {
+		f.carry = f.carrier
+	}
+	go f.carry()
+}
+
+// takeBatonLocked waits for the baton.
+func (f *Flusher) takeBatonLocked() error {
+	for stalls := f.timeout.stalls; f.held; {
+		if f.fail != nil {
+			return f.fail
+		}
+		if err := f.waitBoundLocked(stalls); err != nil {
+			return err
+		}
+		if f.ended || f.hijacked {
+			return f.refuse
+		}
+	}
+	if f.fail != nil {
+		return f.fail
+	}
+	f.held = true
+	return nil
+}
+
+// releaseLocked lets the baton go, or passes it to a carrier.
+func (f *Flusher) releaseLocked() {
+	if f.dueLocked() && !f.ended && !f.bodyFirstLocked() {
+		f.startCarrierLocked()
+		return
+	}
+	f.freeLocked()
+}
+
+func (f *Flusher) freeLocked() {
+	f.held = false
+	if f.fail != nil {
+		f.stats.Lost += int64(f.q.reset())
+	}
+	f.wakeLocked()
+}
+
+// carrier is the goroutine that carries in the background. It ends when
+// nothing is left to carry. A panic in the server's writer would kill the
+// process here: it is kept for the handler's goroutine.
+func (f *Flusher) carrier() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	returned := false
+	defer func() {
+		if !returned {
+			f.panicked = recover()
+			if f.panicked == nil {
+				f.panicked = errGoexit
+			}
+		}
+		f.freeLocked()
+	}()
+	for f.dueLocked() {
+		f.roundLocked()
+	}
+	returned = true
+}
+
+// callLocked calls the server with mu dropped. The holder of the baton calls
+// it, and then verdictLocked.
+func (f *Flusher) callLocked(call func()) {
+	f.beginSendLocked()
+	f.mu.Unlock()
+	returned := false
+	defer func() {
+		f.mu.Lock()
+		f.endSendLocked()
+		if !returned {
+			f.failLocked(errPanicked)
+		}
+	}()
+	call()
+	returned = true
+}
+
+// verdictLocked takes the verdict of a call of the server: it returns err as
+// this package reports it, after making it stick if it does.
+func (f *Flusher) verdictLocked(err error) error {
+	if err == nil {
+		if f.serverEnded {
+			f.settleLocked()
+		}
+		return nil
+	}
+	if passes(err) {
+		return err
+	}
+	if f.head && f.headersSent && !f.http1 {
+		return nil // the stream ended with the headers (golang/go#66812)
+	}
+	f.failLocked(f.classifyLocked(err))
+	return f.fail
+}
+
+// classifyLocked says what an error of the server means. HTTP/2 reports an
+// expired deadline as a closed stream.
+func (f *Flusher) classifyLocked(err error) error {
+	sentinel := ErrClientGone
+	switch deadline := f.earliestDeadlineLocked(); {
+	case f.timeout.expired, errors.Is(err, os.ErrDeadlineExceeded):
+		sentinel = ErrTimeout
+	case !deadline.IsZero() && !time.Now().Before(deadline):
+		sentinel = ErrTimeout
+	case errors.Is(err, ErrClientGone):
+		return err
+	}
+	return fmt.Errorf("%w: %w", sentinel, err)
+}
+
+func (f *Flusher) earliestDeadlineLocked() time.Time {
+	if f.handlerDeadline.IsZero() {
+		return f.serverDeadline
+	}
+	return f.handlerDeadline
+}
+
+// failLocked makes err the failure that sticks, unless there is one.
+func (f *Flusher) failLocked(err error) {
+	if f.fail != nil {
+		return
+	}
+	f.fail = err
+	if !f.closing {
+		f.refuse = err
+	}
+	if !f.held {
+		f.stats.Lost += int64(f.q.reset())
+	}
+	if f.cancel != nil {
+		f.cancel(err)
+	}
+	f.wakeLocked()
+}
+
+// roundLocked does what has been asked so far. The holder calls it.
+func (f *Flusher) roundLocked() {
+	goal, ask := f.moveTo, f.asked
+	push := ask.seq > f.done
+	if push {
+		goal = max(goal, ask.pos)
+	}
+	f.lastPush = nil
+	switch {
+	case f.head && f.cfg.SAPI.Headers != OutputOnly:
+		// The server would drop the body, or choke on it (HTTP/2).
+		if goal > f.sent || push {
+			f.sendBareHeadersLocked(push)
+		}
+		f.q.reset()
+		f.sent = f.accepted
+	case goal > f.sent:
+		f.sendHeadersLocked(push)
+	case push:
+		f.sendBareHeadersLocked(push)
+	}
+	flushed := false
+	for f.sent < goal && f.fail == nil {
+		flushed = f.handFrontLocked(goal, push && f.srv.flusher != nil)
+	}
+	if push && f.fail == nil {
+		if !flushed {
+			f.pushLocked()
+		}
+		f.done = ask.seq
+	}
+	f.wakeLocked()
+}
+
+// handFrontLocked hands one piece of floor 2 to the server and, if it is the
+// last before goal, flushes in the same call. It reports whether it did.
+func (f *Flusher) handFrontLocked(goal int64, push bool) (flushed bool) {
+	p := f.q.front(int(min(goal-f.sent, sliceSize)))
+	push = push && f.sent+int64(len(p)) == goal
+	n, err := handLocked(f, p, push)
+	f.q.pop(n)
+	if err != nil && f.fail == nil {
+		// The server will not have these bytes, and goes on.
+		f.refused = errors.Join(f.refused, err)
+		f.q.pop(len(p) - n)
+		f.sent += int64(len(p) - n)
+		f.stats.Lost += int64(len(p) - n)
+	}
+	if f.q.len <= f.cfg.lowMark {
+		f.wakeLocked()
+	}
+	return push && err == nil
+}
+
+// handLocked is one Write of the server, and one flush if push says so.
+func handLocked[T []byte | string](f *Flusher, p T, push bool) (n int, err error) {
+	var perr error
+	f.callLocked(func() {
+		n, err = put(f.srv.w, p)
+		if push && err == nil && n == len(p) {
+			perr = flushLayer(f.srv.flusher)
+		}
+	})
+	n = min(max(n, 0), len(p))
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	f.sent += int64(n)
+	f.stats.Bytes += int64(n)
+	if err == nil && push {
+		f.stats.Pushes++
+		f.lastPush = f.verdictLocked(perr)
+		return n, nil
+	}
+	return n, f.verdictLocked(err)
+}
+
+func put[T []byte | string](w io.Writer, p T) (int, error) {
+	switch p := any(p).(type) {
+	case []byte:
+		return w.Write(p)
+	case string:
+		return io.WriteString(w, p)
+	}
+	panic("unreachable")
+}
+
+// pushLocked flushes the server.
+func (f *Flusher) pushLocked() {
+	if f.fail != nil {
+		return
+	}
+	if f.srv.flusher == nil {
+		f.lastPush = errCannotFlush
+		return
+	}
+	var err error
+	f.callLocked(func() { err = flushLayer(f.srv.flusher) })
+	f.stats.Pushes++
+	f.lastPush = f.verdictLocked(err)
+}
+
+// soloLocked reports whether only a carrier may call the server, since a
+// caller's wait could not be ended: the server has no deadlines.
+func (f *Flusher) soloLocked() bool { return f.srv.deadline == nil && f.timeout.d > 0 }
+
+// backgroundLocked reports whether what moves by itself moves in the
+// background.
+func (f *Flusher) backgroundLocked() bool {
+	return (f.async || f.asyncCalls > 0) && !f.bodyFirstLocked()
+}
+
+// Flush is for [http.Flusher]: it does what [Options.Flush] says. The error
+// sticks; [Flusher.Err] tells.
+func (f *Flusher) Flush() { f.FlushError() }
+
+// FlushError is Flush for [http.ResponseController] and for handlers written
+// against it. As those take an error for a dead client, it returns nil where
+// the other calls return [ErrBuffering].
+func (f *Flusher) FlushError() error {
+	f.mu.Lock()
+	async := f.cfg.Flush == Async || f.asyncCalls > 0
+	f.mu.Unlock()
+	var err error
+	switch {
+	case f.cfg.Flush == Off:
+		return f.Err()
+	case async:
+		err = f.FlushAsync()
+	default:
+		err = f.FlushWait(nil)
+	}
+	if errors.Is(err, ErrBuffering) {
+		return nil
+	}
+	return err
+}
+
+// FlushAsync asks for a flush and returns at once (ngx.flush()). A carrier
+// goroutine hands the output down and ends when nothing is left; what is asked
+// for meanwhile becomes one flush. A nil error says that the flush will be
+// done or the failure reported by a later call.
+//
+// From the first FlushAsync on, output that moves down by itself is carried in
+// the background too. Before the request body has been read, headers go out on
+// the caller's goroutine instead; see [Flusher.EnableFullDuplex].
+func (f *Flusher) FlushAsync() error {
+	ferr := f.followFlush()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return joinErrors(f.flushAsyncLocked(), ferr)
+}
+
+func (f *Flusher) flushAsyncLocked() error {
+	seq, err := f.askLocked()
+	if err != nil || seq == 0 {
+		return err
+	}
+	f.async = true
+	switch {
+	case f.held:
+	case f.bodyFirstLocked():
+		f.workLocked()
+	default:
+		f.kickLocked()
+	}
+	if f.fail == nil && f.srv.flusher == nil {
+		return errCannotFlush
+	}
+	return f.fail
+}
+
+// FlushWait flushes and returns when everything accepted before it has been
+// handed to the kernel's send buffer, or has failed (ngx.flush(true)). See
+// [Flush] for what that means on each protocol. The bytes of a later Write are
+// not waited for.
+//
+// The end of ctx ends the wait and not the response: the flush goes on in the
+// background, and the error wraps the context's. nil, Background and the
+// request's own context do not end it.
+//
+// It returns [ErrTimeout] and [ErrClientGone], which stick, [ErrClosed],
+// [ErrBuffering], and [http.ErrNotSupported]. Nothing to flush is success.
+func (f *Flusher) FlushWait(ctx context.Context) error {
+	ferr := f.followFlush()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return joinErrors(f.flushWaitLocked(ctx), ferr)
+}
+
+func (f *Flusher) flushWaitLocked(ctx context.Context) error {
+	seq, err := f.askLocked()
+	if err != nil || seq == 0 {
+		return err
+	}
+	ends := ctx != nil && ctx.Done() != nil && !f.ownContext(ctx)
+	if ends {
+		stop := context.AfterFunc(ctx, func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.wakeLocked()
+		})
+		defer stop()
+	}
+	for stalls := f.timeout.stalls; ; {
+		switch {
+		case f.done >= seq:
+			return f.lastPush
+		case f.fail != nil:
+			return f.fail
+		case f.ended || f.hijacked:
+			return f.refuse
+		case ends && ctx.Err() != nil:
+			return contextError(ctx)
+		case f.held:
+		case f.bodyFirstLocked() || !ends && !f.soloLocked():
+			f.workLocked()
+			continue
+		default:
+			f.kickLocked()
+		}
+		if err := f.waitBoundLocked(stalls); err != nil {
+			return err
+		}
+	}
+}
+
+// workLocked takes the free baton for one round on the caller's goroutine.
+func (f *Flusher) workLocked() {
+	f.held = true
+	defer f.releaseLocked()
+	f.roundLocked()
+}
+
+// ownContext reports whether ctx is the request's own: its end is not the
+// caller's wish to stop waiting.
+func (f *Flusher) ownContext(ctx context.Context) bool {
+	if c, ok := ctx.(*requestContext); ok && c.f == f {
+		return true
+	}
+	return f.req != nil && ctx == f.req.Context()
+}
+
+func contextError(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if cause == err {
+		return fmt.Errorf("flush: wait ended: %w", err)
+	}
+	return fmt.Errorf("flush: wait ended: %w: %w", err, cause)
+}
+
+// askLocked notes that a flush is asked for and returns its number, or 0 if
+// there is nothing to do.
+func (f *Flusher) askLocked() (int64, error) {
+	if f.refuse != nil {
+		return 0, f.refuse
+	}
+	f.stats.Flushes++
+	if !f.fixed {
+		if f.holding && f.header.Get("Content-Length") != "" {
+			f.holding = false
+		}
+		if f.holding {
+			return 0, ErrBuffering
+		}
+		if f.cfg.SAPI.Headers == HeadersFirst {
+			f.fixLocked(http.StatusOK)
+		}
+	}
+	if f.holding {
+		return 0, ErrBuffering
+	}
+	if f.accepted == 0 && f.cfg.SAPI.Headers != HeadersFirst && !f.headersSent && (!f.fixed || f.cfg.SAPI.Headers == OutputOnly || bodyAllowed(f.status) && !f.head) {
+		return 0, nil
+	}
+	f.asked.seq++
+	f.asked.pos = f.accepted
+	return f.asked.seq, nil
+}
+
+// The pen: Writes enter floor 2 in turn. One that can enter at once, with mu
+// held all along, needs no pen; one that must drop mu in the middle takes it,
+// and the others stand in line.
+
+func (f *Flusher) penTakenLocked() bool { return f.pen || len(f.line) > 0 }
+
+func (f *Flusher) takePenLocked() error {
+	if !f.penTakenLocked() {
+		f.pen = true
+		return nil
+	}
+	f.tickets++
+	ticket := f.tickets
+	f.line = append(f.line, ticket)
+	leave := func() {
+		for i, t := range f.line {
+			if t == ticket {
+				f.line = append(f.line[:i], f.line[i+1:]...)
+				break
+			}
+		}
+		if len(f.line) == 0 {
+			f.line = nil
+		}
+	}
+	defer leave()
+	began := now()
+	defer func() { f.stats.Waited += now() - began }()
+	for stalls := f.timeout.stalls; f.pen || f.line[0] != ticket; {
+		if f.refuse != nil {
+			return f.refuse
+		}
+		if err := f.waitBoundLocked(stalls); err != nil {
+			return err
+		}
+	}
+	if f.refuse != nil {
+		return f.refuse
+	}
+	f.pen = true
+	return nil
+}
+
+func (f *Flusher) dropPenLocked() {
+	f.pen = false
+	f.wakeLocked()
+}
+
+// appendLocked puts p on floor 2. There is room for it.
+func appendLocked[T []byte | string](f *Flusher, p T) {
+	push(&f.q, p)
+	f.accepted += int64(len(p))
+	f.stats.MaxPending = max(f.stats.MaxPending, f.q.len)
+}
+
+// throughLocked moves floor 2 and p down on the caller's goroutine. The baton
+// and the pen are free. p's place in the stream is taken at once, so others
+// may append behind it meanwhile.
+func throughLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
+	if f.soloLocked() && !f.bodyFirstLocked() {
+		return handSolo(f, p)
+	}
+	f.held = true
+	defer f.releaseLocked()
+	// Small pieces leave as one: fill up the block that is open.
+	if k := min(f.q.room(), len(p)); f.q.len > 0 && k > 0 {
+		appendLocked(f, p[:k])
+		n, p = k, p[k:]
+	}
+	goal := f.accepted
+	f.accepted += int64(len(p))
+	f.moveTo = max(f.moveTo, goal)
+	f.roundLocked()
+	for len(p) > 0 && f.fail == nil && err == nil {
+		if f.head {
+			n += len(p)
+			break
+		}
+		f.sendHeadersLocked(false)
+		if f.fail != nil {
+			break
+		}
+		var m int
+		m, err = handLocked(f, p[:min(len(p), sliceSize)], false)
+		n, p = n+m, p[m:]
+	}
+	if f.head {
+		f.sent = f.accepted
+	} else if f.fail == nil && len(p) > 0 {
+		f.sent += int64(len(p)) // refused: their place is passed over
+	}
+	if f.fail != nil {
+		err = f.fail
+	}
+	return n, err
+}
+
+// handSolo accepts p and waits until a carrier has handed it over.
+func handSolo[T []byte | string](f *Flusher, p T) (n int, err error) {
+	n, err = enqueueLocked(f, p)
+	if n == 0 {
+		return n, err
+	}
+	pos := f.accepted
+	f.moveTo = pos
+	f.kickLocked()
+	for stalls := f.timeout.stalls; err == nil && f.sent < pos; {
+		if f.fail != nil {
+			return n, f.fail
+		}
+		if f.ended || f.hijacked {
+			return n, f.refuse
+		}
+		err = f.waitBoundLocked(stalls)
+	}
+	return n, err
+}
+
+// enqueueLocked appends p to floor 2, in parts if there is no room for it, and
+// lets it move down in the background.
+func enqueueLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
+	if len(p) > f.cfg.MaxPending-f.q.len || f.penTakenLocked() {
+		if err := f.takePenLocked(); err != nil {
+			return 0, err
+		}
+		defer f.dropPenLocked()
+	}
+	for len(p) > 0 {
+		room := f.cfg.MaxPending - f.q.len
+		if room == 0 {
+			if err := f.waitRoomLocked(); err != nil {
+				if f.closing {
+					f.cut = true
+				}
+				return n, err
+			}
+			continue
+		}
+		k := min(room, len(p))
+		appendLocked(f, p[:k])
+		n, p = n+k, p[k:]
+		if f.holding && f.q.len > f.cfg.HTTP10Buffer || f.holding && len(p) > 0 {
+			f.holding = false
+		}
+		if !f.holding && f.q.len >= f.cfg.bufferSize {
+			f.moveTo = f.accepted
+			f.kickLocked()
+		}
+	}
+	return n, nil
+}
+
+// waitRoomLocked waits until floor 2 is down to the low mark. Waking at the
+// first free byte would have writer and carrier take turns.
+func (f *Flusher) waitRoomLocked() error {
+	began := now()
+	defer func() { f.stats.Waited += now() - began }()
+	for stalls := f.timeout.stalls; f.q.len > f.cfg.lowMark; {
+		switch {
+		case f.fail != nil:
+			return f.fail
+		case f.hijacked || f.ended:
+			return f.refuse
+		case f.held:
+		case f.bodyFirstLocked():
+			f.moveTo = f.accepted
+			f.workLocked()
+			continue
+		default:
+			f.moveTo = f.accepted
+			f.kickLocked()
+		}
+		if err := f.waitBoundLocked(stalls); err != nil {
+			return err
+		}
+	}
+	return f.fail
+}

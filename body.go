@@ -1,0 +1,59 @@
+package flush
+
+import (
+	"io"
+	"net/http"
+	"sync/atomic"
+)
+
+// A watchedBody is the request body as the handler sees it. It tells the
+// Flusher when the body has been read to its end or closed.
+//
+// Until then, on HTTP/1 without full duplex, the server drains the body when
+// headers go out. Done in the background that steals the handler's upload: it
+// reads part of it and then a clean EOF.
+type watchedBody struct {
+	io.ReadCloser
+	f    *Flusher
+	done atomic.Bool
+}
+
+// watchBody returns the body to give to the handler.
+func (f *Flusher) watchBody(r *http.Request) io.ReadCloser {
+	if !f.srv.netHTTP || r.ProtoMajor != 1 || r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
+		return r.Body
+	}
+	f.body = &watchedBody{ReadCloser: r.Body, f: f}
+	return f.body
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadCloser.Read(p)
+	if err != nil && !b.done.Load() {
+		b.end()
+	}
+	return n, err
+}
+
+func (b *watchedBody) Close() error {
+	err := b.ReadCloser.Close()
+	b.end()
+	return err
+}
+
+// end lets the carrier and the timers hand over headers from now on.
+func (b *watchedBody) end() {
+	if b.done.Swap(true) {
+		return
+	}
+	b.f.mu.Lock()
+	defer b.f.mu.Unlock()
+	b.f.kickLocked()
+}
+
+// bodyFirstLocked reports whether handing over the headers would drain a
+// request body that the handler may still want to read: only a caller of the
+// Flusher may do it then, as in net/http, and no carrier or timer.
+func (f *Flusher) bodyFirstLocked() bool {
+	return f.body != nil && !f.headersSent && !f.fullDuplex && !f.body.done.Load()
+}

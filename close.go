@@ -1,0 +1,241 @@
+package flush
+
+import (
+	"errors"
+	"net/http"
+)
+
+var (
+	errAborted = errors.New("flush: response aborted")
+	errUnwound = errors.New("flush: handler panicked or exited")
+)
+
+// Close ends the response: it refuses new Writes, lets a begun one finish,
+// unwinds the user-level buffers, hands the rest to the server and joins the
+// background work. It waits for at most SendTimeout without progress; on a
+// server without deadlines, however long the server's call takes. If a begun
+// Write cannot finish the response is aborted.
+//
+// It returns the failure that sticks and errors of filters, or nil if
+// everything was handed over. A second Close returns what the first did. A
+// panic of the server's writer that was met in the background goes on here.
+func (f *Flusher) Close() error {
+	err := f.finish(false, nil)
+	f.rethrow()
+	return err
+}
+
+// Abort ends the response badly: background work is stopped and joined, the
+// rest is dropped, and the client must not take what it has for the whole.
+// cause is what [Flusher.Err] and the context's cause say from then on; nil
+// stands for a plain error.
+//
+// Inside [NewHandler] the return of the handler then panics with
+// [http.ErrAbortHandler], the server's own way to cut a response. With [New]
+// the caller does that.
+func (f *Flusher) Abort(cause error) { f.finish(true, cause) }
+
+// finish is Close and Abort. Whoever comes first ends the response; the others
+// wait for that.
+func (f *Flusher) finish(abort bool, cause error) error {
+	f.mu.Lock()
+	if abort && !f.ended && !f.hijacked {
+		f.abortLocked(cause)
+	}
+	if f.closing {
+		defer f.mu.Unlock()
+		for !f.ended {
+			f.waitLocked()
+		}
+		return f.closeErr
+	}
+	f.closing = true
+	if !f.hijacked {
+		f.refuse = closedError(f.fail)
+	}
+	f.mu.Unlock()
+	f.complete()
+	for _, h := range f.hooks {
+		h.fn(h.r, f.Stats(), f.closeErr)
+	}
+	if f.cfg.OnClose != nil {
+		f.cfg.OnClose(f.req, f.Stats(), f.closeErr)
+	}
+	return f.closeErr
+}
+
+// abortLocked makes cause the failure and ends a call of the server that is
+// under way, where that can be done.
+func (f *Flusher) abortLocked(cause error) {
+	if cause == nil {
+		cause = errAborted
+	}
+	f.aborted = true
+	f.failLocked(cause)
+	if f.timeout.calling {
+		f.unblockLocked()
+	}
+}
+
+// complete does the last things to the response, in this order, and then ends
+// it, whatever happens on the way.
+func (f *Flusher) complete() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var unwound error
+	whole := false
+	defer func() {
+		f.joinLocked()
+		f.endLocked(whole, unwound)
+	}()
+	for f.pen && f.fail == nil && !f.hijacked {
+		f.waitLocked()
+	}
+	if f.fail == nil && !f.hijacked {
+		f.mu.Unlock()
+		func() {
+			defer f.mu.Lock()
+			unwound = f.unwindStack()
+		}()
+	}
+	f.dropStackLocked()
+	if f.cut && f.fail == nil {
+		f.abortLocked(errCutWrite)
+	}
+	if f.fail == nil && !f.hijacked {
+		f.handRestLocked()
+	}
+	whole = true
+}
+
+// handRestLocked hands over what is left, with the length of the response if
+// nothing went out before, and then the trailers.
+func (f *Flusher) handRestLocked() {
+	for f.held && f.fail == nil {
+		f.waitLocked()
+	}
+	if f.fail != nil {
+		return
+	}
+	f.held = true
+	defer f.releaseLocked()
+	f.timeout.closing = true
+	for f.dueLocked() {
+		f.roundLocked()
+	}
+	f.holding = false
+	switch {
+	case f.fail != nil:
+		return
+	case !f.fixed:
+		// Nothing was written: the server answers for itself, as it would
+		// have without us.
+		if f.header != nil {
+			copyHeader(f.belowLocked(), f.header)
+		}
+		if f.srv.netHTTP {
+			f.stats.Status = http.StatusOK
+		}
+	default:
+		if !f.headersSent {
+			f.measureLocked()
+		}
+		f.moveTo = f.accepted
+		f.roundLocked()
+		f.sendHeadersLocked(false)
+		if f.srv.netHTTP && f.http1 && !f.http10 && f.length < 0 && f.hasPrefixedTrailersLocked() {
+			// A whole response would get a length instead of trailers.
+			f.pushLocked()
+		}
+		f.carryTrailersLocked()
+	}
+	if f.fail == nil {
+		f.setClosingDeadlineLocked(true)
+	}
+}
+
+// joinLocked waits until nobody calls the server any more.
+func (f *Flusher) joinLocked() {
+	for f.held || f.unblocking > 0 {
+		f.waitLocked()
+	}
+}
+
+// endLocked ends the response: from here on nothing touches the server's
+// writer. whole is false when a panic is on its way through.
+func (f *Flusher) endLocked(whole bool, unwound error) {
+	f.stopTimersLocked()
+	f.stats.Lost += int64(f.q.reset())
+	if !whole {
+		f.aborted = true
+		if f.fail == nil {
+			f.fail = errUnwound
+		}
+	}
+	f.ended = true
+	f.closeErr = joinErrors(f.fail, joinErrors(f.refused, unwound))
+	if !f.hijacked {
+		f.refuse = closedError(f.fail)
+	}
+	if f.unwatch != nil {
+		f.unwatch()
+	}
+	if f.cancel != nil {
+		f.cancel(ErrClosed)
+	}
+	f.wakeLocked()
+}
+
+// joinErrors is errors.Join that leaves a single error as it is.
+func joinErrors(a, b error) error {
+	switch {
+	case a == nil:
+		return b
+	case b == nil:
+		return a
+	}
+	return errors.Join(a, b)
+}
+
+// rethrow lets a panic that the carrier met go on, once.
+func (f *Flusher) rethrow() {
+	f.mu.Lock()
+	v := f.panicked
+	f.panicked = nil
+	f.mu.Unlock()
+	if v != nil {
+		panic(v)
+	}
+}
+
+// Err returns the failure that sticks, or nil.
+func (f *Flusher) Err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.fail
+}
+
+// Stats returns the counts so far.
+func (f *Flusher) Stats() Stats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stats
+}
+
+// Buffered returns the number of bytes on floor 2.
+func (f *Flusher) Buffered() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.q.len
+}
+
+// Available returns how many bytes a Write takes now without waiting. It is 0
+// while a Write waits.
+func (f *Flusher) Available() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != nil || f.penTakenLocked() {
+		return 0
+	}
+	return max(f.cfg.MaxPending-f.q.len, 0)
+}

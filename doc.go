@@ -1,0 +1,2 @@
+// Package flush flushes HTTP responses.
+package flush

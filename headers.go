@@ -1,0 +1,374 @@
+package flush
+
+import (
+	"fmt"
+	"log"
+	"net/http"
+	"net/textproto"
+	"path"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Header returns the header map, as [http.ResponseWriter.Header]. It is the
+// handler's own: the server has another, so that headers can be fixed and go
+// out later, from any goroutine. Changes after the headers have been fixed (by
+// WriteHeader or the first byte on floor 2) count only for trailers.
+func (f *Flusher) Header() http.Header {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.headerLocked()
+}
+
+func (f *Flusher) headerLocked() http.Header {
+	if f.header == nil {
+		f.header = make(http.Header)
+		if !f.ended {
+			copyHeader(f.header, f.belowLocked())
+		}
+	}
+	return f.header
+}
+
+// belowLocked returns the server's map. It is asked for once and kept: after
+// WriteHeader on another goroutine the server's Header is not safe to call.
+func (f *Flusher) belowLocked() http.Header {
+	if f.below == nil {
+		f.below = f.srv.w.Header()
+	}
+	return f.below
+}
+
+// copyHeader makes dst equal to src, with values of its own.
+func copyHeader(dst, src http.Header) {
+	for k := range dst {
+		if _, ok := src[k]; !ok {
+			delete(dst, k)
+		}
+	}
+	n := 0
+	for _, vv := range src {
+		n += len(vv)
+	}
+	values := make([]string, n)
+	for k, vv := range src {
+		if vv == nil {
+			dst[k] = nil // switches an automatic header off
+			continue
+		}
+		n := copy(values, vv)
+		dst[k], values = values[:n:n], values[n:]
+	}
+}
+
+// WriteHeader fixes the status and the headers, as
+// [http.ResponseWriter.WriteHeader]: the first call wins. They go out later;
+// see [Flusher.HeadersSent]. A 1xx other than 101 goes straight through, but
+// not to HTTP/1.0, CGI and FastCGI.
+func (f *Flusher) WriteHeader(code int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	switch {
+	case f.hijacked:
+		f.complainLocked("response.WriteHeader on hijacked connection")
+		return
+	case f.refuse != nil:
+		return
+	case f.fixed:
+		f.complainLocked("superfluous response.WriteHeader call")
+		return
+	case code < 100 || code > 999:
+		// net/http panics too; left for later it would do so in the background.
+		panic(fmt.Sprintf("invalid WriteHeader code %v", code))
+	}
+	if code < 200 && (code != http.StatusSwitchingProtocols || !f.http1) {
+		f.informLocked(code)
+		return
+	}
+	f.fixLocked(code)
+}
+
+// informLocked sends a 1xx. It overtakes nothing: as headers have not been
+// fixed, no byte has been accepted.
+func (f *Flusher) informLocked(code int) {
+	if f.http10 || !f.srv.takesInfo || f.cfg.SAPI.Headers == OutputOnly || f.takeBatonLocked() != nil {
+		return
+	}
+	defer f.releaseLocked()
+	if f.headersSent {
+		return
+	}
+	if f.header != nil {
+		copyHeader(f.belowLocked(), f.header)
+	}
+	f.callLocked(func() { f.srv.w.WriteHeader(code) })
+	f.verdictLocked(nil)
+}
+
+// fixLocked fixes the status and the headers as they are now.
+func (f *Flusher) fixLocked(status int) {
+	f.fixed = true
+	f.status = status
+	if f.header != nil {
+		copyHeader(f.belowLocked(), f.header)
+		if v, err := strconv.ParseInt(f.header.Get("Content-Length"), 10, 64); err == nil && v >= 0 {
+			f.length = v
+		}
+	}
+	if f.length >= 0 || !bodyAllowed(status) {
+		f.holding = false
+	}
+}
+
+// sendHeadersLocked hands the fixed headers to the server; the holder of the
+// baton calls it. flushing says that a flush does.
+func (f *Flusher) sendHeadersLocked(flushing bool) {
+	if f.headersSent {
+		return
+	}
+	if !f.fixed {
+		f.fixLocked(http.StatusOK)
+	}
+	f.headersSent = true
+	f.holding = false
+	f.stats.Status = f.status
+	if f.cfg.SAPI.Headers == OutputOnly {
+		return
+	}
+	if flushing && f.cfg.NoProxyBuffering {
+		forbidProxyBuffering(f.belowLocked())
+	}
+	f.callLocked(func() { f.srv.w.WriteHeader(f.status) })
+	f.verdictLocked(nil)
+}
+
+// sendBareHeadersLocked hands over headers that no byte follows now.
+func (f *Flusher) sendBareHeadersLocked(flushing bool) {
+	if f.headersSent {
+		return
+	}
+	if !f.fixed {
+		f.fixLocked(http.StatusOK)
+	}
+	f.typeLocked()
+	f.sendHeadersLocked(flushing)
+	if f.srv.netHTTP || f.cfg.SAPI.Headers == OutputOnly || f.fail != nil {
+		return
+	}
+	// CGI and FastCGI write the header block with the first Write, be it
+	// empty; their Flush alone sends nothing.
+	var err error
+	f.callLocked(func() { _, err = f.srv.w.Write(nil) })
+	f.verdictLocked(err)
+}
+
+// typeLocked sets the Content-Type of headers that leave without a body for
+// the server to look at: from the bytes held, or else the profile's.
+func (f *Flusher) typeLocked() {
+	if !bodyAllowed(f.status) || f.cfg.SAPI.Headers == OutputOnly {
+		return
+	}
+	held := f.q.front(512)
+	if len(held) == 0 && f.cfg.SAPI.ContentType == "" {
+		return
+	}
+	h := f.belowLocked()
+	if _, ok := h["Content-Type"]; ok || h.Get("Content-Encoding") != "" || h.Get("Transfer-Encoding") != "" {
+		return
+	}
+	if len(held) > 0 {
+		h.Set("Content-Type", http.DetectContentType(held))
+	} else {
+		h.Set("Content-Type", f.cfg.SAPI.ContentType)
+	}
+}
+
+// serverMeasures is the size up to which net/http finds the length of a whole
+// response by itself.
+const serverMeasures = 2048
+
+// measureLocked sets the exact Content-Length of a response that ends before
+// anything went out, where net/http would for a small one.
+func (f *Flusher) measureLocked() {
+	n := f.q.len
+	if n == 0 || f.srv.netHTTP && n <= serverMeasures && !f.head {
+		return
+	}
+	if !bodyAllowed(f.status) || f.cfg.SAPI.Headers == OutputOnly || f.hasTrailersLocked() {
+		return
+	}
+	h := f.belowLocked()
+	if _, ok := h["Content-Length"]; ok || h.Get("Transfer-Encoding") != "" {
+		return
+	}
+	h.Set("Content-Length", strconv.Itoa(n))
+}
+
+func forbidProxyBuffering(h http.Header) {
+	if _, ok := h["X-Accel-Buffering"]; !ok {
+		h.Set("X-Accel-Buffering", "no")
+	}
+	if !hasToken(h["Cache-Control"], "no-transform") {
+		h.Set("Cache-Control", strings.Join(append(slices.Clone(h["Cache-Control"]), "no-transform"), ", "))
+	}
+}
+
+// hasToken reports whether a comma-separated list has the token.
+func hasToken(values []string, token string) bool {
+	for _, v := range values {
+		for t := range strings.SplitSeq(v, ",") {
+			if strings.EqualFold(textproto.TrimString(t), token) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// hasTrailersLocked reports whether the response has trailers, and a client
+// that can be sent some.
+func (f *Flusher) hasTrailersLocked() bool {
+	if f.http10 || f.header == nil {
+		return false
+	}
+	return len(f.below["Trailer"]) > 0 || f.hasPrefixedTrailersLocked()
+}
+
+func (f *Flusher) hasPrefixedTrailersLocked() bool {
+	for k := range f.header {
+		if strings.HasPrefix(k, http.TrailerPrefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// carryTrailersLocked copies trailers to where the server looks for them:
+// those that were declared, and those with the prefix. It runs after the last
+// byte, as HTTP/2 reads the map during every write.
+func (f *Flusher) carryTrailersLocked() {
+	if f.header == nil || f.below == nil || !f.fixed {
+		return
+	}
+	carry := func(k string) {
+		if vv, ok := f.header[k]; ok {
+			f.below[k] = vv
+		} else {
+			delete(f.below, k)
+		}
+	}
+	for _, v := range f.below["Trailer"] {
+		for k := range strings.SplitSeq(v, ",") {
+			k = http.CanonicalHeaderKey(textproto.TrimString(k))
+			if k != "Trailer" && k != "Content-Length" && k != "Transfer-Encoding" {
+				carry(k)
+			}
+		}
+	}
+	for k := range f.header {
+		if strings.HasPrefix(k, http.TrailerPrefix) {
+			carry(k)
+		}
+	}
+}
+
+// SendHeaders sends the headers now, the body later (ngx.send_headers). It
+// ends the holding back of an HTTP/1.0 response. Headers that have been sent
+// already, or have no place on the wire, are no error.
+func (f *Flusher) SendHeaders() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != nil {
+		return f.refuse
+	}
+	if f.headersSent || f.cfg.SAPI.Headers == OutputOnly {
+		return nil
+	}
+	if err := f.takeBatonLocked(); err != nil {
+		return err
+	}
+	defer f.releaseLocked()
+	if !f.headersSent {
+		f.sendBareHeadersLocked(true)
+		f.pushLocked()
+	}
+	if f.fail == nil && f.srv.flusher == nil {
+		return errCannotFlush
+	}
+	return f.fail
+}
+
+// HeadersSent reports whether the headers have gone to the server, so that
+// nothing can be taken back. Under [OutputOnly] it is false before the first
+// output and true after; under [Embed] always true.
+func (f *Flusher) HeadersSent() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.headersSent || f.cfg.SAPI.bornSent()
+}
+
+// Clean takes back every byte that has not been sent, on floor 2 and in
+// user-level buffers, which stay open. The status is unset and the headers are
+// open again, with their present values less those that described the body:
+// Content-Length, Content-Encoding, Content-Range, ETag, Last-Modified and
+// Trailer. It serves an error page after half a page. Once headers have been
+// sent it does nothing and returns [ErrHeadersSent].
+func (f *Flusher) Clean() error {
+	if f.HeadersSent() {
+		return ErrHeadersSent
+	}
+	ferr := f.cleanStack()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != nil {
+		return f.refuse
+	}
+	if err := f.takeBatonLocked(); err != nil {
+		return err
+	}
+	defer f.releaseLocked()
+	if f.headersSent {
+		return ErrHeadersSent
+	}
+	f.q.reset()
+	f.accepted, f.moveTo, f.asked.pos, f.done = 0, 0, 0, f.asked.seq
+	f.status, f.written, f.length, f.fixed = 0, 0, -1, false
+	f.holding = f.http10 && f.cfg.HTTP10Buffer > 0 && !f.head
+	for _, k := range bodyHeaders {
+		delete(f.headerLocked(), k)
+	}
+	return ferr
+}
+
+var bodyHeaders = []string{"Content-Length", "Content-Encoding", "Content-Range", "Etag", "Last-Modified", "Trailer"}
+
+// complainLocked logs a mistake of the handler's where net/http would, with
+// the handler's line.
+func (f *Flusher) complainLocked(what string) {
+	if !f.srv.netHTTP || !f.http1 {
+		return
+	}
+	logf := log.Printf
+	if srv, ok := f.req.Context().Value(http.ServerContextKey).(*http.Server); ok && srv.ErrorLog != nil {
+		logf = srv.ErrorLog.Printf
+	}
+	pc := make([]uintptr, 16)
+	frames := runtime.CallersFrames(pc[:runtime.Callers(2, pc)])
+	for {
+		frame, more := frames.Next()
+		if !more || !strings.HasPrefix(frame.Function, ownPackage) && !strings.HasPrefix(frame.Function, "net/http.") {
+			logf("http: %s from %s (%s:%d)", what, frame.Function, path.Base(frame.File), frame.Line)
+			return
+		}
+	}
+}
+
+// ownPackage is how this package's functions begin in a stack trace.
+var ownPackage = func() string {
+	pc, _, _, _ := runtime.Caller(0)
+	name := runtime.FuncForPC(pc).Name()
+	slash := strings.LastIndexByte(name, '/')
+	return name[:slash+1+strings.IndexByte(name[slash+1:], '.')+1]
+}()

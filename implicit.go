@@ -1,0 +1,37 @@
+package flush
+
+// SetImplicit switches implicit flush, as PHP's ob_implicit_flush: after each
+// write that put at least one byte on floor 2, one flush of the given mode.
+// [Off] switches it off; zero restores the default of the options.
+//
+// Switching it on flushes nothing by itself: what is pending leaves with the
+// next write. An empty write never flushes. Output that a user-level buffer
+// holds does not flush until the buffer lets it through.
+//
+// With [Wait], a Write returns the failure of its flush; n is still the number
+// of bytes accepted.
+func (f *Flusher) SetImplicit(m Mode) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m != Async && m != Wait && m != Off {
+		m = f.cfg.Implicit
+	}
+	f.implicit = m
+}
+
+// implicitLocked does the flush that follows a write of at least one byte.
+// Only a failure that sticks is an error of the write: a response held for
+// HTTP/1.0, or a server that cannot flush, has still accepted the bytes.
+func (f *Flusher) implicitLocked() error {
+	switch f.implicit {
+	case Async:
+		f.flushAsyncLocked()
+	case Wait:
+		if err := f.flushWaitLocked(nil); err != nil && (f.fail != nil || isTimeout(err)) {
+			return err
+		}
+	default:
+		return nil
+	}
+	return f.fail
+}

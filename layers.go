@@ -1,0 +1,91 @@
+package flush
+
+import (
+	"iter"
+	"net/http"
+	"time"
+)
+
+// maxLayers ends the walk down a chain of writers whose Unwrap goes round in a
+// circle (golang/go#66350). No real chain is as deep.
+const maxLayers = 64
+
+// layers walks from w down through Unwrap.
+func layers(w http.ResponseWriter) iter.Seq[http.ResponseWriter] {
+	return func(yield func(http.ResponseWriter) bool) {
+		for range maxLayers {
+			if w == nil || !yield(w) {
+				return
+			}
+			u, ok := w.(interface{ Unwrap() http.ResponseWriter })
+			if !ok {
+				return
+			}
+			w = u.Unwrap()
+		}
+	}
+}
+
+// find returns the first layer from w down that is a T.
+func find[T any](w http.ResponseWriter) (t T, ok bool) {
+	for layer := range layers(w) {
+		if t, ok = layer.(T); ok {
+			return t, true
+		}
+	}
+	return t, false
+}
+
+type flushErrorer interface{ FlushError() error }
+
+func canFlush(w http.ResponseWriter) bool {
+	switch w.(type) {
+	case flushErrorer, http.Flusher:
+		return true
+	}
+	return false
+}
+
+// flushLayer flushes one layer, in the order of http.ResponseController.
+func flushLayer(w http.ResponseWriter) error {
+	switch t := w.(type) {
+	case flushErrorer:
+		return t.FlushError()
+	case http.Flusher:
+		t.Flush()
+		return nil
+	}
+	return errCannotFlush
+}
+
+type writeDeadliner interface{ SetWriteDeadline(time.Time) error }
+
+// server is what a Flusher knows about the writer below it. It is looked up
+// once, so that a flush costs no walk and no guess.
+type server struct {
+	w         http.ResponseWriter
+	flusher   http.ResponseWriter // the layer whose flush counts; nil: none can
+	deadline  writeDeadliner      // nil: none is supported
+	netHTTP   bool                // the request came through an http.Server
+	takesInfo bool                // a 1xx reaches the client as such
+}
+
+func newServer(w http.ResponseWriter, r *http.Request) server {
+	s := server{w: w}
+	for layer := range layers(w) {
+		if s.flusher == nil && canFlush(layer) {
+			s.flusher = layer
+		}
+		if s.deadline == nil {
+			s.deadline, _ = layer.(writeDeadliner)
+		}
+		if s.flusher != nil && s.deadline != nil {
+			break
+		}
+	}
+	if r != nil {
+		s.netHTTP = r.Context().Value(http.ServerContextKey) != nil
+		s.takesInfo = s.netHTTP || r.Context().Value(http.LocalAddrContextKey) != nil
+	}
+	return s
+}

@@ -1,0 +1,97 @@
+package flush
+
+import "sync"
+
+// blockSize is what one block of a queue holds. A block with its three words
+// of bookkeeping is exactly 4 KiB, one of the allocator's own sizes.
+const blockSize = 4096 - 24
+
+// A block is a piece of floor 2. Bytes data[r:w] are held; a holder of the
+// baton may read them unlocked while others append behind w.
+type block struct {
+	next *block
+	r, w int
+	data [blockSize]byte
+}
+
+var blocks = sync.Pool{New: func() any { return new(block) }}
+
+// A queue holds the bytes of floor 2 in blocks of one size: memory follows
+// what is held to within a block or two, and nothing is copied when it grows,
+// so bytes that are being written stay where they are.
+// The zero queue is empty and owns no memory; so does one that ran empty.
+type queue struct {
+	head, tail *block
+	len        int
+}
+
+// push appends p, all of it.
+func push[T []byte | string](q *queue, p T) {
+	q.len += len(p)
+	for len(p) > 0 {
+		if q.tail == nil || q.tail.w == blockSize {
+			b := blocks.Get().(*block)
+			if q.tail == nil {
+				q.head = b
+			} else {
+				q.tail.next = b
+			}
+			q.tail = b
+		}
+		n := copy(q.tail.data[q.tail.w:], p)
+		q.tail.w += n
+		p = p[n:]
+	}
+}
+
+// front returns the first bytes, at most limit, as they lie in one block.
+func (q *queue) front(limit int) []byte {
+	if q.head == nil {
+		return nil
+	}
+	p := q.head.data[q.head.r:q.head.w]
+	return p[:min(limit, len(p))]
+}
+
+// pop drops the first n bytes; n is at most what front returned.
+func (q *queue) pop(n int) {
+	if n == 0 {
+		return
+	}
+	b := q.head
+	b.r += n
+	q.len -= n
+	if b.r < b.w {
+		return
+	}
+	q.head = b.next
+	if q.head == nil {
+		q.tail = nil
+	}
+	b.free()
+}
+
+// room is how many bytes the last block takes without another.
+func (q *queue) room() int {
+	if q.tail == nil {
+		return blockSize
+	}
+	return blockSize - q.tail.w
+}
+
+// reset drops everything and returns how many bytes that were.
+func (q *queue) reset() int {
+	n := q.len
+	for b := q.head; b != nil; {
+		next := b.next
+		b.free()
+		b = next
+	}
+	*q = queue{}
+	return n
+}
+
+func (b *block) free() {
+	b.next, b.r, b.w = nil, 0, 0
+	blocks.Put(b)
+}

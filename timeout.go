@@ -1,0 +1,135 @@
+package flush
+
+import (
+	"time"
+)
+
+// epoch is what the clock readings below count from. They are durations, half
+// the size of a time.Time and cheaper to take.
+var epoch = time.Now()
+
+func now() time.Duration { return time.Since(epoch) }
+
+// aLongTimeAgo is a deadline that unblocks a write at once.
+var aLongTimeAgo = time.Unix(1, 0)
+
+// A sendTimeout ends a stretch without progress. It is nginx's send_timeout:
+// not a bound on the response, but the longest time between two steps.
+//
+// While the server is being called it watches; between calls it does not, so
+// an idle stream lives for ever. There is no deadline on the connection until
+// one has expired: setting and clearing one around each flush costs as much as
+// the flush, and one that is left behind kills an idle HTTP/2 stream, or the
+// last chunk of a response. One timer a response is started by the first call
+// and lets itself run out when it finds the response idle.
+//
+// All of it is guarded by Flusher.mu.
+type sendTimeout struct {
+	d       time.Duration // 0: none
+	since   time.Duration // when the present call began or last showed progress
+	timer   *time.Timer   // made by the first call
+	running bool          // the timer will fire
+	calling bool          // a call of the server is under way
+	expired bool          // a call was ended by us
+	closing bool          // the response is ending: see begin
+	stalls  int           // times the timer ran out on a server without deadlines
+}
+
+// beginSendLocked notes that a call of the server begins.
+//
+// While the response ends, the deadline is set on the connection instead: the
+// server writes closing bytes after we have returned, and nobody but the
+// connection can bound those.
+func (f *Flusher) beginSendLocked() {
+	t := &f.timeout
+	t.calling = true
+	if t.d <= 0 {
+		return
+	}
+	if t.closing {
+		f.setClosingDeadlineLocked(false)
+		return
+	}
+	t.since = now()
+	if t.running {
+		return
+	}
+	t.running = true
+	if t.timer == nil {
+		t.timer = time.AfterFunc(t.d, f.sendTimeoutFired)
+	} else {
+		t.timer.Reset(t.d)
+	}
+}
+
+// endSendLocked notes that the call has returned, which is progress.
+func (f *Flusher) endSendLocked() { f.timeout.calling = false }
+
+// sendTimeoutFired runs on the timer's goroutine. Close and Abort wait for it:
+// it must not touch a connection that serves another request already.
+func (f *Flusher) sendTimeoutFired() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := &f.timeout
+	t.running = false
+	if !t.calling || f.ended || t.closing {
+		return
+	}
+	if left := t.since + t.d - now(); left > 0 {
+		t.running = true
+		t.timer.Reset(left)
+		return
+	}
+	if f.srv.deadline != nil {
+		t.expired = true
+		f.unblockLocked()
+		return
+	}
+	t.stalls++
+	f.wakeLocked()
+	t.since = now()
+	t.running = true
+	t.timer.Reset(t.d)
+}
+
+// unblockLocked makes the call of the server that is under way return, if the
+// server can: HTTP/1 at once, HTTP/2 by resetting the stream. The lock is
+// dropped meanwhile; the end of the response waits until it is back.
+func (f *Flusher) unblockLocked() {
+	if f.srv.deadline == nil {
+		return
+	}
+	f.unblocking++
+	f.mu.Unlock()
+	f.srv.deadline.SetWriteDeadline(aLongTimeAgo)
+	f.mu.Lock()
+	f.unblocking--
+	f.wakeLocked()
+}
+
+// setClosingDeadlineLocked gives the bytes that end the response d to leave.
+// A deadline of the handler's holds if it is earlier; one that passed while
+// nothing was outstanding must not cost the server's last chunk, so last
+// replaces it.
+func (f *Flusher) setClosingDeadlineLocked(last bool) {
+	if f.srv.deadline == nil || f.timeout.d <= 0 {
+		return
+	}
+	now := time.Now()
+	t := now.Add(f.timeout.d)
+	if h := f.handlerDeadline; !h.IsZero() && h.Before(t) && !(last && h.Before(now)) {
+		return
+	}
+	f.srv.deadline.SetWriteDeadline(t)
+}
+
+// stopTimersLocked ends both timers for good. A callback that is already
+// running finds the response ended and does nothing.
+func (f *Flusher) stopTimersLocked() {
+	if f.timeout.timer != nil {
+		f.timeout.timer.Stop()
+	}
+	if f.interval.timer != nil {
+		f.interval.timer.Stop()
+	}
+}

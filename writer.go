@@ -1,0 +1,500 @@
+package flush
+
+import (
+	"bufio"
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"time"
+)
+
+// A Flusher is an [http.ResponseWriter] whose response can be flushed
+// synchronously, asynchronously and implicitly. Make one with [New],
+// [NewHandler] or [NewOutput].
+//
+// Any goroutine may write and flush at any time; one Write is never torn apart
+// by another, and they enter first come first served. Header maps are what
+// they are in net/http: finish headers before another goroutine writes or
+// flushes. After the response has ended every call returns [ErrClosed] and the
+// server's writer is not touched again.
+type Flusher struct {
+	// Set before the first use, never changed.
+	srv           server
+	cfg           *config
+	req           *http.Request // nil: none
+	head          bool          // a HEAD request: no body goes out
+	http1, http10 bool
+	body          *watchedBody    // nil: no request body to wait for
+	server        context.Context // the server's; nil if it cannot end
+	unwatch       func() bool
+
+	mu   sync.Mutex // guards everything below
+	cond sync.Cond  // on mu; see waitLocked
+
+	baton
+	timeout  sendTimeout
+	interval flushInterval
+	stack    stack
+	response
+}
+
+// response is what is known of the response, apart from its bytes' way down.
+type response struct {
+	header  http.Header // the handler's; nil until it asked
+	below   http.Header // the server's own map; nil until it was needed
+	status  int         // 0: WriteHeader has not been called, nothing written
+	length  int64       // the declared Content-Length, or -1
+	written int64       // body bytes the handler offered, refused ones included
+
+	fixed       bool // status and headers are those in below
+	headersSent bool // they have gone to the server
+	holding     bool // HTTP/1.0: floor 2 waits for the end
+	fullDuplex  bool
+	hijacked    bool
+	closing     bool // Close, Abort or the return of the handler has begun
+	aborted     bool // it must not be taken for complete
+	cut         bool // a Write that had begun did not finish
+	ended       bool // the server's writer is not ours any more
+	serverEnded bool // the server's context has ended
+
+	fail     error // the failure that sticks
+	refuse   error // what a call from outside gets; nil: it may go on
+	refused  error // first bytes that the server did not take, without failing
+	closeErr error // what Close returns
+	panicked any   // from the carrier, for the handler's goroutine
+
+	implicit        Mode
+	asyncCalls      int // Flush calls without wait that are flushing a wrapper above
+	handlerDeadline time.Time
+	serverDeadline  time.Time // when the server's WriteTimeout ends
+	cancel          context.CancelCauseFunc
+	hooks           []closeHook // of handlers that joined
+	lastPush        error       // what the server's last flush said that does not stick
+	stats           Stats
+}
+
+type closeHook struct {
+	fn func(*http.Request, Stats, error)
+	r  *http.Request
+}
+
+func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
+	f.cfg = cfg
+	f.srv = newServer(w, r)
+	f.cond.L = &f.mu
+	f.implicit = cfg.Implicit
+	f.length = -1
+	f.http1 = true
+	if r != nil {
+		f.req = r
+		f.head = r.Method == http.MethodHead
+		f.http1 = r.ProtoMajor <= 1
+		f.http10 = r.ProtoMajor == 1 && r.ProtoMinor == 0
+	}
+	f.holding = f.http10 && cfg.HTTP10Buffer > 0 && !f.head
+	f.async = cfg.Flush == Async || cfg.Implicit == Async || cfg.FlushInterval > 0
+	f.interval.d = cfg.FlushInterval
+	f.timeout.d = cfg.SendTimeout
+	f.initTimeout()
+}
+
+// initTimeout settles the send timeout with the server's own WriteTimeout.
+func (f *Flusher) initTimeout() {
+	var absolute time.Duration
+	if f.srv.netHTTP {
+		if srv, ok := f.req.Context().Value(http.ServerContextKey).(*http.Server); ok {
+			absolute = srv.WriteTimeout
+		}
+	}
+	switch d := f.cfg.SendTimeout; {
+	case d != 0:
+		f.timeout.d = max(d, 0)
+		if absolute > 0 && f.srv.deadline != nil {
+			f.srv.deadline.SetWriteDeadline(time.Time{})
+		}
+	case absolute > 0:
+		f.timeout.d = 0
+		f.serverDeadline = time.Now().Add(absolute)
+	default:
+		f.timeout.d = defaultSendTimeout
+	}
+}
+
+// start runs OnStart.
+func (f *Flusher) start(r *http.Request) {
+	f.req = r
+	if f.cfg.OnStart != nil {
+		f.cfg.OnStart(f, r)
+	}
+}
+
+// join lets another handler that was wrapped take part.
+func (f *Flusher) join(cfg *config, r *http.Request) {
+	if cfg.OnClose != nil {
+		f.mu.Lock()
+		f.hooks = append(f.hooks, closeHook{cfg.OnClose, r})
+		f.mu.Unlock()
+	}
+	if cfg.OnStart != nil {
+		cfg.OnStart(f, r)
+	}
+}
+
+// Write accepts p. It goes to the top buffer if there is one, and else onto
+// floor 2, which moves down by itself at [Options.BufferSize]: on the caller's
+// goroutine, or in the background once the response is asynchronous. Write
+// then waits only while floor 2 holds [Options.MaxPending] bytes.
+//
+// It returns the number of bytes accepted. Errors are the failure that sticks
+// ([ErrTimeout], [ErrClientGone]), [ErrClosed], and [http.ErrContentLength],
+// [http.ErrBodyNotAllowed] and [http.ErrHijacked] as in net/http. It keeps no
+// reference to p. An empty write does nothing.
+func (f *Flusher) Write(p []byte) (int, error) { return write(f, p) }
+
+// WriteString is Write for a string, without a copy for the conversion.
+func (f *Flusher) WriteString(s string) (int, error) { return write(f, s) }
+
+func write[T []byte | string](f *Flusher, p T) (int, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != nil {
+		return 0, f.refuse
+	}
+	if f.stack.depth > 0 {
+		return writeStackLocked(f, p)
+	}
+	return writeLocked(f, p)
+}
+
+// writeLocked brings p onto floor 2: one write, with the implicit flush that
+// follows it.
+func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	if err := f.admitLocked(len(p)); err != nil {
+		return 0, err
+	}
+	pending := f.q.len + len(p)
+	switch {
+	case f.head && f.headersSent:
+		return len(p), nil
+	case f.held || f.penTakenLocked() || f.backgroundLocked() || f.holding:
+		n, err = enqueueLocked(f, p)
+	case pending < f.cfg.bufferSize:
+		appendLocked(f, p)
+		n = len(p)
+	default:
+		n, err = throughLocked(f, p)
+	}
+	if n > 0 {
+		if f.interval.d > 0 {
+			f.watchIntervalLocked()
+		}
+		if f.implicit != Off {
+			if ierr := f.implicitLocked(); err == nil {
+				err = ierr
+			}
+		}
+	}
+	return n, err
+}
+
+// admitLocked says whether n more bytes may enter, as net/http would, and
+// fixes the headers.
+func (f *Flusher) admitLocked(n int) error {
+	switch {
+	case f.fail != nil:
+		return f.fail
+	case f.hijacked:
+		return http.ErrHijacked
+	case f.ended:
+		return f.refuse
+	}
+	if !f.fixed {
+		f.fixLocked(http.StatusOK)
+	}
+	if !bodyAllowed(f.status) {
+		return http.ErrBodyNotAllowed
+	}
+	f.written += int64(n)
+	if f.length >= 0 && f.written > f.length {
+		return http.ErrContentLength
+	}
+	return nil
+}
+
+const (
+	sliceSize    = 32 << 10 // most bytes in one call of the server: the grain of the send timeout
+	maxFileSlice = 1 << 20  // the same for sendfile
+)
+
+// ReadFrom copies src to the response until its end.
+//
+// A regular [os.File], bare or in one [io.LimitedReader], keeps the server's
+// own ReadFrom (sendfile) if no buffer stands in the way; it is handed over in
+// slices, so that the send timeout rolls, on the caller's goroutine. Any other
+// source is read with no lock held, then written; with implicit flush on it
+// flushes after each read, so that io.Copy streams.
+func (f *Flusher) ReadFrom(src io.Reader) (n int64, err error) {
+	if file, limit, lr := regularFile(src); file != nil {
+		n, err = f.sendFile(file, limit)
+		if lr != nil {
+			lr.N -= n
+		}
+		if err != nil {
+			return n, err
+		}
+	}
+	buf := copyBuffers.Get().(*[sliceSize]byte)
+	defer copyBuffers.Put(buf)
+	for {
+		m, rerr := src.Read(buf[:])
+		if m > 0 {
+			w, werr := f.Write(buf[:m])
+			n += int64(w)
+			if werr != nil {
+				return n, werr
+			}
+		}
+		if rerr == io.EOF {
+			return n, nil
+		}
+		if rerr != nil {
+			return n, rerr
+		}
+	}
+}
+
+var copyBuffers = sync.Pool{New: func() any { return new([sliceSize]byte) }}
+
+// regularFile returns the file that src is, or is one limit around, and how
+// much of it may be read; -1 is no limit.
+func regularFile(src io.Reader) (file *os.File, limit int64, lr *io.LimitedReader) {
+	limit = -1
+	if l, ok := src.(*io.LimitedReader); ok {
+		src, limit, lr = l.R, l.N, l
+	}
+	file, ok := src.(*os.File)
+	if !ok || file == nil {
+		return nil, 0, nil
+	}
+	if fi, err := file.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, 0, nil
+	}
+	return file, limit, lr
+}
+
+// sendFile hands limit bytes of file, or all of it, to the server's own
+// ReadFrom. It stops early, without an error, where that cannot be used, and
+// at the declared Content-Length.
+func (f *Flusher) sendFile(file *os.File, limit int64) (n int64, err error) {
+	rf, ok := f.srv.w.(io.ReaderFrom)
+	if !ok {
+		return 0, nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != nil {
+		return 0, f.refuse
+	}
+	if f.stack.depth > 0 || f.head || f.holding || f.soloLocked() || limit == 0 {
+		return 0, nil
+	}
+	if err := f.takePenLocked(); err != nil {
+		return 0, err
+	}
+	defer f.dropPenLocked()
+	if err := f.takeBatonLocked(); err != nil {
+		return 0, err
+	}
+	defer f.releaseLocked()
+	if err := f.admitLocked(0); err != nil {
+		return 0, err
+	}
+	if f.length >= 0 {
+		if left := f.length - f.written; limit < 0 || limit > left {
+			limit = left
+		}
+	}
+	f.moveTo = f.accepted
+	f.roundLocked()
+	if f.fail == nil {
+		f.sendHeadersLocked(false)
+	}
+	slice := int64(64 << 10)
+	for f.fail == nil && limit != 0 {
+		if limit > 0 {
+			slice = min(slice, limit)
+		}
+		began := now()
+		m, err := f.handFileLocked(rf, file, slice)
+		n += m
+		if limit > 0 {
+			limit -= m
+		}
+		if err != nil || m < slice {
+			break // failed, or the end of the file
+		}
+		// Large slices cost nothing when the client is quick; small ones keep
+		// a slow one alive.
+		if took := now() - began; f.timeout.d > 0 && took > f.timeout.d/64 {
+			slice = 64 << 10
+		} else {
+			slice = min(2*slice, maxFileSlice)
+		}
+	}
+	if n > 0 && f.fail == nil && f.implicit != Off {
+		// The pen and the baton are ours; the flush is a holder's.
+		if _, err := f.askLocked(); err == nil {
+			f.roundLocked()
+		}
+	}
+	return n, f.fail
+}
+
+// handFileLocked is one call of the server's ReadFrom.
+func (f *Flusher) handFileLocked(rf io.ReaderFrom, file *os.File, slice int64) (n int64, err error) {
+	f.callLocked(func() { n, err = rf.ReadFrom(&io.LimitedReader{R: file, N: slice}) })
+	f.written += n
+	f.accepted += n
+	f.sent += n
+	f.stats.Bytes += n
+	return n, f.verdictLocked(err)
+}
+
+// Unwrap returns the server's writer, for [http.ResponseController]. Writing
+// to it goes past the Flusher.
+func (f *Flusher) Unwrap() http.ResponseWriter { return f.srv.w }
+
+// Hijack takes the connection over, as [http.Hijacker]. It waits for
+// background work, SendTimeout at most, hands floor 2 down and drops
+// user-level buffers. Later calls get [http.ErrHijacked].
+func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
+	h, ok := find[http.Hijacker](f.srv.w)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != nil {
+		return nil, nil, f.refuse
+	}
+	if !ok {
+		return nil, nil, fmt.Errorf("flush: response writer cannot be hijacked: %w", http.ErrNotSupported)
+	}
+	if err := f.takeBatonLocked(); err != nil {
+		return nil, nil, err
+	}
+	defer f.releaseLocked()
+	if f.fixed {
+		f.holding = false
+		f.moveTo = f.accepted
+		f.roundLocked()
+		if f.fail == nil {
+			f.sendHeadersLocked(false)
+		}
+		if f.fail == nil && f.accepted > 0 {
+			f.pushLocked()
+		}
+		if f.fail != nil {
+			return nil, nil, f.fail
+		}
+	}
+	f.callLocked(func() { conn, rw, err = h.Hijack() })
+	if err != nil {
+		return nil, nil, err
+	}
+	f.hijacked = true
+	f.refuse = http.ErrHijacked
+	f.stopTimersLocked()
+	f.dropStackLocked()
+	return conn, rw, nil
+}
+
+// Push is [http.Pusher]'s, or [http.ErrNotSupported].
+func (f *Flusher) Push(target string, opts *http.PushOptions) error {
+	p, ok := find[http.Pusher](f.srv.w)
+	if !ok {
+		return http.ErrNotSupported
+	}
+	f.mu.Lock()
+	refuse := f.refuse
+	f.mu.Unlock()
+	if refuse != nil {
+		return refuse
+	}
+	return p.Push(target, opts)
+}
+
+// CloseNotify is there for code that still asks for http.CloseNotifier. Where
+// the server has none it follows the request's context. After the end of the
+// response it reports the client as gone.
+func (f *Flusher) CloseNotify() <-chan bool {
+	f.mu.Lock()
+	ended := f.ended
+	f.mu.Unlock()
+	gone := make(chan bool, 1)
+	if ended {
+		gone <- true
+		return gone
+	}
+	type closeNotifier interface{ CloseNotify() <-chan bool }
+	if cn, ok := find[closeNotifier](f.srv.w); ok {
+		return cn.CloseNotify()
+	}
+	if f.req != nil {
+		context.AfterFunc(f.req.Context(), func() { gone <- true })
+	}
+	return gone
+}
+
+// SetWriteDeadline sets the server's own deadline, as
+// [http.ResponseController.SetWriteDeadline]. It holds beside SendTimeout,
+// whichever is earlier. The zero time lifts it and the server's WriteTimeout;
+// SendTimeout, 60 s if it was left at zero, holds from then on.
+func (f *Flusher) SetWriteDeadline(t time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != nil {
+		return f.refuse
+	}
+	if f.srv.deadline == nil {
+		return fmt.Errorf("flush: response writer has no deadlines: %w", http.ErrNotSupported)
+	}
+	if err := f.srv.deadline.SetWriteDeadline(t); err != nil {
+		return err
+	}
+	f.handlerDeadline = t
+	f.serverDeadline = time.Time{}
+	if t.IsZero() && f.cfg.SendTimeout == 0 && f.timeout.d == 0 {
+		f.timeout.d = defaultSendTimeout
+	}
+	return nil
+}
+
+// EnableFullDuplex lets the handler read the request body after the response
+// has begun, as [http.ResponseController.EnableFullDuplex].
+//
+// Without it, on HTTP/1, the server drains what is left of the request body
+// when headers go out. So until the body has been read to its end, headers
+// leave only on the goroutine of a Write, a flush (FlushAsync included),
+// SendHeaders or Close, which may block on the upload as in net/http.
+func (f *Flusher) EnableFullDuplex() error {
+	d, ok := find[interface{ EnableFullDuplex() error }](f.srv.w)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != nil {
+		return f.refuse
+	}
+	if !ok {
+		return fmt.Errorf("flush: response writer has no full duplex: %w", http.ErrNotSupported)
+	}
+	if err := d.EnableFullDuplex(); err != nil {
+		return err
+	}
+	f.fullDuplex = true
+	f.kickLocked()
+	return nil
+}
