@@ -337,7 +337,7 @@ func open(t *testing.T, srv *server, method, path string, body io.Reader, lines 
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(func() { c.Close() })
+		t.Cleanup(s.leave)
 		s.conn, s.raw = c, new(safeBuffer)
 		s.br = bufio.NewReader(io.TeeReader(c, s.raw))
 	}
@@ -651,11 +651,14 @@ func (s *stream) expectEnd(want string) {
 // goes away. Over TCP the server meets a reset if something was left unread or
 // comes later.
 func (s *stream) leave() {
-	if s.conn != nil {
-		s.conn.Close()
-		return
+	switch c := s.conn.(type) {
+	case nil:
+		s.cancel()
+	case *tls.Conn:
+		c.NetConn().Close() // without a close_notify, which can wait 5 s for a stalled peer
+	default:
+		c.Close()
 	}
-	s.cancel()
 }
 
 // clip shortens what a failure shows.
