@@ -1,0 +1,11 @@
+//go:build unix
+
+package flush_test
+
+import "syscall"
+
+// setReceiveBuffer shrinks a socket's receive buffer. It must happen before the
+// connection is made: the first window offered is never taken back.
+func setReceiveBuffer(fd uintptr, n int) {
+	syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, n)
+}
