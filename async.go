@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"sync/atomic"
 	"time"
 )
 
@@ -55,6 +56,14 @@ type baton struct {
 	async bool   // what moves by itself moves in the background
 	carry func() // f.carrier, made once: starting it allocates nothing
 
+	// The short way of FlushAsync, without mu: while quick is set a carrier
+	// is at work, and before it goes it clears quick and then looks at asks.
+	// Who adds to asks and finds quick still set has been seen. Every Write
+	// looks at asks before it enters, so the position is exact.
+	quick    atomic.Bool
+	asks     atomic.Int64
+	absorbed int64 // asks that asked knows of
+
 	pen     bool     // a Write is in progress and may drop mu
 	line    []uint64 // Writes that wait for the pen, first come first served
 	tickets uint64
@@ -91,9 +100,26 @@ func (f *Flusher) waitBoundLocked(stalls int) error {
 	return nil
 }
 
+// absorbLocked notes the flushes that were asked for the short way.
+func (f *Flusher) absorbLocked() {
+	if n := f.asks.Load(); n != f.absorbed {
+		f.stats.Flushes += n - f.absorbed
+		f.absorbed = n
+		f.asked.seq++
+		f.asked.pos = f.accepted
+	}
+}
+
 // dueLocked reports whether there is work for a holder of the baton.
 func (f *Flusher) dueLocked() bool {
-	return f.fail == nil && !f.hijacked && (f.asked.seq > f.done || f.sent < f.moveTo)
+	f.absorbLocked()
+	return f.fail == nil && !f.hijacked && (f.asked.seq > f.done || f.sent < f.moveTo || f.fullLocked())
+}
+
+// fullLocked reports whether floor 2 has reached the size at which it moves
+// down by itself.
+func (f *Flusher) fullLocked() bool {
+	return f.q.len >= max(f.cfg.bufferSize, 1) && !f.holding
 }
 
 // kickLocked gives work that is due to a carrier, if the baton is free.
@@ -109,7 +135,20 @@ func (f *Flusher) startCarrierLocked() {
 	if f.carry == nil {
 		f.carry = f.carrier
 	}
+	f.q.credit = 0
 	go f.carry()
+}
+
+// quickenLocked opens the short way of FlushAsync if nothing else must be
+// looked at there. Whatever changes that closes it with slowLocked.
+func (f *Flusher) quickenLocked() {
+	f.quick.Store(f.refuse == nil && f.stack.depth == 0 && f.srv.flusher != nil)
+}
+
+// slowLocked closes the short ways of Write and FlushAsync.
+func (f *Flusher) slowLocked() {
+	f.q.credit = 0
+	f.quick.Store(false)
 }
 
 // takeBatonLocked waits for the baton.
@@ -143,6 +182,8 @@ func (f *Flusher) releaseLocked() {
 
 func (f *Flusher) freeLocked() {
 	f.held = false
+	f.timeout.fresh = false
+	f.q.credit = 0
 	if f.fail != nil {
 		f.stats.Lost += int64(f.q.reset())
 	}
@@ -157,6 +198,7 @@ func (f *Flusher) carrier() {
 	defer f.mu.Unlock()
 	returned := false
 	defer func() {
+		f.quick.Store(false)
 		if !returned {
 			f.panicked = recover()
 			if f.panicked == nil {
@@ -166,7 +208,11 @@ func (f *Flusher) carrier() {
 		f.freeLocked()
 	}()
 	for f.dueLocked() {
-		f.roundLocked()
+		f.quickenLocked()
+		for f.dueLocked() {
+			f.roundLocked()
+		}
+		f.quick.Store(false)
 	}
 	returned = true
 }
@@ -178,8 +224,9 @@ func (f *Flusher) callLocked(call func()) {
 	f.mu.Unlock()
 	returned := false
 	defer func() {
+		at := now()
 		f.mu.Lock()
-		f.endSendLocked()
+		f.endSendLocked(at)
 		if !returned {
 			f.failLocked(errPanicked)
 		}
@@ -235,6 +282,7 @@ func (f *Flusher) failLocked(err error) {
 		return
 	}
 	f.fail = err
+	f.slowLocked()
 	if !f.closing {
 		f.refuse = err
 	}
@@ -249,6 +297,10 @@ func (f *Flusher) failLocked(err error) {
 
 // roundLocked does what has been asked so far. The holder calls it.
 func (f *Flusher) roundLocked() {
+	f.absorbLocked()
+	if f.fullLocked() {
+		f.moveTo = f.accepted
+	}
 	goal, ask := f.moveTo, f.asked
 	push := ask.seq > f.done
 	if push {
@@ -287,6 +339,7 @@ func (f *Flusher) handFrontLocked(goal int64, push bool) (flushed bool) {
 	p := f.q.front(int(min(goal-f.sent, sliceSize)))
 	push = push && f.sent+int64(len(p)) == goal
 	n, err := handLocked(f, p, push)
+	f.measurePendingLocked()
 	f.q.pop(n)
 	if err != nil && f.fail == nil {
 		// The server will not have these bytes, and goes on.
@@ -394,6 +447,16 @@ func (f *Flusher) FlushError() error {
 // the background too. Before the request body has been read, headers go out on
 // the caller's goroutine instead; see [Flusher.EnableFullDuplex].
 func (f *Flusher) FlushAsync() error {
+	if f.quick.Load() {
+		f.asks.Add(1)
+		if f.quick.Load() {
+			return nil
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.kickLocked()
+		return f.refuse
+	}
 	ferr := f.followFlush()
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -504,6 +567,7 @@ func (f *Flusher) askLocked() (int64, error) {
 	if f.refuse != nil {
 		return 0, f.refuse
 	}
+	f.absorbLocked()
 	f.stats.Flushes++
 	if !f.fixed {
 		if f.holding && f.header.Get("Content-Length") != "" {
@@ -579,6 +643,11 @@ func (f *Flusher) dropPenLocked() {
 func appendLocked[T []byte | string](f *Flusher, p T) {
 	push(&f.q, p)
 	f.accepted += int64(len(p))
+}
+
+// measurePendingLocked keeps the high-water mark. Floor 2 only grows between
+// two of its calls.
+func (f *Flusher) measurePendingLocked() {
 	f.stats.MaxPending = max(f.stats.MaxPending, f.q.len)
 }
 
@@ -671,8 +740,7 @@ func enqueueLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 		if f.holding && f.q.len > f.cfg.HTTP10Buffer || f.holding && len(p) > 0 {
 			f.holding = false
 		}
-		if !f.holding && f.q.len >= f.cfg.bufferSize {
-			f.moveTo = f.accepted
+		if f.fullLocked() {
 			f.kickLocked()
 		}
 	}

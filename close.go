@@ -50,6 +50,7 @@ func (f *Flusher) finish(abort bool, cause error) error {
 		return f.closeErr
 	}
 	f.closing = true
+	f.slowLocked()
 	if !f.hijacked {
 		f.refuse = closedError(f.fail)
 	}
@@ -219,6 +220,8 @@ func (f *Flusher) Err() error {
 func (f *Flusher) Stats() Stats {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.absorbLocked()
+	f.measurePendingLocked()
 	return f.stats
 }
 

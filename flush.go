@@ -27,6 +27,9 @@ import (
 // Errors are those of [Flusher.FlushWait] and [Flusher.FlushAsync]; a writer
 // that cannot flush gives one that matches [http.ErrNotSupported].
 func Flush(w http.ResponseWriter, wait bool) error {
+	if f, ok := w.(*Flusher); ok && f != nil {
+		return f.flush(wait)
+	}
 	var outer http.ResponseWriter // the first layer above the Flusher that flushes
 	for layer := range layers(w) {
 		f, ok := layer.(*Flusher)

@@ -332,7 +332,9 @@ func (f *Flusher) Clean() error {
 	if f.headersSent {
 		return ErrHeadersSent
 	}
+	f.absorbLocked()
 	f.q.reset()
+	f.slowLocked()
 	f.accepted, f.moveTo, f.asked.pos, f.done = 0, 0, 0, f.asked.seq
 	f.status, f.written, f.length, f.fixed = 0, 0, -1, false
 	f.holding = f.http10 && f.cfg.HTTP10Buffer > 0 && !f.head

@@ -17,6 +17,7 @@ func (f *Flusher) SetImplicit(m Mode) {
 		m = f.cfg.Implicit
 	}
 	f.implicit = m
+	f.q.credit = 0
 }
 
 // implicitLocked does the flush that follows a write of at least one byte.

@@ -23,11 +23,16 @@ var blocks = sync.Pool{New: func() any { return new(block) }}
 type queue struct {
 	head, tail *block
 	len        int
+
+	// credit is how many bytes may be appended to tail with no further
+	// question; -1: not even none. See grantLocked.
+	credit int
 }
 
 // push appends p, all of it.
 func push[T []byte | string](q *queue, p T) {
 	q.len += len(p)
+	q.credit = 0
 	for len(p) > 0 {
 		if q.tail == nil || q.tail.w == blockSize {
 			b := blocks.Get().(*block)
@@ -66,9 +71,18 @@ func (q *queue) pop(n int) {
 	}
 	q.head = b.next
 	if q.head == nil {
-		q.tail = nil
+		q.tail, q.credit = nil, min(q.credit, 0)
 	}
 	b.free()
+}
+
+// spend appends p, which the credit allows.
+func spend[T []byte | string](q *queue, p T) {
+	b := q.tail
+	n := copy(b.data[b.w:], p)
+	b.w += n
+	q.len += n
+	q.credit -= n
 }
 
 // room is how many bytes the last block takes without another.
@@ -87,7 +101,7 @@ func (q *queue) reset() int {
 		b.free()
 		b = next
 	}
-	*q = queue{}
+	*q = queue{credit: min(q.credit, 0)}
 	return n
 }
 

@@ -27,6 +27,7 @@ var aLongTimeAgo = time.Unix(1, 0)
 type sendTimeout struct {
 	d       time.Duration // 0: none
 	since   time.Duration // when the present call began or last showed progress
+	fresh   bool          // since was read just now, by a holder who goes on
 	timer   *time.Timer   // made by the first call
 	running bool          // the timer will fire
 	calling bool          // a call of the server is under way
@@ -50,7 +51,9 @@ func (f *Flusher) beginSendLocked() {
 		f.setClosingDeadlineLocked(false)
 		return
 	}
-	t.since = now()
+	if !t.fresh {
+		t.since = now()
+	}
 	if t.running {
 		return
 	}
@@ -62,8 +65,14 @@ func (f *Flusher) beginSendLocked() {
 	}
 }
 
-// endSendLocked notes that the call has returned, which is progress.
-func (f *Flusher) endSendLocked() { f.timeout.calling = false }
+// endSendLocked notes that the call returned at the given time, which is
+// progress. The clock was read with no lock held: a reading costs as much as
+// all that is done under the lock.
+func (f *Flusher) endSendLocked(at time.Duration) {
+	t := &f.timeout
+	t.calling = false
+	t.since, t.fresh = at, true
+}
 
 // sendTimeoutFired runs on the timer's goroutine. Close and Abort wait for it:
 // it must not touch a connection that serves another request already.

@@ -160,6 +160,13 @@ func (f *Flusher) WriteString(s string) (int, error) { return write(f, s) }
 
 func write[T []byte | string](f *Flusher, p T) (int, error) {
 	f.mu.Lock()
+	if len(p) > 0 && len(p) <= f.q.credit {
+		f.absorbLocked()
+		spend(&f.q, p)
+		f.accepted += int64(len(p))
+		f.mu.Unlock()
+		return len(p), nil
+	}
 	defer f.mu.Unlock()
 	if f.refuse != nil {
 		return 0, f.refuse
@@ -179,13 +186,13 @@ func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	if err := f.admitLocked(len(p)); err != nil {
 		return 0, err
 	}
-	pending := f.q.len + len(p)
+	f.absorbLocked()
 	switch {
 	case f.head && f.headersSent:
 		return len(p), nil
 	case f.held || f.penTakenLocked() || f.backgroundLocked() || f.holding:
 		n, err = enqueueLocked(f, p)
-	case pending < f.cfg.bufferSize:
+	case f.q.len+len(p) < f.cfg.bufferSize:
 		appendLocked(f, p)
 		n = len(p)
 	default:
@@ -201,7 +208,24 @@ func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 			}
 		}
 	}
+	f.grantLocked()
 	return n, err
+}
+
+// grantLocked settles what the next Writes may append without asking: bytes
+// that fit into the open block and whose only effect is to be there. Whatever
+// ends that state takes the credit back.
+func (f *Flusher) grantLocked() {
+	f.q.credit = 0
+	if f.refuse != nil || f.q.tail == nil || f.stack.depth > 0 || f.length >= 0 || f.head || f.holding ||
+		f.implicit != Off || f.interval.d > 0 || f.penTakenLocked() {
+		return
+	}
+	most := f.cfg.bufferSize - 1 // beyond, a write moves
+	if f.held {
+		most = f.cfg.MaxPending // the holder looks at the length by itself
+	}
+	f.q.credit = max(min(f.q.room(), most-f.q.len), 0)
 }
 
 // admitLocked says whether n more bytes may enter, as net/http would, and
@@ -408,6 +432,7 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 	}
 	f.hijacked = true
 	f.refuse = http.ErrHijacked
+	f.slowLocked()
 	f.stopTimersLocked()
 	f.dropStackLocked()
 	return conn, rw, nil
