@@ -660,8 +660,9 @@ func throughLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	}
 	f.held = true
 	defer f.releaseLocked()
-	// Small pieces leave as one: fill up the block that is open.
-	if k := min(f.q.room(), len(p)); f.q.len > 0 && k > 0 {
+	// Small pieces leave as one: fill up the block that is open. A body that
+	// will be dropped leaves its first bytes there, to tell the type from.
+	if k := min(f.q.room(), len(p)); (f.q.len > 0 || f.head) && k > 0 {
 		appendLocked(f, p[:k])
 		n, p = k, p[k:]
 	}

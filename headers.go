@@ -113,12 +113,23 @@ func (f *Flusher) fixLocked(status int) {
 	f.status = status
 	if f.header != nil {
 		copyHeader(f.belowLocked(), f.header)
-		if v, err := strconv.ParseInt(f.header.Get("Content-Length"), 10, 64); err == nil && v >= 0 {
-			f.length = v
-		}
+		f.parseLengthLocked(f.header.Get("Content-Length"))
 	}
 	if f.length >= 0 || !bodyAllowed(status) {
 		f.holding = false
+	}
+}
+
+// parseLengthLocked takes over a declared Content-Length. The server deletes
+// one that is not a number, and HTTP/2 and HTTP/1 differ in what that is.
+func (f *Flusher) parseLengthLocked(s string) {
+	if s == "" {
+		return
+	}
+	if v, err := strconv.ParseInt(s, 10, 64); err == nil && v >= 0 && (f.http1 || s[0] != '+') {
+		f.length = v
+	} else if !f.http1 {
+		delete(f.below, "Content-Length")
 	}
 }
 
@@ -193,11 +204,15 @@ const serverMeasures = 2048
 // anything went out, where net/http would for a small one.
 func (f *Flusher) measureLocked() {
 	n := f.q.len
-	if n == 0 || f.srv.netHTTP && n <= serverMeasures && !f.head {
+	if n == 0 || !bodyAllowed(f.status) || f.cfg.SAPI.Headers == OutputOnly {
 		return
 	}
-	if !bodyAllowed(f.status) || f.cfg.SAPI.Headers == OutputOnly || f.hasTrailersLocked() {
+	trailers := f.hasTrailersLocked()
+	if f.srv.netHTTP && n <= serverMeasures && !f.head && !trailers {
 		return
+	}
+	if trailers && f.http1 && !f.http10 {
+		return // HTTP/2 has both; an HTTP/1.0 client is sent no trailers
 	}
 	h := f.belowLocked()
 	if _, ok := h["Content-Length"]; ok || h.Get("Transfer-Encoding") != "" {
@@ -227,12 +242,8 @@ func hasToken(values []string, token string) bool {
 	return false
 }
 
-// hasTrailersLocked reports whether the response has trailers, and a client
-// that can be sent some.
+// hasTrailersLocked reports whether the handler has set or declared trailers.
 func (f *Flusher) hasTrailersLocked() bool {
-	if f.http10 || f.header == nil {
-		return false
-	}
 	return len(f.below["Trailer"]) > 0 || f.hasPrefixedTrailersLocked()
 }
 

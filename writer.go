@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -169,6 +170,9 @@ func write[T []byte | string](f *Flusher, p T) (int, error) {
 	}
 	defer f.mu.Unlock()
 	if f.refuse != nil {
+		if f.hijacked && len(p) > 0 {
+			f.complainLocked("response.Write on hijacked connection")
+		}
 		return 0, f.refuse
 	}
 	if f.stack.depth > 0 {
@@ -265,8 +269,8 @@ const (
 // source is read with no lock held, then written; with implicit flush on it
 // flushes after each read, so that io.Copy streams.
 func (f *Flusher) ReadFrom(src io.Reader) (n int64, err error) {
-	if file, limit, lr := regularFile(src); file != nil {
-		n, err = f.sendFile(file, limit)
+	if reg, limit, lr := regularFile(src); reg != nil {
+		n, err = f.sendFile(reg, limit)
 		if lr != nil {
 			lr.N -= n
 		}
@@ -296,27 +300,36 @@ func (f *Flusher) ReadFrom(src io.Reader) (n int64, err error) {
 
 var copyBuffers = sync.Pool{New: func() any { return new([sliceSize]byte) }}
 
-// regularFile returns the file that src is, or is one limit around, and how
-// much of it may be read; -1 is no limit.
-func regularFile(src io.Reader) (file *os.File, limit int64, lr *io.LimitedReader) {
-	limit = -1
-	if l, ok := src.(*io.LimitedReader); ok {
-		src, limit, lr = l.R, l.N, l
-	}
-	file, ok := src.(*os.File)
-	if !ok || file == nil {
-		return nil, 0, nil
-	}
-	if fi, err := file.Stat(); err != nil || !fi.Mode().IsRegular() {
-		return nil, 0, nil
-	}
-	return file, limit, lr
+// A regular file as ReadFrom may meet it: io.Copy hands over an *os.File inside
+// a type of package os that hides its WriteTo. These are the methods that the
+// server's own ReadFrom looks for.
+type file interface {
+	io.Reader
+	Stat() (os.FileInfo, error)
+	SyscallConn() (syscall.RawConn, error)
 }
 
-// sendFile hands limit bytes of file, or all of it, to the server's own
+// regularFile returns the regular file that src is, or is one limit around,
+// and how much of it may be read; -1 is no limit.
+func regularFile(src io.Reader) (reg file, limit int64, lr *io.LimitedReader) {
+	limit = -1
+	if l, ok := src.(*io.LimitedReader); ok {
+		src, limit, lr = l.R, max(l.N, 0), l
+	}
+	reg, ok := src.(file)
+	if !ok {
+		return nil, 0, nil
+	}
+	if fi, err := reg.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, 0, nil
+	}
+	return reg, limit, lr
+}
+
+// sendFile hands limit bytes of reg, or all of it, to the server's own
 // ReadFrom. It stops early, without an error, where that cannot be used, and
 // at the declared Content-Length.
-func (f *Flusher) sendFile(file *os.File, limit int64) (n int64, err error) {
+func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 	rf, ok := f.srv.w.(io.ReaderFrom)
 	if !ok {
 		return 0, nil
@@ -356,7 +369,7 @@ func (f *Flusher) sendFile(file *os.File, limit int64) (n int64, err error) {
 			slice = min(slice, limit)
 		}
 		began := now()
-		m, err := f.handFileLocked(rf, file, slice)
+		m, err := f.handFileLocked(rf, reg, slice)
 		n += m
 		if limit > 0 {
 			limit -= m
@@ -382,13 +395,22 @@ func (f *Flusher) sendFile(file *os.File, limit int64) (n int64, err error) {
 }
 
 // handFileLocked is one call of the server's ReadFrom.
-func (f *Flusher) handFileLocked(rf io.ReaderFrom, file *os.File, slice int64) (n int64, err error) {
-	f.callLocked(func() { n, err = rf.ReadFrom(&io.LimitedReader{R: file, N: slice}) })
+func (f *Flusher) handFileLocked(rf io.ReaderFrom, reg file, slice int64) (n int64, err error) {
+	f.callLocked(func() { n, err = rf.ReadFrom(&io.LimitedReader{R: reg, N: slice}) })
 	f.written += n
 	f.accepted += n
 	f.sent += n
 	f.stats.Bytes += n
 	return n, f.verdictLocked(err)
+}
+
+// goneLocked returns why the server's writer is not ours any more, or nil. A
+// failure does not take it away: deadlines can still be set, as in net/http.
+func (f *Flusher) goneLocked() error {
+	if f.closing || f.hijacked {
+		return f.refuse
+	}
+	return nil
 }
 
 // Unwrap returns the server's writer, for [http.ResponseController]. Writing
@@ -445,10 +467,10 @@ func (f *Flusher) Push(target string, opts *http.PushOptions) error {
 		return http.ErrNotSupported
 	}
 	f.mu.Lock()
-	refuse := f.refuse
+	gone := f.goneLocked()
 	f.mu.Unlock()
-	if refuse != nil {
-		return refuse
+	if gone != nil {
+		return gone
 	}
 	return p.Push(target, opts)
 }
@@ -482,8 +504,8 @@ func (f *Flusher) CloseNotify() <-chan bool {
 func (f *Flusher) SetWriteDeadline(t time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.refuse != nil {
-		return f.refuse
+	if err := f.goneLocked(); err != nil {
+		return err
 	}
 	if f.srv.deadline == nil {
 		return fmt.Errorf("flush: response writer has no deadlines: %w", http.ErrNotSupported)
@@ -510,8 +532,8 @@ func (f *Flusher) EnableFullDuplex() error {
 	d, ok := find[interface{ EnableFullDuplex() error }](f.srv.w)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.refuse != nil {
-		return f.refuse
+	if err := f.goneLocked(); err != nil {
+		return err
 	}
 	if !ok {
 		return fmt.Errorf("flush: response writer has no full duplex: %w", http.ErrNotSupported)
