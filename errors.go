@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"time"
 )
 
 // timeoutError is the type of ErrTimeout. Timeout makes it a net.Error's twin
@@ -32,4 +33,64 @@ func closedError(fail error) error {
 		return ErrClosed
 	}
 	return fmt.Errorf("%w: %w", ErrClosed, fail)
+}
+
+// verdictLocked takes the verdict of a call of the server: it returns err as
+// this package reports it, after making it stick if it does.
+func (f *Flusher) verdictLocked(err error) error {
+	if err == nil {
+		if f.serverEnded {
+			f.settleLocked()
+		}
+		return nil
+	}
+	if passes(err) {
+		return err
+	}
+	if f.head && f.headersSent && !f.http1 {
+		return nil // the stream ended with the headers (golang/go#66812)
+	}
+	f.failLocked(f.classifyLocked(err))
+	return f.fail
+}
+
+// classifyLocked says what an error of the server means. HTTP/2 reports an
+// expired deadline as a closed stream.
+func (f *Flusher) classifyLocked(err error) error {
+	sentinel := ErrClientGone
+	switch deadline := f.earliestDeadlineLocked(); {
+	case f.timeout.expired, errors.Is(err, os.ErrDeadlineExceeded):
+		sentinel = ErrTimeout
+	case !deadline.IsZero() && !time.Now().Before(deadline):
+		sentinel = ErrTimeout
+	case errors.Is(err, ErrClientGone):
+		return err
+	}
+	return fmt.Errorf("%w: %w", sentinel, err)
+}
+
+func (f *Flusher) earliestDeadlineLocked() time.Time {
+	if f.handlerDeadline.IsZero() {
+		return f.serverDeadline
+	}
+	return f.handlerDeadline
+}
+
+// failLocked makes err the failure that sticks, unless there is one.
+func (f *Flusher) failLocked(err error) {
+	if f.fail != nil {
+		return
+	}
+	f.fail = err
+	f.slowLocked()
+	if !f.closing {
+		f.refuse = err
+	}
+	if !f.held {
+		f.stats.Lost += int64(f.q.reset())
+	}
+	if f.cancel != nil {
+		f.cancel(err)
+	}
+	f.wakeLocked()
 }
