@@ -54,6 +54,7 @@ func (f *Flusher) finish(abort bool, cause error) error {
 	if !f.hijacked {
 		f.refuse = closedError(f.fail)
 	}
+	f.wakeLocked() // Writes in line go away
 	f.mu.Unlock()
 	f.complete()
 	for _, h := range f.hooks {

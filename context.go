@@ -67,7 +67,7 @@ func (f *Flusher) settleLocked() {
 	if cause == context.Canceled {
 		// HTTP/2 ends the stream, and with it the context, once the headers
 		// of a response without a body are out (golang/go#66812).
-		if f.timeout.calling || f.head && f.headersSent {
+		if f.timeout.calling || f.head && f.headersSent && !f.http1 {
 			return
 		}
 		cause = ErrClientGone

@@ -75,10 +75,8 @@ func (f *Flusher) flushFrom(outer http.ResponseWriter, wait bool) error {
 			f.mu.Unlock()
 		}()
 	}
-	if err := flushLayer(outer); err != nil {
-		return err
-	}
-	return f.flush(wait)
+	err := flushLayer(outer)
+	return joinErrors(err, f.flush(wait))
 }
 
 // New returns a Flusher over w for one handler of one's own. End it with Close

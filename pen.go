@@ -169,7 +169,7 @@ func (f *Flusher) waitRoomLocked() error {
 		case f.hijacked || f.ended:
 			return f.refuse
 		case f.held:
-		case f.bodyFirstLocked():
+		case !f.backgroundLocked() && !f.soloLocked() || f.bodyFirstLocked():
 			f.moveTo = f.accepted
 			f.workLocked()
 			continue

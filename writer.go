@@ -205,6 +205,9 @@ func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	if n > 0 {
 		if f.interval.d > 0 {
 			f.watchIntervalLocked()
+			if f.bodyFirstLocked() && !f.held && f.dueLocked() {
+				f.workLocked() // the timer left it to us
+			}
 		}
 		if f.implicit != Off {
 			if ierr := f.implicitLocked(); err == nil {
