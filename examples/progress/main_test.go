@@ -330,13 +330,14 @@ func TestClientLeaves(t *testing.T) {
 
 // A failed write stops the job even if nothing cancels the request.
 func TestWriteFails(t *testing.T) {
-	out := make(output, 1)
+	out := make(output, 2)
 	fsys := hookFS{fstest.MapFS{"a": {Data: []byte("1")}, "b": {Data: []byte("2")}}, func(name string, _ int64) error {
 		t.Errorf("%s was read for nobody", name)
 		return nil
 	}}
 	req := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
 	(&handler{fsys: fsys, log: log.New(out, "", 0)}).ServeHTTP(brokenWriter{httptest.NewRecorder()}, req)
+	out <- "nothing"
 	if got, want := <-out, "192.0.2.1:1234: stopped after 0 of 0 files: broken pipe\n"; got != want {
 		t.Errorf("printed %q, want %q", got, want)
 	}
