@@ -140,7 +140,7 @@ func (f *Flusher) startCarrierLocked() {
 // quickenLocked opens the short way of FlushAsync if nothing else must be
 // looked at there. Whatever changes that closes it with slowLocked.
 func (f *Flusher) quickenLocked() {
-	f.quick.Store(f.refuse == nil && f.stack.depth == 0 && f.srv.flusher != nil)
+	f.quick.Store(f.refuse == nil && f.stack.follow == 0 && f.srv.flusher != nil)
 }
 
 // slowLocked closes the short ways of Write and FlushAsync.
@@ -395,9 +395,9 @@ func (f *Flusher) FlushAsync() error {
 		f.kickLocked()
 		return f.refuse
 	}
-	ferr := f.followFlush()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	ferr := f.followFlushLocked()
 	return joinErrors(f.flushAsyncLocked(), ferr)
 }
 
@@ -432,9 +432,9 @@ func (f *Flusher) flushAsyncLocked() error {
 // It returns [ErrTimeout] and [ErrClientGone], which stick, [ErrClosed],
 // [ErrBuffering], and [http.ErrNotSupported]. Nothing to flush is success.
 func (f *Flusher) FlushWait(ctx context.Context) error {
-	ferr := f.followFlush()
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	ferr := f.followFlushLocked()
 	return joinErrors(f.flushWaitLocked(ctx), ferr)
 }
 
@@ -502,8 +502,8 @@ func contextError(ctx context.Context) error {
 // askLocked notes that a flush is asked for and returns its number, or 0 if
 // there is nothing to do.
 func (f *Flusher) askLocked() (int64, error) {
-	if f.refuse != nil {
-		return 0, f.refuse
+	if err := f.refusedLocked(); err != nil {
+		return 0, err
 	}
 	f.absorbLocked()
 	f.stats.Flushes++

@@ -20,6 +20,12 @@ var (
 // everything was handed over. A second Close returns what the first did. A
 // panic of the server's writer that was met in the background goes on here.
 func (f *Flusher) Close() error {
+	f.mu.Lock()
+	reentrant := f.stack.running != nil
+	f.mu.Unlock()
+	if reentrant {
+		return ErrReentrant
+	}
 	err := f.finish(false, nil)
 	f.rethrow()
 	return err
@@ -56,13 +62,15 @@ func (f *Flusher) finish(abort bool, cause error) error {
 	}
 	f.wakeLocked() // Writes in line go away
 	f.mu.Unlock()
+	defer func() { // a filter may panic while the buffers are unwound
+		for _, h := range f.hooks {
+			h.fn(h.r, f.Stats(), f.closeErr)
+		}
+		if f.cfg.OnClose != nil {
+			f.cfg.OnClose(f.req, f.Stats(), f.closeErr)
+		}
+	}()
 	f.complete()
-	for _, h := range f.hooks {
-		h.fn(h.r, f.Stats(), f.closeErr)
-	}
-	if f.cfg.OnClose != nil {
-		f.cfg.OnClose(f.req, f.Stats(), f.closeErr)
-	}
 	return f.closeErr
 }
 
@@ -90,15 +98,11 @@ func (f *Flusher) complete() {
 		f.joinLocked()
 		f.endLocked(whole, unwound)
 	}()
-	for f.pen && f.fail == nil && !f.hijacked {
+	for f.penTakenLocked() && f.fail == nil && !f.hijacked {
 		f.waitLocked()
 	}
-	if f.fail == nil && !f.hijacked {
-		f.mu.Unlock()
-		func() {
-			defer f.mu.Lock()
-			unwound = f.unwindStack()
-		}()
+	if !f.aborted && !f.hijacked {
+		unwound = f.unwindStackLocked()
 	}
 	f.dropStackLocked()
 	if f.cut && f.fail == nil {
@@ -108,6 +112,15 @@ func (f *Flusher) complete() {
 		f.handRestLocked()
 	}
 	whole = true
+}
+
+// refusedLocked is f.refuse, but for what user-level buffers let through while
+// the response closes: that was accepted before, and their filters may flush.
+func (f *Flusher) refusedLocked() error {
+	if f.closing && f.stack.busy && f.fail == nil && !f.hijacked && !f.ended {
+		return nil
+	}
+	return f.refuse
 }
 
 // handRestLocked hands over what is left, with the length of the response if
@@ -138,6 +151,7 @@ func (f *Flusher) handRestLocked() {
 		if f.srv.netHTTP {
 			f.stats.Status = http.StatusOK
 		}
+		f.headersSent = true
 	default:
 		if !f.headersSent {
 			f.measureLocked()
@@ -188,13 +202,16 @@ func (f *Flusher) endLocked(whole bool, unwound error) {
 	f.wakeLocked()
 }
 
-// joinErrors is errors.Join that leaves a single error as it is.
+// joinErrors is errors.Join that leaves a single error as it is, and does not
+// say the same twice.
 func joinErrors(a, b error) error {
 	switch {
 	case a == nil:
 		return b
-	case b == nil:
+	case b == nil || errors.Is(a, b):
 		return a
+	case errors.Is(b, a):
+		return b
 	}
 	return errors.Join(a, b)
 }

@@ -42,13 +42,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 	returned := false
 	defer func() {
-		f.finish(!returned, errUnwound)
 		// The server removes multipart files through its own request, and
 		// middleware above reads the pattern from it.
 		if own.MultipartForm != nil {
 			r.MultipartForm = own.MultipartForm
 		}
 		r.Pattern = own.Pattern
+	}()
+	defer func() {
+		f.finish(!returned, errUnwound)
 		if !returned {
 			return // a panic or Goexit, which goes on
 		}

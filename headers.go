@@ -74,7 +74,7 @@ func (f *Flusher) WriteHeader(code int) {
 	case f.hijacked:
 		f.complainLocked("response.WriteHeader on hijacked connection")
 		return
-	case f.refuse != nil:
+	case f.refusedLocked() != nil:
 		return
 	case f.fixed:
 		f.complainLocked("superfluous response.WriteHeader call")
@@ -131,6 +131,47 @@ func (f *Flusher) parseLengthLocked(s string) {
 	} else if !f.http1 {
 		delete(f.below, "Content-Length")
 	}
+}
+
+// fixedHeader is what the handler's headers were when a filter began to run,
+// if they had been fixed by then and not sent.
+type fixedHeader struct {
+	valid  bool
+	header http.Header
+}
+
+func (f *Flusher) rememberHeaderLocked(before *fixedHeader) {
+	before.valid = f.fixed && !f.headersSent
+	switch {
+	case !before.valid:
+		before.header = nil
+		return
+	case before.header == nil:
+		before.header = make(http.Header)
+	}
+	copyHeader(before.header, f.headerLocked())
+}
+
+// refixLocked carries what a filter has changed in the handler's headers into
+// the fixed ones. What the handler changed after it had fixed them stays
+// without effect.
+func (f *Flusher) refixLocked(b *fixedHeader) {
+	if !b.valid || f.headersSent {
+		return
+	}
+	before := b.header
+	for k, vv := range f.header {
+		if old, ok := before[k]; !ok || !slices.Equal(old, vv) {
+			f.below[k] = slices.Clone(vv)
+		}
+	}
+	for k := range before {
+		if _, ok := f.header[k]; !ok {
+			delete(f.below, k)
+		}
+	}
+	f.length = -1
+	f.parseLengthLocked(f.below.Get("Content-Length"))
 }
 
 // sendHeadersLocked hands the fixed headers to the server; the holder of the
@@ -291,8 +332,8 @@ func (f *Flusher) carryTrailersLocked() {
 func (f *Flusher) SendHeaders() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.refuse != nil {
-		return f.refuse
+	if err := f.refusedLocked(); err != nil {
+		return err
 	}
 	if f.headersSent || f.cfg.SAPI.Headers == OutputOnly {
 		return nil
@@ -330,11 +371,14 @@ func (f *Flusher) Clean() error {
 	if f.HeadersSent() {
 		return ErrHeadersSent
 	}
-	ferr := f.cleanStack()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.refuse != nil {
 		return f.refuse
+	}
+	ferr := f.cleanStackLocked()
+	if ferr == ErrReentrant {
+		return ferr
 	}
 	if err := f.takeBatonLocked(); err != nil {
 		return err

@@ -23,21 +23,22 @@ func (f *Flusher) takePenLocked() error {
 		}
 		if len(f.line) == 0 {
 			f.line = nil
+			f.wakeLocked() // Close waits for this
 		}
 	}
 	defer leave()
 	began := now()
 	defer func() { f.stats.Waited += now() - began }()
 	for stalls := f.timeout.stalls; f.pen || f.line[0] != ticket; {
-		if f.refuse != nil {
-			return f.refuse
+		if err := f.refusedLocked(); err != nil {
+			return err
 		}
 		if err := f.waitBoundLocked(stalls); err != nil {
 			return err
 		}
 	}
-	if f.refuse != nil {
-		return f.refuse
+	if err := f.refusedLocked(); err != nil {
+		return err
 	}
 	f.pen = true
 	return nil

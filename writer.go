@@ -169,14 +169,14 @@ func write[T []byte | string](f *Flusher, p T) (int, error) {
 		return len(p), nil
 	}
 	defer f.mu.Unlock()
+	if f.stack.active() {
+		return writeStackLocked(f, p)
+	}
 	if f.refuse != nil {
 		if f.hijacked && len(p) > 0 {
 			f.complainLocked("response.Write on hijacked connection")
 		}
 		return 0, f.refuse
-	}
-	if f.stack.depth > 0 {
-		return writeStackLocked(f, p)
 	}
 	return writeLocked(f, p)
 }
@@ -224,7 +224,7 @@ func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 // ends that state takes the credit back.
 func (f *Flusher) grantLocked() {
 	f.q.credit = 0
-	if f.refuse != nil || f.q.tail == nil || f.stack.depth > 0 || f.length >= 0 || f.head || f.holding ||
+	if f.refuse != nil || f.q.tail == nil || f.stack.active() || f.length >= 0 || f.head || f.holding ||
 		f.implicit != Off || f.interval.d > 0 || f.penTakenLocked() {
 		return
 	}
@@ -342,7 +342,7 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 	if f.refuse != nil {
 		return 0, f.refuse
 	}
-	if f.stack.depth > 0 || f.head || f.holding || f.soloLocked() || limit == 0 {
+	if f.stack.active() || f.head || f.holding || f.soloLocked() || limit == 0 {
 		return 0, nil
 	}
 	if err := f.takePenLocked(); err != nil {
