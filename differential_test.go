@@ -1,0 +1,1294 @@
+package flush_test
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"maps"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/fa492104/flush"
+)
+
+// A diffCase is one request to one handler, which runs bare and wrapped.
+type diffCase struct {
+	name    string
+	handler http.HandlerFunc
+	setup   func(t *testing.T) http.Handler // instead of handler, if that needs t
+
+	method string // "": GET
+	path   string // "": /
+	upload string // request body, with a Content-Length
+	chunky bool   // upload without a Content-Length
+	lines  []string
+	only   []proto // nil: all
+}
+
+// A variant is a way to send the request.
+type variant struct {
+	name  string
+	proto proto
+	lines []string
+}
+
+var variants = []variant{
+	{"http1", http1, nil},
+	{"http10", http10, nil},
+	{"http10-keepalive", http10, []string{"Connection: keep-alive"}},
+	{"h2", h2, nil},
+}
+
+// seen is everything about one response that its client, its handler or its
+// operator could see.
+type seen struct {
+	Head    []string // status line, then the header lines in alphabetical order
+	Interim []string
+	Body    string
+	Trailer []string
+	End     ending
+	Reused  bool     // the connection took another request
+	Notes   []string // what the handler saw
+	Log     []string
+
+	wrote   int  // bytes the handler passed to put
+	flushed bool // by flushNow
+}
+
+// A record collects what a handler sees. It travels in the server's context.
+type record struct {
+	mu      sync.Mutex
+	notes   []string
+	wrote   int
+	flushed bool
+	temp    string // a temporary file that the server should remove
+}
+
+type recordKey struct{}
+
+func recordOf(r *http.Request) *record { return r.Context().Value(recordKey{}).(*record) }
+
+// note is for handlers: the format's text must be the same bare and wrapped.
+func note(r *http.Request, format string, args ...any) {
+	rec := recordOf(r)
+	rec.mu.Lock()
+	defer rec.mu.Unlock()
+	rec.notes = append(rec.notes, fmt.Sprintf(format, args...))
+}
+
+// put writes s and notes what is remarkable about the result.
+func put(w http.ResponseWriter, r *http.Request, s string) {
+	recordOf(r).wrote += len(s)
+	if n, err := w.Write([]byte(s)); n != len(s) || err != nil {
+		note(r, "write of %d: %d, %v", len(s), n, err)
+	}
+}
+
+// flushNow flushes as existing handlers do, and notes an error.
+func flushNow(w http.ResponseWriter, r *http.Request) {
+	recordOf(r).flushed = true
+	if err := http.NewResponseController(w).Flush(); err != nil {
+		note(r, "flush: %v", err)
+	}
+}
+
+// text returns n bytes, at most 1 MiB, in which a lost or doubled piece shows.
+func text(n int) string { return allText()[:n] }
+
+var allText = sync.OnceValue(func() string {
+	var b strings.Builder
+	for i := 0; b.Len() < 1<<20; i++ {
+		fmt.Fprintf(&b, "line %06d\n", i)
+	}
+	return b.String()
+})
+
+// file makes a file of n bytes with a fixed time.
+func file(t *testing.T, n int) *os.File {
+	t.Helper()
+	name := filepath.Join(t.TempDir(), "file.txt")
+	if err := os.WriteFile(name, []byte(text(n)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(name, fixedTime, fixedTime); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f
+}
+
+var fixedTime = time.Date(2024, 5, 6, 7, 8, 9, 0, time.UTC)
+
+// diffCases is the table.
+func diffCases() []diffCase {
+	var cases []diffCase
+	add := func(c diffCase) { cases = append(cases, c) }
+	get := func(name string, h http.HandlerFunc) { add(diffCase{name: name, handler: h}) }
+	head := func(name string, h http.HandlerFunc) {
+		add(diffCase{name: "HEAD " + name, handler: h, method: "HEAD"})
+	}
+
+	// Status and size.
+	for _, code := range []int{200, 201, 202, 203, 204, 205, 206, 226, 299, 300, 301, 304, 307, 400, 401, 404, 418, 451, 499, 500, 503, 599, 700, 999} {
+		get(fmt.Sprintf("status %d with a body", code), func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(code)
+			put(w, r, "the body")
+		})
+	}
+	for _, code := range []int{200, 204, 304, 500} {
+		get(fmt.Sprintf("status %d alone", code), func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(code) })
+		get(fmt.Sprintf("status %d flushed", code), func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(code)
+			flushNow(w, r)
+		})
+	}
+	get("nothing", func(http.ResponseWriter, *http.Request) {})
+	head("nothing", func(http.ResponseWriter, *http.Request) {})
+	for _, n := range []int{1, 511, 512, 513, 2047, 2048, 2049, 4095, 4096, 4097, 6143, 6144, 8191, 8192, 65535, 65536, 65537, 300000} {
+		whole := func(w http.ResponseWriter, r *http.Request) { put(w, r, text(n)) }
+		pieces := func(w http.ResponseWriter, r *http.Request) {
+			for s := range slices.Chunk([]byte(text(n)), 100) {
+				put(w, r, string(s))
+			}
+		}
+		get(fmt.Sprintf("%d bytes at once", n), whole)
+		get(fmt.Sprintf("%d bytes in pieces", n), pieces)
+		head(fmt.Sprintf("%d bytes at once", n), whole)
+		head(fmt.Sprintf("%d bytes in pieces", n), pieces)
+		get(fmt.Sprintf("%d bytes, flushed at the end", n), func(w http.ResponseWriter, r *http.Request) {
+			whole(w, r)
+			flushNow(w, r)
+		})
+		get(fmt.Sprintf("%d bytes, flushed first", n), func(w http.ResponseWriter, r *http.Request) {
+			flushNow(w, r)
+			pieces(w, r)
+		})
+	}
+	get("one byte at a time", func(w http.ResponseWriter, r *http.Request) {
+		for _, c := range text(1000) {
+			put(w, r, string(c))
+		}
+	})
+	get("by WriteString", func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.WriteString(w, "a string")
+		note(r, "%d, %v", n, err)
+	})
+	get("by Fprintf", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintf(w, "%d%%\n", 50) })
+
+	// Empty writes.
+	get("an empty write", func(w http.ResponseWriter, r *http.Request) { put(w, r, "") })
+	get("an empty write, then a header and a body", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "")
+		w.Header().Set("X-After-Empty-Write", "1")
+		put(w, r, "body")
+	})
+	get("an empty write, then a status", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "")
+		w.WriteHeader(404)
+	})
+	get("an empty write between others", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "a")
+		put(w, r, "")
+		put(w, r, "b")
+	})
+
+	// WriteHeader and Header at odd times.
+	get("WriteHeader twice", func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(201)
+		w.WriteHeader(500)
+		put(w, r, "body")
+	})
+	get("WriteHeader after Write", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "body")
+		w.WriteHeader(500)
+	})
+	get("WriteHeader after a flush", func(w http.ResponseWriter, r *http.Request) {
+		flushNow(w, r)
+		w.WriteHeader(500)
+		put(w, r, "body")
+	})
+	get("header after WriteHeader", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Before", "1")
+		w.WriteHeader(200)
+		w.Header().Set("X-Before", "2")
+		w.Header().Set("X-After", "1")
+		put(w, r, "body")
+	})
+	get("header after Write", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Gone", "no")
+		put(w, r, "body")
+		w.Header().Del("X-Gone")
+		w.Header().Set("X-After", "1")
+		w.Header().Set("Content-Type", "text/after")
+	})
+	get("header after a flush", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "body")
+		flushNow(w, r)
+		w.Header().Set("X-After", "1")
+		put(w, r, "more")
+	})
+	get("header values changed in place after Write", func(w http.ResponseWriter, r *http.Request) {
+		v := []string{"one", "two"}
+		w.Header()["X-List"] = v
+		put(w, r, "body")
+		v[0] = "changed"
+		flushNow(w, r)
+	})
+	for _, code := range []int{0, -1, 99, 1000} {
+		get(fmt.Sprintf("invalid status %d", code), func(w http.ResponseWriter, r *http.Request) {
+			put(w, r, "")
+			w.WriteHeader(code)
+		})
+		get(fmt.Sprintf("invalid status %d, recovered", code), func(w http.ResponseWriter, r *http.Request) {
+			defer func() {
+				note(r, "panic %v", recover())
+				put(w, r, "recovered")
+			}()
+			w.WriteHeader(code)
+		})
+		get(fmt.Sprintf("invalid status %d after Write", code), func(w http.ResponseWriter, r *http.Request) {
+			put(w, r, "body")
+			defer func() { note(r, "panic %v", recover()) }()
+			w.WriteHeader(code)
+		})
+	}
+
+	// Header lines.
+	get("several lines of one name", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Add("X-Many", "one")
+		w.Header().Add("X-Many", "two, three")
+		w.Header().Add("Vary", "Accept")
+		w.Header().Add("Vary", "Cookie")
+		put(w, r, "body")
+	})
+	get("cookies", func(w http.ResponseWriter, r *http.Request) {
+		http.SetCookie(w, &http.Cookie{Name: "a", Value: "1", Path: "/", HttpOnly: true})
+		http.SetCookie(w, &http.Cookie{Name: "b", Value: "2", SameSite: http.SameSiteLaxMode})
+		put(w, r, "body")
+	})
+	get("odd names", func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["x-lower"] = []string{"1"}
+		w.Header()["X-Nil"] = nil
+		w.Header()["X-Empty"] = []string{""}
+		w.Header()["X-Mixed-cASE"] = []string{"1"}
+		put(w, r, "body")
+	})
+	get("invalid names and values", func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["bad name"] = []string{"1"}
+		w.Header()[""] = []string{"1"}
+		w.Header().Set("X-Lines", "a\r\nX-Injected: b")
+		w.Header().Set("X-Null", "a\x00b")
+		w.Header().Set("X-Space", "  padded  ")
+		w.Header().Set("X-Latin", "caf\xe9")
+		w.Header().Set("X-Utf8", "caf\u00e9")
+		put(w, r, "body")
+	})
+	get("Date nil", func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Date"] = nil
+		put(w, r, "body")
+	})
+	get("Date of its own", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Date", fixedTime.Format(http.TimeFormat))
+		put(w, r, "body")
+	})
+	get("Connection close", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "close")
+		put(w, r, "body")
+	})
+	get("Connection close after Write", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "body")
+		w.Header().Set("Connection", "close")
+	})
+	get("Connection keep-alive with a length", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "keep-alive")
+		w.Header().Set("Content-Length", "4")
+		put(w, r, "body")
+	})
+	add(diffCase{name: "the client says Connection close", lines: []string{"Connection: close"}, only: []proto{http1},
+		handler: func(w http.ResponseWriter, r *http.Request) { put(w, r, text(3000)) }})
+	for _, te := range []string{"chunked", "identity", "gzip"} {
+		get("Transfer-Encoding "+te, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Transfer-Encoding", te)
+			put(w, r, "<html>body")
+		})
+		get("Transfer-Encoding and Content-Length "+te, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Transfer-Encoding", te)
+			w.Header().Set("Content-Length", "10")
+			put(w, r, "<html>body")
+		})
+	}
+	add(diffCase{name: "status 101 without a hijack", only: []proto{http1}, handler: func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", "test")
+		w.WriteHeader(101)
+	}})
+
+	// Content-Type.
+	sniff := map[string][]string{
+		"html":                                   {"<!DOCTYPE html><p>x"},
+		"html in two writes":                     {"<ht", "ml><p>x"},
+		"html after a small write and a big one": {"<html>", text(5000)},
+		"text then html":                         {"text", "<html>"},
+		"html after 513":                         {text(513), "<html>"},
+		"html in pieces over 512":                {"<html>" + text(300), text(300), text(300)},
+		"binary":                                 {"\x00\x01\x02"},
+		"png":                                    {"\x89PNG\x0d\x0a\x1a\x0a"},
+		"gzip":                                   {"\x1f\x8b\x08"},
+		"spaces then html":                       {strings.Repeat(" ", 300), "<html>"},
+		"utf8 split":                             {"caf\xc3", "\xa9"},
+	}
+	for _, name := range slices.Sorted(maps.Keys(sniff)) {
+		writes := sniff[name]
+		get("sniff "+name, func(w http.ResponseWriter, r *http.Request) {
+			for _, s := range writes {
+				put(w, r, s)
+			}
+		})
+		get("sniff "+name+", flushed after the first write", func(w http.ResponseWriter, r *http.Request) {
+			for _, s := range writes {
+				put(w, r, s)
+				flushNow(w, r)
+			}
+		})
+	}
+	for name, v := range map[string][]string{"nil": nil, "empty": {""}, "set": {"text/x"}, "twice": {"text/x", "text/y"}} {
+		get("Content-Type "+name, func(w http.ResponseWriter, r *http.Request) {
+			w.Header()["Content-Type"] = v
+			put(w, r, "<html>")
+		})
+	}
+	get("Content-Encoding", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Encoding", "br")
+		put(w, r, "<html>")
+	})
+	get("Content-Encoding empty", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Encoding", "")
+		put(w, r, "<html>")
+	})
+	get("nosniff", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		put(w, r, "<html>")
+	})
+	get("Content-Type nil, 3000 bytes", func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Content-Type"] = nil
+		put(w, r, text(3000))
+	})
+
+	// Content-Length.
+	length := func(name, value string, writes ...string) {
+		h := func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", value)
+			for _, s := range writes {
+				put(w, r, s)
+			}
+		}
+		get("Content-Length "+name, h)
+		head("Content-Length "+name, h)
+		get("Content-Length "+name+", flushed", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", value)
+			for _, s := range writes {
+				put(w, r, s)
+				flushNow(w, r)
+			}
+		})
+	}
+	length("exact", "4", "body")
+	length("exact in two writes", "8", "body", "more")
+	length("exact, large", "70000", text(70000))
+	length("exact, then an empty write", "4", "body", "")
+	length("zero", "0")
+	length("zero with a body", "0", "body")
+	length("without a body", "10")
+	length("too long", "10", "body")
+	length("too long, large", "80000", text(70000))
+	length("too short", "5", "body and more")
+	length("too short at the second write", "6", "body", "and more")
+	length("too short at the third write", "4", "bo", "dy", "more")
+	length("too short, and goes on", "6", "body", "and more", "x", "yz")
+	length("too short, large", "70000", text(5000), text(70000))
+	length("invalid", "abc", "body")
+	length("negative", "-4", "body")
+	length("with a plus", "+4", "body")
+	length("padded", " 4 ", "body")
+	length("leading zero", "04", "body")
+	length("empty", "", "body")
+	for _, n := range []int{4, 3000, 5000} {
+		get(fmt.Sprintf("Content-Length nil, %d bytes", n), func(w http.ResponseWriter, r *http.Request) {
+			w.Header()["Content-Length"] = nil
+			put(w, r, text(n))
+		})
+	}
+	get("Content-Length nil and no body", func(w http.ResponseWriter, r *http.Request) { w.Header()["Content-Length"] = nil })
+	get("Content-Length twice", func(w http.ResponseWriter, r *http.Request) {
+		w.Header()["Content-Length"] = []string{"4", "4"}
+		put(w, r, "body")
+	})
+	get("Content-Length set after Write", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "body")
+		w.Header().Set("Content-Length", "2")
+	})
+	for _, code := range []int{204, 205, 304} {
+		get(fmt.Sprintf("Content-Length with status %d", code), func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "4")
+			w.Header().Set("Content-Type", "text/x")
+			w.Header().Set("ETag", `"x"`)
+			w.WriteHeader(code)
+		})
+	}
+	get("status 304 with a large body and flushes", func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(304)
+		put(w, r, text(5000))
+		flushNow(w, r)
+		put(w, r, "x")
+		put(w, r, "")
+	})
+
+	// HEAD.
+	head("flushed", func(w http.ResponseWriter, r *http.Request) {
+		flushNow(w, r)
+		put(w, r, "body")
+		flushNow(w, r)
+	})
+	head("status 404 with http.Error", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 404) })
+	head("html", func(w http.ResponseWriter, r *http.Request) { put(w, r, "<html>") })
+	head("in two large writes", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, text(5000))
+		put(w, r, text(5000))
+		note(r, "context: %v", r.Context().Err())
+	})
+
+	// 1xx.
+	hints := func(w http.ResponseWriter, codes ...int) {
+		w.Header().Set("Link", "</style.css>; rel=preload")
+		for _, c := range codes {
+			w.WriteHeader(c)
+		}
+	}
+	get("103, then a body", func(w http.ResponseWriter, r *http.Request) {
+		hints(w, 103)
+		w.Header().Set("X-Final", "1")
+		put(w, r, "body")
+	})
+	get("103 twice, then 404", func(w http.ResponseWriter, r *http.Request) {
+		hints(w, 103)
+		w.Header().Add("Link", "</two.css>; rel=preload")
+		hints(w, 103)
+		w.Header().Del("Link")
+		w.WriteHeader(404)
+	})
+	get("100 and 102 and 199", func(w http.ResponseWriter, r *http.Request) {
+		hints(w, 100, 102, 199)
+		put(w, r, "body")
+	})
+	get("103 with a Content-Length", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "4")
+		hints(w, 103)
+		put(w, r, "body")
+	})
+	get("103 and nothing else", func(w http.ResponseWriter, r *http.Request) { hints(w, 103) })
+	get("103 after WriteHeader", func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(200)
+		hints(w, 103)
+		put(w, r, "body")
+	})
+	get("103 after Write", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "body")
+		hints(w, 103)
+	})
+	get("103 after a flush", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "body")
+		flushNow(w, r)
+		hints(w, 103)
+	})
+
+	// Trailers.
+	declared := func(w http.ResponseWriter, r *http.Request, body string, flushed bool) {
+		w.Header().Set("Trailer", "X-One, X-Two")
+		w.Header().Add("Trailer", "X-Three")
+		if body != "" {
+			put(w, r, body)
+		}
+		if flushed {
+			flushNow(w, r)
+		}
+		w.Header().Set("X-One", "1")
+		w.Header().Set("X-Three", "3")
+		w.Header().Set("X-Undeclared", "4")
+	}
+	prefixed := func(w http.ResponseWriter, r *http.Request, body string, flushed bool) {
+		if body != "" {
+			put(w, r, body)
+		}
+		if flushed {
+			flushNow(w, r)
+		}
+		w.Header().Set(http.TrailerPrefix+"X-One", "1")
+		w.Header().Add(http.TrailerPrefix+"X-Two", "2")
+		w.Header().Add(http.TrailerPrefix+"X-Two", "22")
+	}
+	for name, h := range map[string]func(http.ResponseWriter, *http.Request, string, bool){"declared": declared, "prefixed": prefixed} {
+		for _, n := range []int{0, 4, 3000, 5000, 70000} {
+			get(fmt.Sprintf("trailers %s, %d bytes", name, n), func(w http.ResponseWriter, r *http.Request) { h(w, r, text(n), false) })
+			get(fmt.Sprintf("trailers %s, %d bytes, flushed", name, n), func(w http.ResponseWriter, r *http.Request) { h(w, r, text(n), true) })
+		}
+		head("trailers "+name, func(w http.ResponseWriter, r *http.Request) { h(w, r, "body", false) })
+		for _, code := range []int{204, 304, 404} {
+			get(fmt.Sprintf("trailers %s, status %d", name, code), func(w http.ResponseWriter, r *http.Request) {
+				w.WriteHeader(code)
+				h(w, r, "", false)
+			})
+		}
+		get("trailers "+name+" with a Content-Length", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "4")
+			h(w, r, "body", false)
+		})
+	}
+	get("trailers declared and never set", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "X-One")
+		put(w, r, "body")
+	})
+	get("trailers declared and set before the body", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "X-One")
+		w.Header().Set("X-One", "early")
+		put(w, r, "body")
+		flushNow(w, r)
+		w.Header().Set("X-One", "late")
+	})
+	get("trailers declared after the headers", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "body")
+		flushNow(w, r)
+		w.Header().Set("Trailer", "X-One")
+		w.Header().Set("X-One", "1")
+	})
+	get("trailers that are not allowed", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "Content-Length, Transfer-Encoding, Trailer, X-One")
+		put(w, r, "body")
+		flushNow(w, r)
+		w.Header().Set("X-One", "1")
+		w.Header().Set("Content-Length", "4")
+	})
+	get("trailers prefixed before the body", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(http.TrailerPrefix+"X-One", "early")
+		put(w, r, "body")
+	})
+	get("trailers prefixed before an empty body", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(http.TrailerPrefix+"X-One", "early")
+		w.WriteHeader(200)
+	})
+	get("trailers declared and prefixed", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Trailer", "X-One")
+		put(w, r, "body")
+		flushNow(w, r)
+		w.Header().Set("X-One", "1")
+		w.Header().Set(http.TrailerPrefix+"X-Two", "2")
+	})
+
+	// Panics and other bad ends.
+	boom := errors.New("boom")
+	ends := map[string]func(){
+		"panic": func() { panic(boom) }, "ErrAbortHandler": func() { panic(http.ErrAbortHandler) },
+		"nil dereference": func() { var p *int; *p = 1 }, "Goexit": runtime.Goexit, "panic nil": func() { panic(nil) },
+		"wrapped ErrAbortHandler": func() { panic(fmt.Errorf("wrapped: %w", http.ErrAbortHandler)) },
+	}
+	for _, name := range slices.Sorted(maps.Keys(ends)) {
+		end := ends[name]
+		get(name+" before output", func(http.ResponseWriter, *http.Request) { end() })
+		get(name+" after WriteHeader", func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(201)
+			end()
+		})
+		get(name+" after a small write", func(w http.ResponseWriter, r *http.Request) {
+			put(w, r, "body")
+			end()
+		})
+		get(name+" after a flush", func(w http.ResponseWriter, r *http.Request) {
+			put(w, r, "body")
+			flushNow(w, r)
+			end()
+		})
+		get(name+" after a flush and a write", func(w http.ResponseWriter, r *http.Request) {
+			put(w, r, "body")
+			flushNow(w, r)
+			put(w, r, "more")
+			end()
+		})
+		for _, n := range []int{3000, 5000, 70000} {
+			get(fmt.Sprintf("%s after %d bytes", name, n), func(w http.ResponseWriter, r *http.Request) {
+				put(w, r, text(n))
+				end()
+			})
+		}
+		get(name+" inside a Content-Length", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "10")
+			put(w, r, "body")
+			flushNow(w, r)
+			end()
+		})
+		get(name+" after all of a Content-Length", func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "4")
+			put(w, r, "body")
+			flushNow(w, r)
+			end()
+		})
+	}
+	get("panic with 204", func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(204)
+		panic(boom)
+	})
+	get("panic recovered in the handler", func(w http.ResponseWriter, r *http.Request) {
+		defer func() {
+			recover()
+			http.Error(w, "sorry", 500)
+		}()
+		panic(boom)
+	})
+
+	// Hijack.
+	hijack := func(w http.ResponseWriter, r *http.Request, reply string) {
+		c, rw, err := http.NewResponseController(w).Hijack()
+		if err != nil {
+			note(r, "hijack: %v", err)
+			return
+		}
+		defer c.Close()
+		rw.WriteString(reply)
+		rw.Flush()
+		n, err := w.Write([]byte("x"))
+		note(r, "write after: %d, %v", n, err)
+		note(r, "flush after: %v", http.NewResponseController(w).Flush())
+		_, _, err = http.NewResponseController(w).Hijack()
+		note(r, "again: %v", err)
+	}
+	const raw = "HTTP/1.1 200 OK\r\nX-Raw: 1\r\nContent-Length: 3\r\n\r\nraw"
+	get("hijack", func(w http.ResponseWriter, r *http.Request) { hijack(w, r, raw) })
+	get("hijack by assertion", func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor == 2 {
+			return // there the server's writer has no such method, and ours has one that fails
+		}
+		c, rw, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			note(r, "hijack: %v", err)
+			return
+		}
+		rw.WriteString(raw)
+		rw.Flush()
+		c.Close()
+	})
+	get("hijack after WriteHeader", func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(202)
+		hijack(w, r, raw)
+	})
+	get("hijack after Write and flush", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "7")
+		put(w, r, "body")
+		flushNow(w, r)
+		hijack(w, r, "raw")
+	})
+	get("hijack after an unflushed write", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "7")
+		put(w, r, "body")
+		hijack(w, r, raw)
+	})
+	add(diffCase{name: "hijack to switch protocols", lines: []string{"Connection: Upgrade", "Upgrade: test"}, only: []proto{http1},
+		handler: func(w http.ResponseWriter, r *http.Request) {
+			hijack(w, r, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\nraw")
+		}})
+	get("panic after a hijack", func(w http.ResponseWriter, r *http.Request) {
+		hijack(w, r, raw)
+		panic(boom)
+	})
+
+	// Flushes.
+	get("flush only", flushNow)
+	get("flush twice", func(w http.ResponseWriter, r *http.Request) { flushNow(w, r); flushNow(w, r) })
+	get("flush between", func(w http.ResponseWriter, r *http.Request) {
+		for i := range 5 {
+			put(w, r, fmt.Sprintf("event %d\n", i))
+			flushNow(w, r)
+		}
+	})
+	get("flush by assertion", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "one")
+		w.(http.Flusher).Flush()
+		put(w, r, "two")
+		w.(interface{ FlushError() error }).FlushError()
+	})
+	get("flush.Flush", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "one")
+		recordOf(r).flushed = true
+		note(r, "%v", flush.Flush(w, true))
+		put(w, r, "two")
+		note(r, "%v", flush.Flush(w, false))
+	})
+	get("flush, then an empty write", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "one")
+		flushNow(w, r)
+		put(w, r, "")
+		flushNow(w, r)
+	})
+	get("flush after the end of a Content-Length", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "4")
+		put(w, r, "body")
+		flushNow(w, r)
+		flushNow(w, r)
+	})
+	get("deadlines", func(w http.ResponseWriter, r *http.Request) {
+		rc := http.NewResponseController(w)
+		note(r, "read %v", rc.SetReadDeadline(time.Now().Add(time.Hour)))
+		note(r, "write %v", rc.SetWriteDeadline(time.Now().Add(time.Hour)))
+		put(w, r, "body")
+		flushNow(w, r)
+		note(r, "write %v", rc.SetWriteDeadline(time.Time{}))
+		put(w, r, "more")
+	})
+
+	// Copies.
+	for _, n := range []int{0, 1, 2048, 4096, 100000} {
+		add(diffCase{name: fmt.Sprintf("copy a file of %d bytes", n), setup: func(t *testing.T) http.Handler {
+			f := file(t, n)
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				m, err := io.Copy(w, f)
+				note(r, "%d, %v", m, err)
+			})
+		}})
+		get(fmt.Sprintf("copy %d bytes from a reader", n), func(w http.ResponseWriter, r *http.Request) {
+			m, err := io.Copy(w, struct{ io.Reader }{strings.NewReader(text(n))})
+			note(r, "%d, %v", m, err)
+		})
+	}
+	add(diffCase{name: "copy part of a file between writes", setup: func(t *testing.T) http.Handler {
+		f := file(t, 100000)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			put(w, r, "before\n")
+			m, err := io.CopyN(w, f, 50000)
+			note(r, "%d, %v", m, err)
+			put(w, r, "\nbetween\n")
+			flushNow(w, r)
+			m, err = io.CopyN(w, f, 100)
+			note(r, "%d, %v", m, err)
+			put(w, r, "\nafter")
+		})
+	}})
+	for _, n := range []int{40000, 60000} {
+		add(diffCase{name: fmt.Sprintf("copy a file of 50000 bytes into a Content-Length of %d", n), setup: func(t *testing.T) http.Handler {
+			f := file(t, 50000)
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Content-Length", fmt.Sprint(n))
+				m, err := io.Copy(w, f)
+				note(r, "all %v, failed %v", m == 50000, err != nil)
+			})
+		}})
+	}
+	add(diffCase{name: "copy a file into a 304", setup: func(t *testing.T) http.Handler {
+		f := file(t, 5000)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.WriteHeader(304)
+			_, err := io.Copy(w, f)
+			note(r, "%v", err)
+		})
+	}})
+	add(diffCase{name: "HEAD copy a file", method: "HEAD", setup: func(t *testing.T) http.Handler {
+		f := file(t, 5000)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "5000")
+			m, err := io.Copy(w, f)
+			note(r, "%d, %v", m, err)
+		})
+	}})
+	get("copy from a reader that fails", func(w http.ResponseWriter, r *http.Request) {
+		m, err := io.Copy(w, io.MultiReader(strings.NewReader(text(100)), failingReader{boom}))
+		note(r, "%d, %v", m, err)
+	})
+
+	// Handlers of net/http.
+	content := func(t *testing.T) http.Handler {
+		f := file(t, 100000)
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("ETag", `"tag"`)
+			http.ServeContent(w, r, "file.txt", fixedTime, f)
+		})
+	}
+	for name, lines := range map[string][]string{
+		"whole": nil, "range": {"Range: bytes=10-19"}, "long range": {"Range: bytes=10-80000"}, "suffix range": {"Range: bytes=-5"},
+		"several ranges": {"Range: bytes=0-9,50000-60000"}, "unsatisfiable range": {"Range: bytes=200000-"}, "nonsense range": {"Range: bytes=x"},
+		"If-None-Match": {`If-None-Match: "tag"`}, "If-Match that fails": {`If-Match: "other"`},
+		"If-Modified-Since":   {"If-Modified-Since: " + fixedTime.Format(http.TimeFormat)},
+		"If-Range that holds": {"Range: bytes=10-19", `If-Range: "tag"`}, "If-Range that fails": {"Range: bytes=10-19", `If-Range: "other"`},
+	} {
+		add(diffCase{name: "ServeContent " + name, setup: content, lines: lines})
+		add(diffCase{name: "HEAD ServeContent " + name, setup: content, lines: lines, method: "HEAD"})
+	}
+	for _, path := range []string{"/", "/file.txt", "/missing", "/file.txt/", "/index.html"} {
+		add(diffCase{name: "FileServer " + path, path: path, setup: func(t *testing.T) http.Handler {
+			return http.FileServer(http.Dir(filepath.Dir(file(t, 3000).Name())))
+		}})
+	}
+	get("redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other?a=b&c=<d>", 302) })
+	add(diffCase{name: "redirect a POST", method: "POST", upload: "x", handler: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "other", 303) }})
+	get("http.Error", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "100")
+		w.Header().Set("Content-Encoding", "gzip")
+		http.Error(w, "no", 500)
+	})
+	get("http.Error after output", func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "half a page")
+		http.Error(w, "no", 500)
+	})
+	get("NotFound", http.NotFound)
+	for _, path := range []string{"/a/b/item/7", "/a/c", "/a//b", "/nowhere"} {
+		add(diffCase{name: "ServeMux " + path, path: path, setup: func(*testing.T) http.Handler {
+			inner := http.NewServeMux()
+			inner.HandleFunc("GET /b/item/{id}", func(w http.ResponseWriter, r *http.Request) { put(w, r, r.Pattern+" "+r.PathValue("id")) })
+			inner.HandleFunc("POST /c", func(w http.ResponseWriter, r *http.Request) {})
+			outer := http.NewServeMux()
+			outer.Handle("/a/", http.StripPrefix("/a", inner))
+			return outer
+		}})
+	}
+	get("TimeoutHandler in time", func(w http.ResponseWriter, r *http.Request) {
+		http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("X-Inner", "1")
+			w.WriteHeader(202)
+			put(w, r, text(3000))
+		}), time.Hour, "late").ServeHTTP(w, r)
+	})
+	get("TimeoutHandler too late", func(w http.ResponseWriter, r *http.Request) {
+		over := make(chan struct{})
+		defer close(over)
+		http.TimeoutHandler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-over }), time.Nanosecond, "late").ServeHTTP(w, r)
+	})
+	get("TimeoutHandler with a panic", func(w http.ResponseWriter, r *http.Request) {
+		http.TimeoutHandler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(boom) }), time.Hour, "late").ServeHTTP(w, r)
+	})
+	get("what the request carries", func(w http.ResponseWriter, r *http.Request) {
+		ctx := r.Context()
+		_, ok := ctx.Value(http.ServerContextKey).(*http.Server)
+		note(r, "server %v, address %v, error %v", ok, ctx.Value(http.LocalAddrContextKey) != nil, ctx.Err())
+		note(r, "%s %s %s, TLS %v", r.Method, r.RequestURI, r.Proto, r.TLS != nil)
+		r.Method, r.URL.Path, r.Pattern = "CHANGED", "/changed", "set by the handler"
+		put(w, r, "body")
+	})
+
+	// Uploads.
+	post := func(name string, n int, h http.HandlerFunc, lines ...string) {
+		add(diffCase{name: "upload of " + name, method: "POST", upload: text(n), handler: h, lines: lines})
+		add(diffCase{name: "chunked upload of " + name, method: "POST", upload: text(n), chunky: true, handler: h, lines: lines, only: []proto{http1, h2}})
+	}
+	readAll := func(r *http.Request) {
+		b, err := io.ReadAll(r.Body)
+		note(r, "read %d, right %v, %v", len(b), string(b) == text(len(b)), err)
+	}
+	for _, n := range []int{0, 100, 100 << 10, 600 << 10} {
+		size := fmt.Sprintf("%d bytes ", n)
+		post(size+"read first", n, func(w http.ResponseWriter, r *http.Request) {
+			readAll(r)
+			put(w, r, "body")
+		})
+		post(size+"never read", n, func(w http.ResponseWriter, r *http.Request) { put(w, r, "body") })
+		post(size+"never read, no output", n, func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(413) })
+		post(size+"never read, flushed", n, func(w http.ResponseWriter, r *http.Request) {
+			put(w, r, "body")
+			flushNow(w, r)
+			put(w, r, "more")
+		})
+		post(size+"closed at once", n, func(w http.ResponseWriter, r *http.Request) {
+			r.Body.Close()
+			put(w, r, "body")
+		})
+		if n == 0 {
+			continue
+		}
+		post(size+"read in part", n, func(w http.ResponseWriter, r *http.Request) {
+			m, err := io.ReadFull(r.Body, make([]byte, 50))
+			note(r, "read %d, %v", m, err)
+			put(w, r, "body")
+		})
+		post(size+"read after a small write", n, func(w http.ResponseWriter, r *http.Request) {
+			put(w, r, "body")
+			readAll(r)
+		})
+		post(size+"with full duplex", n, func(w http.ResponseWriter, r *http.Request) {
+			if err := http.NewResponseController(w).EnableFullDuplex(); err != nil {
+				note(r, "%v", err)
+			}
+			put(w, r, "one")
+			flushNow(w, r)
+			readAll(r)
+			put(w, r, "two")
+		})
+		post(size+"expecting 100 Continue, read", n, func(w http.ResponseWriter, r *http.Request) {
+			readAll(r)
+			put(w, r, "body")
+		}, "Expect: 100-continue")
+		post(size+"expecting 100 Continue, refused", n, func(w http.ResponseWriter, r *http.Request) {
+			http.Error(w, "too much", 413)
+		}, "Expect: 100-continue")
+		post(size+"through MaxBytesReader", n, func(w http.ResponseWriter, r *http.Request) {
+			r.Body = http.MaxBytesReader(w, r.Body, 1<<10)
+			_, err := io.ReadAll(r.Body)
+			note(r, "%v", err)
+			if err != nil {
+				w.WriteHeader(413)
+			}
+		})
+	}
+	// On HTTP/1 headers that go out end the request body: what is still unread is gone, with an error that says so.
+	post("100 KiB read after a flush", 100<<10, func(w http.ResponseWriter, r *http.Request) {
+		put(w, r, "body")
+		flushNow(w, r)
+		readAll(r)
+	})
+	post("100 KiB read in part, then after a flush", 100<<10, func(w http.ResponseWriter, r *http.Request) {
+		io.ReadFull(r.Body, make([]byte, 34000))
+		put(w, r, "body")
+		flushNow(w, r)
+		b, err := io.ReadAll(r.Body)
+		note(r, "read %d, %v", len(b), err)
+	})
+	// On HTTP/1 what comes back depends on how the upload arrives.
+	add(diffCase{name: "upload copied back as it is read", method: "POST", upload: text(100 << 10), only: []proto{h2}, handler: func(w http.ResponseWriter, r *http.Request) {
+		n, err := io.Copy(w, r.Body)
+		note(r, "%d, %v", n, err)
+	}})
+	add(diffCase{name: "a form with a file", method: "POST", upload: multipartBody, lines: []string{"Content-Type: multipart/form-data; boundary=B"},
+		handler: func(w http.ResponseWriter, r *http.Request) {
+			note(r, "%v", r.ParseMultipartForm(1))
+			put(w, r, r.FormValue("a"))
+			f, _, err := r.FormFile("f")
+			if err != nil {
+				note(r, "%v", err)
+				return
+			}
+			defer f.Close()
+			if f, ok := f.(*os.File); ok {
+				recordOf(r).temp = f.Name()
+			}
+		}})
+
+	// ReverseProxy.
+	proxies := map[string]http.HandlerFunc{
+		"short":     func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "backend") },
+		"long":      func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, text(70000)) },
+		"not found": http.NotFound,
+		"304":       func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(304) },
+		"stream": func(w http.ResponseWriter, r *http.Request) {
+			for i := range 3 {
+				fmt.Fprintf(w, "event %d\n", i)
+				w.(http.Flusher).Flush()
+			}
+		},
+		"SSE": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/event-stream")
+			io.WriteString(w, "data: x\n\n")
+		},
+		"early hints": func(w http.ResponseWriter, r *http.Request) {
+			hints(w, 103)
+			io.WriteString(w, "backend")
+		},
+		"declared trailer": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Trailer", "X-One")
+			io.WriteString(w, "backend")
+			w.(http.Flusher).Flush()
+			w.Header().Set("X-One", "1")
+		},
+		"prefixed trailer": func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "backend")
+			w.(http.Flusher).Flush()
+			w.Header().Set(http.TrailerPrefix+"X-One", "1")
+		},
+		"echo": func(w http.ResponseWriter, r *http.Request) { io.Copy(w, r.Body) },
+		"one that dies": func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "part")
+			w.(http.Flusher).Flush()
+			panic(http.ErrAbortHandler)
+		},
+		"one that dies at once": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+	}
+	for _, name := range slices.Sorted(maps.Keys(proxies)) {
+		for _, interval := range []time.Duration{0, -1} {
+			c := diffCase{name: fmt.Sprintf("proxy to %s, FlushInterval %d", name, interval), setup: func(t *testing.T) http.Handler {
+				backend := start(t, &server{proto: http1}, proxies[name], nil)
+				u, err := url.Parse(backend.url("/"))
+				if err != nil {
+					t.Fatal(err)
+				}
+				tr := new(http.Transport)
+				t.Cleanup(tr.CloseIdleConnections)
+				return &httputil.ReverseProxy{
+					Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(u) },
+					Transport:     tr,
+					FlushInterval: interval,
+					ErrorLog:      log.New(io.Discard, "", 0),
+				}
+			}}
+			if name == "echo" {
+				c.method, c.upload = "POST", text(100<<10)
+			}
+			add(c)
+			c.name, c.method, c.upload = "HEAD "+c.name, "HEAD", ""
+			add(c)
+		}
+	}
+	return cases
+}
+
+const multipartBody = "--B\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nvalue\r\n" +
+	"--B\r\nContent-Disposition: form-data; name=\"f\"; filename=\"f\"\r\n\r\nthe file\r\n--B--\r\n"
+
+type failingReader struct{ err error }
+
+func (f failingReader) Read([]byte) (int, error) { return 0, f.err }
+
+// observe runs one case once. The log comes later: see settle.
+func observe(t *testing.T, v variant, c diffCase, wrap func(http.Handler) http.Handler) *observation {
+	var h http.Handler = c.handler
+	if c.setup != nil {
+		h = c.setup(t)
+	}
+	h = wrap(h)
+	o := &observation{rec: new(record)}
+	o.srv = start(t, &server{proto: v.proto}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/again" {
+			io.WriteString(w, "again")
+			return
+		}
+		defer func() { note(r, "pattern %q", r.Pattern) }()
+		h.ServeHTTP(w, r)
+	}), []serveOption{configure(func(s *http.Server) {
+		s.BaseContext = func(net.Listener) context.Context {
+			return context.WithValue(context.Background(), recordKey{}, o.rec)
+		}
+	})})
+
+	var body io.Reader
+	if c.upload != "" {
+		body = strings.NewReader(c.upload)
+		if c.chunky {
+			body = struct{ io.Reader }{body}
+		}
+	}
+	lines := slices.Concat(v.lines, c.lines)
+	s := open(t, o.srv, cmp.Or(c.method, "GET"), cmp.Or(c.path, "/"), body, lines...)
+	resp, err := s.head()
+	var trailer http.Header
+	o.Body, trailer, o.End = s.rest()
+	o.Trailer = headerLines(trailer)
+	for _, i := range s.interim {
+		o.Interim = append(o.Interim, fmt.Sprint(i.code))
+		o.Interim = append(o.Interim, headerLines(i.header)...)
+	}
+	if err != nil {
+		return o
+	}
+	if s.conn == nil {
+		o.Head = append([]string{resp.Proto + " " + resp.Status}, headerLines(resp.Header)...)
+	} else {
+		o.Head = rawHead(s.raw.String())
+	}
+	for i, l := range o.Head {
+		if d, ok := strings.CutPrefix(l, "Date: "); ok {
+			if at, err := http.ParseTime(d); err == nil && time.Since(at).Abs() < time.Minute {
+				o.Head[i] = "Date: now"
+			}
+		}
+		if _, b, ok := strings.Cut(l, "multipart/byteranges; boundary="); ok {
+			o.Head[i] = strings.ReplaceAll(l, b, "BOUNDARY")
+			o.Body = strings.ReplaceAll(o.Body, b, "BOUNDARY")
+		}
+	}
+	if o.End == complete && !resp.Close && resp.StatusCode != 101 {
+		again := s.again("GET", "/again", nil)
+		if _, err := again.head(); err == nil {
+			body, _, _ := again.rest()
+			o.Reused = body == "again" && (s.conn != nil || again.reused)
+		}
+	}
+	return o
+}
+
+// An observation is one run of a case.
+type observation struct {
+	seen
+	srv *server
+	rec *record
+}
+
+// settle adds what is known for certain only when the server has gone.
+func (o *observation) settle() seen {
+	o.Notes, o.wrote, o.flushed = o.rec.notes, o.rec.wrote, o.rec.flushed
+	if o.rec.temp != "" {
+		if _, err := os.Stat(o.rec.temp); err == nil {
+			o.Notes = append(o.Notes, "temporary file left behind")
+			os.Remove(o.rec.temp)
+		}
+	}
+	for l := range strings.Lines(o.srv.logged()) {
+		if !strings.HasPrefix(l, "http") || strings.Contains(l, "TLS handshake error") {
+			continue // the lines of a stack
+		}
+		l = address.ReplaceAllString(strings.TrimSpace(l), "ADDRESS")
+		o.Log = append(o.Log, caller.ReplaceAllString(l, " from CALLER"))
+	}
+	return o.seen
+}
+
+var (
+	address = regexp.MustCompile(`127\.0\.0\.1:\d+`)
+	caller  = regexp.MustCompile(` from \S+ \(\S+:\d+\)`)
+)
+
+// headerLines returns h as sorted lines.
+func headerLines(h http.Header) []string {
+	var lines []string
+	for _, k := range slices.Sorted(maps.Keys(h)) {
+		for _, v := range h[k] {
+			lines = append(lines, k+": "+v)
+		}
+		if len(h[k]) == 0 {
+			lines = append(lines, k)
+		}
+	}
+	return lines
+}
+
+// rawHead returns the lines of the final head in what a client received, the
+// header sorted by name, lines of one name in their order.
+func rawHead(raw string) []string {
+	for {
+		head, rest, _ := strings.Cut(raw, "\r\n\r\n")
+		lines := strings.Split(head, "\r\n")
+		if strings.HasPrefix(lines[0], "HTTP/1.1 1") && !strings.HasPrefix(lines[0], "HTTP/1.1 101") {
+			raw = rest
+			continue
+		}
+		slices.SortStableFunc(lines[1:], func(a, b string) int {
+			a, _, _ = strings.Cut(a, ":")
+			b, _, _ = strings.Cut(b, ":")
+			return strings.Compare(a, b)
+		})
+		return lines
+	}
+}
+
+// A rule is one difference that is meant.
+type rule struct {
+	reason string
+	// apply edits what was seen bare into what the contract promises for it. It
+	// may look at ours only to learn what cannot be seen from outside.
+	apply func(p proto, c diffCase, bare, ours *seen)
+}
+
+// rules are the differences that are meant. One that no case needs fails the test.
+var rules = map[string]rule{}
+
+// bare applies the rules but the one named except.
+func (s seen) improved(v variant, c diffCase, ours seen, except string) seen {
+	s.Head, s.Interim, s.Trailer = slices.Clone(s.Head), slices.Clone(s.Interim), slices.Clone(s.Trailer)
+	s.Notes, s.Log = slices.Clone(s.Notes), slices.Clone(s.Log)
+	for _, name := range slices.Sorted(maps.Keys(rules)) {
+		if name != except {
+			rules[name].apply(v.proto, c, &s, &ours)
+		}
+	}
+	return s
+}
+
+// same reports whether two clients, handlers and operators saw the same.
+func (s seen) same(o seen) bool {
+	return slices.Equal(s.Head, o.Head) && slices.Equal(s.Interim, o.Interim) && s.Body == o.Body &&
+		slices.Equal(s.Trailer, o.Trailer) && s.End == o.End && s.Reused == o.Reused &&
+		slices.Equal(s.Notes, o.Notes) && slices.Equal(s.Log, o.Log)
+}
+
+// differences says where o is not s.
+func (s seen) differences(o seen) string {
+	var b strings.Builder
+	for _, f := range []struct {
+		name      string
+		want, got any
+	}{
+		{"head", s.Head, o.Head}, {"1xx", s.Interim, o.Interim}, {"body", clip([]byte(s.Body)), clip([]byte(o.Body))},
+		{"length", len(s.Body), len(o.Body)},
+		{"trailer", s.Trailer, o.Trailer}, {"end", s.End, o.End}, {"reused", s.Reused, o.Reused},
+		{"handler", s.Notes, o.Notes}, {"log", s.Log, o.Log},
+	} {
+		if w, g := fmt.Sprintf("%q", f.want), fmt.Sprintf("%q", f.got); w != g {
+			fmt.Fprintf(&b, "\n%s\n\twant %s\n\tgot  %s", f.name, w, g)
+		}
+	}
+	return b.String()
+}
+
+// TestDifferential runs every case bare and through NewHandler with the default
+// options: client, handler and operator must see the same, but for the rules.
+func TestDifferential(t *testing.T) {
+	bare := func(h http.Handler) http.Handler { return h }
+	ours := func(h http.Handler) http.Handler { return flush.NewHandler(h, nil) }
+	needed := make(map[string]bool)
+	all := true
+	for _, v := range variants {
+		t.Run(v.name, func(t *testing.T) {
+			var cases []diffCase
+			for _, c := range diffCases() {
+				if c.only == nil || slices.Contains(c.only, v.proto) {
+					cases = append(cases, c)
+				}
+			}
+			results := make([][2]*observation, len(cases))
+			t.Run("run", func(t *testing.T) {
+				checkGoroutines(t)
+				for i, c := range cases {
+					t.Run(c.name, func(t *testing.T) {
+						results[i] = [2]*observation{observe(t, v, c, bare), observe(t, v, c, ours)}
+					})
+				}
+			})
+			for i, c := range cases {
+				t.Run("compare/"+c.name, func(t *testing.T) {
+					if results[i][1] == nil {
+						t.Fatal("not run, or failed")
+					}
+					bare, ours := results[i][0].settle(), results[i][1].settle()
+					want := bare.improved(v, c, ours, "")
+					if !want.same(ours) {
+						t.Error(want.differences(ours))
+						return
+					}
+					for name := range rules {
+						if !bare.improved(v, c, ours, name).same(ours) {
+							needed[name] = true
+						}
+					}
+				})
+			}
+			for _, r := range results {
+				all = all && r[1] != nil
+			}
+		})
+	}
+	if all {
+		for name := range rules {
+			if !needed[name] {
+				t.Errorf("no case needs the rule %q", name)
+			}
+		}
+	}
+}
