@@ -632,7 +632,7 @@ func (s *stream) rest() (body string, trailer http.Header, end ending) {
 	switch {
 	case s.readErr != io.EOF:
 		end = cut
-	case s.conn != nil && s.resp.ContentLength < 0 && len(s.resp.TransferEncoding) == 0:
+	case s.conn != nil && s.method != "HEAD" && s.resp.ContentLength < 0 && len(s.resp.TransferEncoding) == 0:
 		end = closed
 	default:
 		end = complete
