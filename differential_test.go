@@ -90,9 +90,9 @@ type did struct {
 // wrote is everything the handler passed to put.
 func (d *did) wrote() string { return strings.Join(d.writes, "") }
 
-// A record collects what a handler sees and does. It travels in the server's
+// A sighting collects what a handler sees and does. It travels in the server's
 // context.
-type record struct {
+type sighting struct {
 	mu        sync.Mutex
 	notes     []string
 	did       did
@@ -102,7 +102,7 @@ type record struct {
 
 type recordKey struct{}
 
-func recordOf(r *http.Request) *record { return r.Context().Value(recordKey{}).(*record) }
+func recordOf(r *http.Request) *sighting { return r.Context().Value(recordKey{}).(*sighting) }
 
 // note is for handlers: the format's text must be the same bare and wrapped.
 func note(r *http.Request, format string, args ...any) {
@@ -1116,7 +1116,7 @@ func observe(t *testing.T, v variant, c diffCase, wrap func(http.Handler) http.H
 		h = c.setup(t)
 	}
 	h = wrap(h)
-	o := &observation{rec: &record{skipEmpty: skipEmpty, did: did{flushed: -1}}}
+	o := &observation{rec: &sighting{skipEmpty: skipEmpty, did: did{flushed: -1}}}
 	o.srv = start(t, &server{proto: v.proto}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/again" {
 			io.WriteString(w, "again")
@@ -1180,7 +1180,7 @@ func observe(t *testing.T, v variant, c diffCase, wrap func(http.Handler) http.H
 type observation struct {
 	seen
 	srv *server
-	rec *record
+	rec *sighting
 }
 
 // settle adds what is known for certain only when the server has gone.
