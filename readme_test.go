@@ -190,6 +190,17 @@ func TestReadmeFixedIsNotSent(t *testing.T) {
 		}
 		io.WriteString(w, "a page")
 	})
+	mux.HandleFunc("/filter", func(w http.ResponseWriter, r *http.Request) {
+		f, _ := flush.From(w)
+		f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+			w.Header().Set("X-Filter", "yes")
+			return p, nil
+		}})
+		io.WriteString(w, "body")
+		w.Header().Set("X-Open", "yes")
+		w.WriteHeader(http.StatusAccepted)
+		w.Header().Set("X-Late", "yes")
+	})
 	mux.HandleFunc("/trailer", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Trailer", "X-Sum")
 		w.Header().Set("X-Sum", "too early")
@@ -221,6 +232,13 @@ func TestReadmeFixedIsNotSent(t *testing.T) {
 		s.expectEnd("sorry\n")
 
 		open(t, srv, "GET", "/sent", nil).expectEnd("half a page")
+
+		s = open(t, srv, "GET", "/filter", nil)
+		if resp := s.response(); resp.StatusCode != 202 || resp.Header.Get("X-Open") != "yes" ||
+			resp.Header.Get("X-Late") != "" || resp.Header.Get("X-Filter") != "yes" {
+			t.Errorf("filter: status %d, %v", resp.StatusCode, resp.Header)
+		}
+		s.expectEnd("body")
 
 		s = open(t, srv, "GET", "/trailer", nil)
 		_, trailer, _ := s.rest()
