@@ -368,7 +368,7 @@ func (f *Flusher) FlushError() error {
 	case async:
 		err = f.FlushAsync()
 	default:
-		err = f.FlushWait(nil)
+		err = f.FlushWait(context.Background())
 	}
 	if errors.Is(err, ErrBuffering) {
 		return nil

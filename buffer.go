@@ -1,6 +1,7 @@
 package flush
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -184,7 +185,7 @@ func (f *Flusher) FlushAll(wait bool) error {
 	case ferr == ErrReentrant:
 		return ferr
 	case wait:
-		return joinErrors(f.flushWaitLocked(nil), ferr)
+		return joinErrors(f.flushWaitLocked(context.Background()), ferr)
 	default:
 		return joinErrors(f.flushAsyncLocked(), ferr)
 	}

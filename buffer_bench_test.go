@@ -3,6 +3,7 @@ package flush_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -74,7 +75,7 @@ func BenchmarkGzip(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
 			f.Write(event)
-			f.FlushWait(nil)
+			f.FlushWait(context.Background())
 		}
 	})
 	b.Run("events/bare", func(b *testing.B) {

@@ -886,8 +886,8 @@ func diffCases() []diffCase {
 			return http.FileServer(http.Dir(filepath.Dir(file(t, 3000).Name())))
 		}})
 	}
-	get("redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other?a=b&c=<d>", 302) })
-	add(diffCase{name: "redirect a POST", method: "POST", upload: "x", only: []proto{http1, h2}, handler: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "other", 303) }})
+	get("redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other?a=b&c=<d>", http.StatusFound) })
+	add(diffCase{name: "redirect a POST", method: "POST", upload: "x", only: []proto{http1, h2}, handler: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "other", http.StatusSeeOther) }})
 	get("http.Error", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "100")
 		w.Header().Set("Content-Encoding", "gzip")
@@ -989,7 +989,7 @@ func diffCases() []diffCase {
 			put(w, r, "body")
 		}, "Expect: 100-continue")
 		post(size+"expecting 100 Continue, refused", n, func(w http.ResponseWriter, r *http.Request) {
-			http.Error(w, "too much", 413)
+			http.Error(w, "too much", http.StatusRequestEntityTooLarge)
 		}, "Expect: 100-continue")
 		post(size+"through MaxBytesReader", n, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, 1<<10)

@@ -1,5 +1,7 @@
 package flush
 
+import "context"
+
 // SetImplicit switches implicit flush, as PHP's ob_implicit_flush: after each
 // write that put at least one byte on floor 2, one flush of the given mode.
 // [Off] switches it off; zero restores the default of the options.
@@ -28,7 +30,7 @@ func (f *Flusher) implicitLocked() error {
 	case Async:
 		f.flushAsyncLocked()
 	case Wait:
-		if err := f.flushWaitLocked(nil); err != nil && (f.fail != nil || isTimeout(err)) {
+		if err := f.flushWaitLocked(context.Background()); err != nil && (f.fail != nil || isTimeout(err)) {
 			return err
 		}
 	default:
