@@ -1,0 +1,668 @@
+package flush_test
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush"
+)
+
+// What existing handlers and middleware assert a writer to be.
+var _ interface {
+	http.ResponseWriter
+	http.Flusher
+	http.Hijacker
+	http.Pusher
+	http.CloseNotifier //lint:ignore SA1019 asserted in the wild
+	io.ReaderFrom
+	io.StringWriter
+	FlushError() error
+	SetWriteDeadline(time.Time) error
+	EnableFullDuplex() error
+	Unwrap() http.ResponseWriter
+} = (*flush.Flusher)(nil)
+
+// lengths returns the lengths of a plain writer's calls, and their text where
+// that is short.
+func lengths(p *plain) string {
+	var b strings.Builder
+	for i, c := range *p.calls {
+		if i > 0 {
+			b.WriteByte(' ')
+		}
+		if len(c) < 10 {
+			b.WriteString(c)
+		} else {
+			fmt.Fprint(&b, "#", len(c))
+		}
+	}
+	return b.String()
+}
+
+// Floor 2 moves down by itself at BufferSize, and not before.
+func TestWriteMovesAtBufferSize(t *testing.T) {
+	for _, test := range []struct {
+		size   int // BufferSize
+		writes []int
+		want   string // before Close
+		held   int
+	}{
+		{0, []int{4095}, "", 4095},
+		{0, []int{4096}, "200 #4096", 0},
+		{0, []int{2000, 2000}, "", 4000},
+		{0, []int{2000, 2096}, "200 #4072 #24", 0},
+		{0, []int{0, 0}, "", 0},
+		{100, []int{50, 49}, "", 99},
+		{100, []int{50, 50}, "200 #100", 0},
+		{100, []int{50, 50, 20}, "200 #100", 20},
+		{-1, []int{11, 12}, "200 #11 #12", 0},
+		{-1, []int{0}, "", 0},
+		{1, []int{11}, "200 #11", 0},
+		{1 << 20, []int{100_000, 100_000}, "", 200_000},
+		{0, []int{100_000}, "200 #32768 #32768 #32768 #1696", 0},
+	} {
+		for _, way := range []string{"Write", "WriteString", "ReadFrom"} {
+			p := newPlain()
+			f := flush.New(flushable{p}, nil, &flush.Options{BufferSize: test.size})
+			total := 0
+			for _, n := range test.writes {
+				var m int
+				var err error
+				switch text := strings.Repeat("x", n); way {
+				case "Write":
+					m, err = f.Write([]byte(text))
+				case "WriteString":
+					m, err = f.WriteString(text)
+				default:
+					var m64 int64
+					m64, err = f.ReadFrom(strings.NewReader(text))
+					m = int(m64)
+				}
+				if m != n || err != nil {
+					t.Errorf("%s of %d bytes: %d, %v", way, n, m, err)
+				}
+				total += n
+			}
+			if got := lengths(p); got != test.want && (way != "ReadFrom" || total <= 32<<10) {
+				t.Errorf("%d, %s %v: server saw %q, want %q", test.size, way, test.writes, got, test.want)
+			}
+			if held := f.Buffered(); held != test.held && way != "ReadFrom" {
+				t.Errorf("%d, %s %v: %d bytes held, want %d", test.size, way, test.writes, held, test.held)
+			}
+			if room, most := f.Available(), max(64<<10, test.size); room+f.Buffered() != most {
+				t.Errorf("%d bytes held, %d available, want %d in all", f.Buffered(), room, most)
+			}
+			if err := f.Close(); err != nil || f.Stats().Bytes != int64(total) {
+				t.Errorf("Close: %v, %+v", err, f.Stats())
+			}
+			if f.Available() != 0 || f.Buffered() != 0 {
+				t.Errorf("%d bytes held, %d available after the end", f.Buffered(), f.Available())
+			}
+		}
+	}
+}
+
+// Write keeps no reference to the caller's bytes.
+func TestWriteKeepsNothing(t *testing.T) {
+	for _, n := range []int{10, 5000} {
+		p := newPlain()
+		f := flush.New(flushable{p}, nil, nil)
+		b := bytes.Repeat([]byte("a"), n)
+		f.Write(b)
+		f.FlushAsync()
+		f.Write(b)
+		copy(b, bytes.Repeat([]byte("b"), n))
+		f.Close()
+		if got := strings.Count(p.String(), "a"); got != 2*n || strings.Contains(p.String(), "b") {
+			t.Errorf("%d of %d bytes arrived unchanged", got, 2*n)
+		}
+	}
+}
+
+// Writes of several goroutines are not torn apart, whatever is flushed when.
+func TestWriteIsNotTorn(t *testing.T) {
+	eachProto(t, func(t *testing.T, p proto) {
+		const writers, each = 6, 40
+		srv := serve(t, p, wrapped(&flush.Options{MaxPending: 8 << 10}, func(w http.ResponseWriter, _ *http.Request) {
+			var wg sync.WaitGroup
+			for i := range writers {
+				wg.Go(func() {
+					for j := range each {
+						line := strings.Repeat(string(rune('a'+i)), 1<<(j%15)) + "\n"
+						if n, err := io.WriteString(w, line); n != len(line) || err != nil {
+							t.Error(n, err)
+						}
+						if j%3 == 0 {
+							flush.Flush(w, j%2 == 0)
+						}
+					}
+				})
+			}
+			wg.Wait()
+		}))
+		body, _, end := open(t, srv, "GET", "/", nil).rest()
+		if end == cut {
+			t.Error("cut")
+		}
+		seen := make(map[string]int)
+		for line := range strings.Lines(body) {
+			if strings.Trim(line, line[:1]) != "\n" {
+				t.Fatalf("torn: %q", clip([]byte(line)))
+			}
+			seen[line]++
+		}
+		for i := range writers {
+			for j := range each {
+				line := strings.Repeat(string(rune('a'+i)), 1<<(j%15)) + "\n"
+				if seen[line] == 0 {
+					t.Errorf("missing: %d of %d bytes", i, len(line))
+				}
+			}
+		}
+	})
+}
+
+// Errors that leave the connection usable are net/http's own and do not stick.
+func TestWriteErrorsOfNetHTTP(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		first func(w http.ResponseWriter)
+		p     string
+		n     int
+		err   error
+		want  string
+	}{
+		{"longer than declared", func(w http.ResponseWriter) { w.Header().Set("Content-Length", "3") }, "four", 0, http.ErrContentLength, ""},
+		{"crossing the declared length", func(w http.ResponseWriter) {
+			w.Header().Set("Content-Length", "3")
+			io.WriteString(w, "abc")
+		}, "d", 0, http.ErrContentLength, "abc"},
+		{"just as declared", func(w http.ResponseWriter) { w.Header().Set("Content-Length", "3") }, "abc", 3, nil, "abc"},
+		{"no content", func(w http.ResponseWriter) { w.WriteHeader(204) }, "abc", 0, http.ErrBodyNotAllowed, ""},
+		{"not modified", func(w http.ResponseWriter) { w.WriteHeader(304) }, "abc", 0, http.ErrBodyNotAllowed, ""},
+		{"empty on no content", func(w http.ResponseWriter) { w.WriteHeader(204) }, "", 0, nil, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, p proto) {
+				closed := make(chan error, 1)
+				opts := &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { closed <- err }}
+				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					test.first(w)
+					if n, err := io.WriteString(w, test.p); n != test.n || err != test.err {
+						t.Errorf("got %d, %v, want %d, %v", n, err, test.n, test.err)
+					}
+					if err := flush.Flush(w, true); err != nil {
+						t.Error("flush:", err)
+					}
+					if err := flusher(w).Err(); err != nil {
+						t.Error("it sticks:", err)
+					}
+				}), 0)
+				if body, _, _ := open(t, srv, "GET", "/", nil).rest(); body != test.want {
+					t.Errorf("client got %q", body)
+				}
+				if err := <-closed; err != nil {
+					t.Error("OnClose:", err)
+				}
+			})
+		})
+	}
+}
+
+// A sender stands for a server's writer with a ReadFrom of its own. It notes
+// what that was given.
+type sender struct {
+	*plain
+	body bytes.Buffer
+}
+
+func (s *sender) Write(p []byte) (int, error) { s.note("write"); return s.body.Write(p) }
+func (s *sender) Flush()                      { s.note("flush") }
+
+func (s *sender) ReadFrom(src io.Reader) (int64, error) {
+	lr, ok := src.(*io.LimitedReader)
+	if !ok {
+		s.note("%T*", src)
+	} else if _, ok := lr.R.(interface{ Stat() (os.FileInfo, error) }); !ok {
+		s.note("%T*", lr.R)
+	} else if lr.N > 1<<20 {
+		s.note("slice of %d", lr.N)
+	} else {
+		s.note("send")
+	}
+	return s.body.ReadFrom(src)
+}
+
+// tempFile returns an open file with n bytes in it, and these.
+func tempFile(t *testing.T, n int) (*os.File, string) {
+	t.Helper()
+	text := strings.Repeat("0123456789abcdef", n/16+1)[:n]
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f, text
+}
+
+// The server's own ReadFrom, which can use sendfile, gets a regular file, bare
+// or under one limit, in slices; and nothing else.
+func TestReadFromKeepsSendfile(t *testing.T) {
+	const size = 5 << 20
+	limit := func(r io.Reader, n int64) io.Reader { return &io.LimitedReader{R: r, N: n} }
+	for _, test := range []struct {
+		name string
+		opts *flush.Options
+		copy func(f *flush.Flusher, file *os.File) (int64, error)
+		n    int
+		sent bool // by the server's ReadFrom
+	}{
+		{"file", nil, func(f *flush.Flusher, file *os.File) (int64, error) { return f.ReadFrom(file) }, size, true},
+		{"io.Copy", nil, func(f *flush.Flusher, file *os.File) (int64, error) { return io.Copy(f, file) }, size, true},
+		{"io.CopyN", nil, func(f *flush.Flusher, file *os.File) (int64, error) { return io.CopyN(f, file, 3<<20) }, 3 << 20, true},
+		{"limit", nil, func(f *flush.Flusher, file *os.File) (int64, error) { return f.ReadFrom(limit(file, 3<<20)) }, 3 << 20, true},
+		{"limit beyond the end", nil, func(f *flush.Flusher, file *os.File) (int64, error) { return f.ReadFrom(limit(file, size+1)) }, size, true},
+		{"limit zero", nil, func(f *flush.Flusher, file *os.File) (int64, error) { return f.ReadFrom(limit(file, 0)) }, 0, false},
+		{"limit negative", nil, func(f *flush.Flusher, file *os.File) (int64, error) { return f.ReadFrom(limit(file, -5)) }, 0, false},
+		{"two limits", nil, func(f *flush.Flusher, file *os.File) (int64, error) {
+			return f.ReadFrom(limit(limit(file, 3<<20), 2<<20))
+		}, 2 << 20, false},
+		{"reader", nil, func(f *flush.Flusher, file *os.File) (int64, error) {
+			return f.ReadFrom(struct{ io.Reader }{file})
+		}, size, false},
+		{"asynchronous", &flush.Options{Flush: flush.Async}, func(f *flush.Flusher, file *os.File) (int64, error) {
+			f.FlushAsync()
+			return f.ReadFrom(file)
+		}, size, true},
+		{"implicit", &flush.Options{Implicit: flush.Wait}, func(f *flush.Flusher, file *os.File) (int64, error) { return f.ReadFrom(file) }, size, true},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			file, text := tempFile(t, size)
+			s := &sender{plain: newPlain()}
+			f := flush.New(s, nil, test.opts)
+			io.WriteString(f, "first,")
+			n, err := test.copy(f, file)
+			if n != int64(test.n) || err != nil {
+				t.Errorf("got %d, %v, want %d", n, err, test.n)
+			}
+			io.WriteString(f, ",last")
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+			if want := "first," + text[:test.n] + ",last"; s.body.String() != want {
+				t.Errorf("%d bytes arrived, or others, want %d", s.body.Len(), len(want))
+			}
+			if got := f.Stats().Bytes; got != int64(s.body.Len()) {
+				t.Errorf("Stats.Bytes %d, want %d", got, s.body.Len())
+			}
+			calls := s.String()
+			if got := strings.Count(calls, "send"); test.sent && got < 5 || !test.sent && got > 0 {
+				t.Errorf("server saw %q", calls)
+			}
+			if strings.ContainsAny(calls, "*") || strings.Contains(calls, "slice") || test.sent && strings.Count(calls, "write") > 2 {
+				t.Errorf("server saw %q", calls)
+			}
+			if test.name == "implicit" && strings.Contains(calls, "send flush send") || test.name == "implicit" && !strings.Contains(calls, "send flush") {
+				t.Errorf("want one flush after the copy, server saw %q", calls)
+			}
+		})
+	}
+}
+
+// What a limit around a file still lets through is known after the copy.
+func TestReadFromCountsDownTheLimit(t *testing.T) {
+	file, _ := tempFile(t, 1000)
+	f := flush.New(&sender{plain: newPlain()}, nil, nil)
+	lr := &io.LimitedReader{R: file, N: 1500}
+	if n, err := f.ReadFrom(lr); n != 1000 || err != nil || lr.N != 500 {
+		t.Errorf("%d, %v, %d left", n, err, lr.N)
+	}
+	f.Close()
+}
+
+// A file does not cross the declared length, and the error is net/http's.
+func TestReadFromContentLength(t *testing.T) {
+	file, text := tempFile(t, 1000)
+	s := &sender{plain: newPlain()}
+	f := flush.New(s, nil, nil)
+	f.Header().Set("Content-Length", "600")
+	if n, err := io.Copy(f, file); n != 600 || err != http.ErrContentLength {
+		t.Errorf("%d, %v", n, err)
+	}
+	f.Close()
+	if s.body.String() != text[:600] {
+		t.Errorf("%d bytes arrived", s.body.Len())
+	}
+}
+
+// Over real connections every byte of a file arrives, whatever stands around.
+func TestReadFromFile(t *testing.T) {
+	file, text := tempFile(t, 3<<20)
+	eachProto(t, func(t *testing.T, p proto) {
+		srv := serve(t, p, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "first,")
+			if r.URL.Path == "/async" {
+				flush.Flush(w, false)
+			}
+			io.Copy(w, io.NewSectionReader(file, 0, 10))
+			f, err := os.Open(file.Name())
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			defer f.Close()
+			if n, err := io.Copy(w, f); n != int64(len(text)) || err != nil {
+				t.Error(n, err)
+			}
+			io.WriteString(w, ",last")
+		}))
+		for _, path := range []string{"/", "/async"} {
+			open(t, srv, "GET", path, nil).expectEnd("first," + text[:10] + text + ",last")
+		}
+	})
+}
+
+// A source that trickles is read with neither baton nor deadline held: others
+// write and flush meanwhile, and no send timeout runs. With implicit flush on,
+// each read arrives when it is made.
+func TestReadFromSlowSource(t *testing.T) {
+	for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
+		t.Run(mode.String(), func(t *testing.T) {
+			bubble(t, func(t *testing.T, p proto) {
+				r, w := io.Pipe()
+				broken := errors.New("broken")
+				opts := &flush.Options{Implicit: mode, SendTimeout: time.Minute}
+				srv := serveMemory(t, p, wrapped(opts, func(rw http.ResponseWriter, _ *http.Request) {
+					go func() {
+						for i := range 3 {
+							<-time.After(time.Hour)
+							fmt.Fprintf(w, "read%d", i)
+						}
+						w.CloseWithError(broken)
+					}()
+					time.AfterFunc(90*time.Minute, func() { io.WriteString(rw, "meanwhile") })
+					if n, err := io.Copy(rw, r); n != 15 || err != broken {
+						t.Errorf("%d, %v", n, err)
+					}
+				}), 0)
+				begin := time.Now()
+				s := open(t, srv, "GET", "/", nil)
+				for _, step := range []struct {
+					text string
+					at   time.Duration
+				}{{"read0", time.Hour}, {"meanwhile", 90 * time.Minute}, {"read1", 2 * time.Hour}, {"read2", 3 * time.Hour}} {
+					s.expect(step.text)
+					if at := time.Since(begin); at != step.at {
+						t.Errorf("%s after %v", step.text, at)
+					}
+				}
+				s.expectEnd("")
+			})
+		})
+	}
+}
+
+// A reader that gives bytes together with its error loses neither.
+func TestReadFromDataWithError(t *testing.T) {
+	p := newPlain()
+	f := flush.New(flushable{p}, nil, nil)
+	if n, err := f.ReadFrom(iotest.DataErrReader(strings.NewReader("all of it"))); n != 9 || err != nil {
+		t.Error(n, err)
+	}
+	if n, err := f.ReadFrom(iotest.TimeoutReader(iotest.OneByteReader(strings.NewReader("abc")))); n != 1 || err != iotest.ErrTimeout {
+		t.Error(n, err)
+	}
+	f.Close()
+	if want := "200 all of ita"; p.String() != want {
+		t.Errorf("server saw %q, want %q", p, want)
+	}
+}
+
+func TestHijack(t *testing.T) {
+	for _, before := range []string{"nothing", "header", "write", "flush", "async"} {
+		t.Run(before, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				closed := make(chan error, 1)
+				opts := &flush.Options{SendTimeout: time.Minute, OnClose: func(_ *http.Request, _ flush.Stats, err error) { closed <- err }}
+				srv := serveMemory(t, http1, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+					f := flusher(w)
+					switch before {
+					case "header":
+						w.WriteHeader(202)
+					case "write":
+						io.WriteString(w, "held")
+					case "flush":
+						io.WriteString(w, "held")
+						flush.Flush(w, true)
+					case "async":
+						io.WriteString(w, "held")
+						flush.Flush(w, false)
+					}
+					conn, rw, err := http.NewResponseController(unwrapper{w}).Hijack()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer conn.Close()
+					for name, call := range map[string]func() error{
+						"Write":            func() error { _, err := w.Write([]byte("late")); return err },
+						"empty Write":      func() error { _, err := w.Write(nil); return err },
+						"ReadFrom":         func() error { _, err := f.ReadFrom(strings.NewReader("late")); return err },
+						"Flush":            func() error { return flush.Flush(w, true) },
+						"FlushAsync":       f.FlushAsync,
+						"FlushError":       f.FlushError,
+						"SendHeaders":      f.SendHeaders,
+						"Hijack":           func() error { _, _, err := f.Hijack(); return err },
+						"SetWriteDeadline": func() error { return f.SetWriteDeadline(time.Now()) },
+						"EnableFullDuplex": f.EnableFullDuplex,
+						"Push":             func() error { return f.Push("/", nil) },
+					} {
+						if err := call(); !errors.Is(err, http.ErrHijacked) && (name != "Push" || err != http.ErrNotSupported) {
+							t.Errorf("%s: %v", name, err)
+						}
+					}
+					w.WriteHeader(500)
+					f.Flush()
+					if f.Available() != 0 {
+						t.Error("bytes available")
+					}
+					<-time.After(2 * time.Hour) // no deadline of ours holds
+					io.WriteString(rw, "raw")
+					rw.Flush()
+				}), 0)
+				s := open(t, srv, "GET", "/", nil)
+				want := map[string]string{
+					"header": "HTTP/1.1 202 Accepted\r\n\r\nraw", "nothing": "raw",
+				}[before]
+				got, _ := io.ReadAll(s.br)
+				if want != "" && dropDate(string(got)) != want {
+					t.Errorf("client got %q, want %q", got, want)
+				}
+				if want == "" && (!strings.HasPrefix(string(got), "HTTP/1.1 200 OK\r\n") || !strings.Contains(string(got), "\r\n\r\n4\r\nheld\r\nraw")) {
+					t.Errorf("client got %q", got)
+				}
+				if err := <-closed; err != nil {
+					t.Error("OnClose:", err)
+				}
+			})
+		})
+	}
+}
+
+// dropDate drops the header lines that the server adds to a hijacked response.
+func dropDate(s string) string {
+	head, body, _ := strings.Cut(s, "\r\n\r\n")
+	if body == "" {
+		return s
+	}
+	status, _, _ := strings.Cut(head, "\r\n")
+	return status + "\r\n\r\n" + body
+}
+
+// Hijack waits for what is being carried, and no longer than SendTimeout.
+func TestHijackWaitsForCarrier(t *testing.T) {
+	for _, reads := range []bool{true, false} {
+		t.Run(fmt.Sprint(reads), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				done := make(chan struct{})
+				srv := serveMemory(t, http1, wrapped(&flush.Options{SendTimeout: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
+					defer close(done)
+					begin := time.Now()
+					io.WriteString(w, strings.Repeat("x", 5000))
+					w.Write(make([]byte, 50_000))
+					flush.Flush(w, false)
+					conn, _, err := flusher(w).Hijack()
+					if took := time.Since(begin); reads && (err != nil || took != time.Minute-1) || !reads && (!errors.Is(err, flush.ErrTimeout) || took != time.Minute) {
+						t.Errorf("%v after %v", err, took)
+					}
+					if err == nil {
+						conn.Close()
+					}
+				}), 100_000, wrapConn(func(c net.Conn) net.Conn {
+					return &scriptedConn{Conn: c, done: make(chan struct{}), script: script{stallAt: 10_000, release: afterFunc(reads, time.Minute-1)}}
+				}))
+				open(t, srv, "GET", "/", nil)
+				<-done
+			})
+		})
+	}
+}
+
+// afterFunc returns a channel that is closed after d, or never.
+func afterFunc(ever bool, d time.Duration) chan struct{} {
+	c := make(chan struct{})
+	if ever {
+		time.AfterFunc(d, func() { close(c) })
+	}
+	return c
+}
+
+// A hijacker that refuses leaves the response as it was.
+type refusing struct {
+	flushable
+	err error
+}
+
+func (r refusing) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, r.err }
+
+func TestHijackRefused(t *testing.T) {
+	broken := errors.New("broken")
+	for _, test := range []struct {
+		w   func(*plain) http.ResponseWriter
+		err error
+	}{
+		{func(p *plain) http.ResponseWriter { return refusing{flushable{p}, broken} }, broken},
+		{func(p *plain) http.ResponseWriter { return flushable{p} }, http.ErrNotSupported},
+	} {
+		p := newPlain()
+		f := flush.New(test.w(p), nil, nil)
+		f.WriteString("on, ")
+		if _, _, err := f.Hijack(); !errors.Is(err, test.err) {
+			t.Errorf("got %v, want %v", err, test.err)
+		}
+		f.WriteString("goes it")
+		if err := f.Close(); err != nil || !strings.Contains(strings.ReplaceAll(p.String(), "flush ", ""), "on,") || !strings.HasSuffix(p.String(), "goes it") {
+			t.Errorf("%v, server saw %q", err, p)
+		}
+	}
+}
+
+// A pusher stands for a server with HTTP/2 push.
+type pusher struct{ flushable }
+
+func (p pusher) Push(target string, opts *http.PushOptions) error {
+	p.note("push %s %s", target, opts.Method)
+	return nil
+}
+
+func TestPush(t *testing.T) {
+	p := newPlain()
+	f := flush.New(unwrapper{pusher{flushable{p}}}, nil, nil)
+	if err := f.Push("/style", &http.PushOptions{Method: "HEAD"}); err != nil || p.String() != "push /style HEAD" {
+		t.Errorf("%v, server saw %q", err, p)
+	}
+	f.Close()
+	if err := f.Push("/late", nil); !errors.Is(err, flush.ErrClosed) {
+		t.Errorf("after the end: %v", err)
+	}
+	f = flush.New(flushable{p}, nil, nil)
+	if err := f.Push("/style", nil); !errors.Is(err, http.ErrNotSupported) {
+		t.Errorf("without push: %v", err)
+	}
+	f.Close()
+}
+
+// What the server cannot do matches http.ErrNotSupported.
+func TestUnsupported(t *testing.T) {
+	for name, call := range map[string]func(f *flush.Flusher) error{
+		"SetWriteDeadline": func(f *flush.Flusher) error { return f.SetWriteDeadline(time.Now()) },
+		"EnableFullDuplex": (*flush.Flusher).EnableFullDuplex,
+		"FlushWait":        func(f *flush.Flusher) error { return f.FlushWait(t.Context()) },
+		"FlushAsync":       (*flush.Flusher).FlushAsync,
+		"FlushError":       (*flush.Flusher).FlushError,
+		"SendHeaders":      (*flush.Flusher).SendHeaders,
+	} {
+		f := flush.New(struct{ http.ResponseWriter }{newPlain()}, nil, nil)
+		if err := call(f); !errors.Is(err, http.ErrNotSupported) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := f.Close(); err != nil {
+			t.Errorf("%s, then Close: %v", name, err)
+		}
+	}
+}
+
+func TestCloseNotify(t *testing.T) {
+	bubble(t, func(t *testing.T, p proto) {
+		for _, leaves := range []bool{true, false} {
+			late := make(chan (<-chan bool), 1)
+			srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+				gone := flusher(w).CloseNotify()
+				flush.Flush(w, true)
+				select {
+				case <-gone:
+				case <-time.After(time.Hour):
+					if leaves {
+						t.Error("the client has left unnoticed")
+					}
+				}
+				late <- gone
+				time.AfterFunc(time.Second, func() { late <- flusher(w).CloseNotify() })
+			}), 0)
+			s := open(t, srv, "GET", "/", nil)
+			s.header()
+			if leaves {
+				s.leave()
+			}
+			<-late
+			if gone := <-<-late; !gone {
+				t.Error("not gone after the end")
+			}
+			s.leave()
+		}
+	})
+}
+
+func TestUnwrap(t *testing.T) {
+	w := newPlain()
+	if f := flush.New(w, nil, nil); f.Unwrap() != w {
+		t.Error("not the server's writer")
+	}
+}
