@@ -265,6 +265,9 @@ func (f *Flusher) roundLocked() {
 	if push && f.fail == nil {
 		if !flushed {
 			f.pushLocked()
+			if f.srv.flusher != nil {
+				f.stats.Pushes++
+			}
 		}
 		f.done = ask.seq
 	}
@@ -325,7 +328,7 @@ func put[T []byte | string](w io.Writer, p T) (int, error) {
 	panic("unreachable")
 }
 
-// pushLocked flushes the server.
+// pushLocked flushes the server. Stats count it where a flush was asked for.
 func (f *Flusher) pushLocked() {
 	if f.fail != nil {
 		return
@@ -336,7 +339,6 @@ func (f *Flusher) pushLocked() {
 	}
 	var err error
 	f.callLocked(func() { err = flushLayer(f.srv.flusher) })
-	f.stats.Pushes++
 	f.lastPush = f.verdictLocked(err)
 }
 
