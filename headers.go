@@ -391,6 +391,7 @@ func (f *Flusher) Clean() error {
 	f.q.reset()
 	f.slowLocked()
 	f.accepted, f.moveTo, f.asked.pos, f.done = 0, 0, 0, f.asked.seq
+	f.interval.upTo = 0
 	f.status, f.written, f.length, f.fixed = 0, 0, -1, false
 	f.holding = f.http10 && f.cfg.HTTP10Buffer > 0 && !f.head
 	for _, k := range bodyHeaders {
