@@ -155,8 +155,10 @@ func file(t *testing.T, n int) *os.File {
 	if err := os.WriteFile(name, []byte(text(n)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.Chtimes(name, fixedTime, fixedTime); err != nil {
-		t.Fatal(err)
+	for _, name := range []string{name, filepath.Dir(name)} {
+		if err := os.Chtimes(name, fixedTime, fixedTime); err != nil {
+			t.Fatal(err)
+		}
 	}
 	f, err := os.Open(name)
 	if err != nil {
@@ -886,7 +888,9 @@ func diffCases() []diffCase {
 			return http.FileServer(http.Dir(filepath.Dir(file(t, 3000).Name())))
 		}})
 	}
-	get("redirect", func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "/other?a=b&c=<d>", http.StatusFound) })
+	get("redirect", func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, "/other?a=b&c=<d>", http.StatusFound)
+	})
 	add(diffCase{name: "redirect a POST", method: "POST", upload: "x", only: []proto{http1, h2}, handler: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "other", http.StatusSeeOther) }})
 	get("http.Error", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "100")
@@ -1083,12 +1087,16 @@ func diffCases() []diffCase {
 				}
 				tr := new(http.Transport)
 				t.Cleanup(tr.CloseIdleConnections)
-				return &httputil.ReverseProxy{
+				proxy := &httputil.ReverseProxy{
 					Rewrite:       func(r *httputil.ProxyRequest) { r.SetURL(u) },
 					Transport:     tr,
 					FlushInterval: interval,
 					ErrorLog:      log.New(io.Discard, "", 0),
 				}
+				return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					recordOf(r).did.died = name == "one that dies"
+					proxy.ServeHTTP(w, r)
+				})
 			}}
 			c.unmeasured = name == "declared trailer" // the proxy flushes before such a body
 			if name == "echo" {
@@ -1124,7 +1132,7 @@ func observe(t *testing.T, v variant, c diffCase, wrap func(http.Handler) http.H
 		}
 		defer func() { note(r, "pattern %q", r.Pattern) }()
 		h.ServeHTTP(w, r)
-	}), []serveOption{configure(func(s *http.Server) {
+	}), []serveOption{cleartext, configure(func(s *http.Server) {
 		s.BaseContext = func(net.Listener) context.Context {
 			return context.WithValue(context.Background(), recordKey{}, o.rec)
 		}
@@ -1489,53 +1497,75 @@ func quoted(v any) string {
 	return fmt.Sprint(v)
 }
 
+// A wrapping is how a case's handler runs.
+type wrapping struct {
+	wrap      func(http.Handler) http.Handler
+	skipEmpty bool // put leaves empty writes out
+}
+
+var bare = func(h http.Handler) http.Handler { return h }
+
+// wrapped returns NewHandler with the given options.
+func wrapped(o *flush.Options) func(http.Handler) http.Handler {
+	return func(h http.Handler) http.Handler { return flush.NewHandler(h, o) }
+}
+
+// runCases observes every case of the variant once in each wrapping. When it
+// returns nothing of that runs any more. A case that was not selected by the
+// -run flag, or that failed, has no result.
+func runCases(t *testing.T, v variant, chosen func(diffCase) bool, wrappings ...wrapping) map[string][]*observation {
+	results := make(map[string][]*observation)
+	t.Run("run", func(t *testing.T) {
+		checkGoroutines(t)
+		for _, c := range casesFor(v) {
+			if !chosen(c) {
+				continue
+			}
+			t.Run(c.name, func(t *testing.T) {
+				var seen []*observation
+				for _, w := range wrappings {
+					seen = append(seen, observe(t, v, c, w.wrap, w.skipEmpty))
+				}
+				results[c.name] = seen
+			})
+		}
+	})
+	return results
+}
+
+func casesFor(v variant) []diffCase {
+	return slices.DeleteFunc(diffCases(), func(c diffCase) bool {
+		return c.only != nil && !slices.Contains(c.only, v.proto)
+	})
+}
+
+func everyCase(diffCase) bool { return true }
+
 // TestDifferential runs every case bare and through NewHandler with the default
 // options: client, handler and operator must see the same, but for the rules.
 func TestDifferential(t *testing.T) {
-	bare := func(h http.Handler) http.Handler { return h }
-	ours := func(h http.Handler) http.Handler { return flush.NewHandler(h, nil) }
 	needed := make(map[string]bool)
 	all := true
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
-			var cases []diffCase
-			for _, c := range diffCases() {
-				if c.only == nil || slices.Contains(c.only, v.proto) {
-					cases = append(cases, c)
+			results := runCases(t, v, everyCase, wrapping{wrap: bare}, wrapping{wrap: wrapped(nil)})
+			lean := runCases(t, v, func(c diffCase) bool {
+				r := results[c.name]
+				return r != nil && r[0].rec.did.empty
+			}, wrapping{wrap: bare, skipEmpty: true})
+			for _, c := range casesFor(v) {
+				r := results[c.name]
+				if r == nil {
+					all = false
+					continue
 				}
-			}
-			type result struct{ bare, ours, lean *observation }
-			results := make([]result, len(cases))
-			t.Run("run", func(t *testing.T) {
-				checkGoroutines(t)
-				for i, c := range cases {
-					t.Run(c.name, func(t *testing.T) {
-						results[i].bare = observe(t, v, c, bare, false)
-						results[i].ours = observe(t, v, c, ours, false)
-					})
-				}
-			})
-			t.Run("run without empty writes", func(t *testing.T) {
-				checkGoroutines(t)
-				for i, c := range cases {
-					if b := results[i].bare; b != nil && b.rec.did.empty {
-						t.Run(c.name, func(t *testing.T) { results[i].lean = observe(t, v, c, bare, true) })
-					}
-				}
-			})
-			for i, c := range cases {
 				t.Run("compare/"+c.name, func(t *testing.T) {
-					r := results[i]
-					if r.ours == nil {
-						all = false
-						t.SkipNow() // not selected, or failed above
-					}
-					cmp := comparison{diffCase: c, variant: v, bare: r.bare.settle()}
-					if r.lean != nil {
-						lean := r.lean.settle()
+					cmp := comparison{diffCase: c, variant: v, bare: r[0].settle()}
+					if l := lean[c.name]; l != nil {
+						lean := l[0].settle()
 						cmp.lean = &lean
 					}
-					ours := r.ours.settle()
+					ours := r[1].settle()
 					want := cmp.improved("")
 					if !want.same(ours) {
 						t.Error(want.differences(ours))
@@ -1557,5 +1587,48 @@ func TestDifferential(t *testing.T) {
 		if !needed[r.name] {
 			t.Errorf("no case needs the rule %q", r.name)
 		}
+	}
+}
+
+// TestDifferentialOptions runs every case with the default options and in ways
+// that must not show: with asynchronous flushes, and wrapped twice. Two things
+// are a matter of time with asynchronous flushes: how much of a response that
+// dies has left before (that part must be right), and how many of the first
+// bytes are there to detect the Content-Type from when the headers leave.
+func TestDifferentialOptions(t *testing.T) {
+	twice := func(h http.Handler) http.Handler { return flush.NewHandler(flush.NewHandler(h, nil), nil) }
+	for _, v := range variants {
+		if v.proto == http10 {
+			continue // nothing of this differs from HTTP/1.1
+		}
+		t.Run(v.name, func(t *testing.T) {
+			results := runCases(t, v, everyCase, wrapping{wrap: wrapped(nil)},
+				wrapping{wrap: wrapped(&flush.Options{Flush: flush.Async})}, wrapping{wrap: twice})
+			for _, c := range casesFor(v) {
+				r := results[c.name]
+				if r == nil {
+					continue
+				}
+				t.Run("compare/"+c.name, func(t *testing.T) {
+					want, async, twice := r[0].settle(), r[1].settle(), r[2].settle()
+					if !want.same(twice) {
+						t.Error("wrapped twice:", want.differences(twice))
+					}
+					if want.flushed >= 0 {
+						want.setLine("Content-Type", "")
+						async.setLine("Content-Type", "")
+					}
+					if want.died {
+						if !strings.HasPrefix(want.Body, async.Body) {
+							t.Errorf("asynchronous: %q is no beginning of %q", clip([]byte(async.Body)), clip([]byte(want.Body)))
+						}
+						want.Head, want.Body, want.End, want.Reused = async.Head, async.Body, async.End, async.Reused
+					}
+					if !want.same(async) {
+						t.Error("asynchronous:", want.differences(async))
+					}
+				})
+			}
+		})
 	}
 }

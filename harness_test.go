@@ -89,6 +89,7 @@ type server struct {
 
 	memory   int                     // capacity of in-memory connections; 0: TCP
 	small    bool                    // 4 KiB kernel buffers on both sides
+	clear    bool                    // HTTP/2 without TLS
 	wrap     func(net.Conn) net.Conn // around each accepted connection
 	listener net.Listener
 	log      safeBuffer
@@ -104,6 +105,10 @@ type serveOption func(*server)
 // client that does not read blocks its server after about 8 KB. Over HTTP/2 the
 // client's stream window is 64 KiB, its least.
 func smallBuffers(s *server) { s.small = true }
+
+// cleartext makes an HTTP/2 server do without TLS, whose handshake is most of
+// the cost of a short test.
+func cleartext(s *server) { s.clear = true }
 
 // configure edits the http.Server before it starts.
 func configure(f func(*http.Server)) serveOption { return func(s *server) { f(s.Server) } }
@@ -133,14 +138,15 @@ func serveMemory(t *testing.T, p proto, h http.Handler, capacity int, opts ...se
 func start(t *testing.T, s *server, h http.Handler, opts []serveOption) *server {
 	t.Helper()
 	s.Server = &http.Server{Handler: h, ErrorLog: log.New(&s.log, "", 0), Protocols: new(http.Protocols)}
-	s.Protocols.SetHTTP1(s.proto != h2)
-	s.Protocols.SetHTTP2(s.proto == h2 && s.memory == 0)
-	s.Protocols.SetUnencryptedHTTP2(s.proto == h2 && s.memory > 0)
-	if s.tls() {
-		s.TLSConfig = &tls.Config{Certificates: []tls.Certificate{certificate()}}
-	}
+	s.TLSConfig = new(tls.Config)
 	for _, o := range opts {
 		o(s)
+	}
+	s.Protocols.SetHTTP1(s.proto != h2)
+	s.Protocols.SetHTTP2(s.proto == h2 && s.tls())
+	s.Protocols.SetUnencryptedHTTP2(s.proto == h2 && !s.tls())
+	if s.tls() {
+		s.TLSConfig.Certificates = []tls.Certificate{certificate()}
 	}
 	if s.memory > 0 {
 		s.listener = &memListener{capacity: s.memory, conns: make(chan net.Conn), done: make(chan struct{})}
@@ -173,7 +179,9 @@ func start(t *testing.T, s *server, h http.Handler, opts []serveOption) *server 
 	return s
 }
 
-func (s *server) tls() bool { return s.memory == 0 && (s.proto == https1 || s.proto == h2) }
+func (s *server) tls() bool {
+	return s.memory == 0 && (s.proto == https1 || s.proto == h2 && !s.clear)
+}
 
 // logged returns what the server has written to its ErrorLog.
 func (s *server) logged() string { return s.log.String() }
@@ -215,11 +223,8 @@ func (s *server) client() *http.Transport {
 			TLSClientConfig:    &tls.Config{InsecureSkipVerify: true, CurvePreferences: []tls.CurveID{tls.X25519}},
 			DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return s.dial(ctx) },
 		}
-		if s.memory > 0 {
-			s.transport.Protocols.SetUnencryptedHTTP2(true)
-		} else {
-			s.transport.Protocols.SetHTTP2(true)
-		}
+		s.transport.Protocols.SetHTTP2(s.tls())
+		s.transport.Protocols.SetUnencryptedHTTP2(!s.tls())
 		if s.small || s.memory > 0 {
 			s.transport.HTTP2.MaxReceiveBufferPerStream = 64 << 10
 		}
