@@ -72,17 +72,16 @@ func (m *model) sink(p []byte) error {
 	case m.err != nil:
 		return m.err
 	}
-	if m.sent && m.method == http.MethodHead {
-		return nil
-	}
-	m.sendHeaders()
+	m.WriteHeader(http.StatusOK)
 	switch {
 	case m.status == http.StatusNoContent || m.status == http.StatusNotModified:
 		return http.ErrBodyNotAllowed
-	case m.method != http.MethodHead:
-		if !m.rec.write(p) {
-			m.err = flush.ErrClientGone
-		}
+	case m.sent && m.method == http.MethodHead:
+		return nil
+	}
+	m.sendHeaders()
+	if m.method != http.MethodHead && !m.rec.write(p) {
+		m.err = flush.ErrClientGone
 	}
 	if m.err == nil && m.implicit {
 		m.push()
@@ -159,8 +158,8 @@ func (m *model) Clean() error {
 		}
 	}
 	m.rethrow()
-	if m.sent {
-		return errors.Join(append(errs, flush.ErrHeadersSent)...)
+	if m.sent { // a filter has flushed
+		return flush.ErrHeadersSent
 	}
 	m.status, m.fixed = 0, nil
 	return errors.Join(errs...)
@@ -242,13 +241,16 @@ func (m *model) call(b *modelBuffer, phase flush.Phase) (out []byte, err error, 
 		phase |= flush.PhaseStart
 	}
 	m.running = true
+	fixed, before := m.fixed != nil, m.header.Clone()
 	defer func() {
 		m.running = false
 		if v := recover(); v != nil {
 			m.thrown = v
 		}
-		if m.fixed != nil && !m.sent {
-			m.fixed = m.header.Clone()
+		for k, vv := range m.header {
+			if fixed && !slices.Equal(vv, before[k]) {
+				m.fixed[k] = slices.Clone(vv)
+			}
 		}
 	}()
 	out, err = b.o.Filter(bytes.Clone(b.data), phase)
