@@ -140,7 +140,7 @@ func (f *Flusher) startCarrierLocked() {
 // quickenLocked opens the short way of FlushAsync if nothing else must be
 // looked at there. Whatever changes that closes it with slowLocked.
 func (f *Flusher) quickenLocked() {
-	f.quick.Store(f.refuse == nil && f.stack.follow == 0 && f.srv.flusher != nil)
+	f.quick.Store(f.async && f.refuse == nil && f.stack.follow == 0 && f.srv.flusher != nil)
 }
 
 // slowLocked closes the short ways of Write and FlushAsync.
@@ -463,6 +463,7 @@ func (f *Flusher) flushWaitLocked(ctx context.Context) error {
 		case f.ended || f.hijacked:
 			return f.refuse
 		case ends && ctx.Err() != nil:
+			f.kickLocked()
 			return contextError(ctx)
 		case f.held:
 		case f.bodyFirstLocked() || !ends && !f.soloLocked():

@@ -1505,8 +1505,8 @@ type wrapping struct {
 
 var bare = func(h http.Handler) http.Handler { return h }
 
-// wrapped returns NewHandler with the given options.
-func wrapped(o *flush.Options) func(http.Handler) http.Handler {
+// wrappedBy returns NewHandler with the given options.
+func wrappedBy(o *flush.Options) func(http.Handler) http.Handler {
 	return func(h http.Handler) http.Handler { return flush.NewHandler(h, o) }
 }
 
@@ -1548,7 +1548,7 @@ func TestDifferential(t *testing.T) {
 	all := true
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
-			results := runCases(t, v, everyCase, wrapping{wrap: bare}, wrapping{wrap: wrapped(nil)})
+			results := runCases(t, v, everyCase, wrapping{wrap: bare}, wrapping{wrap: wrappedBy(nil)})
 			lean := runCases(t, v, func(c diffCase) bool {
 				r := results[c.name]
 				return r != nil && r[0].rec.did.empty
@@ -1602,8 +1602,8 @@ func TestDifferentialOptions(t *testing.T) {
 			continue // nothing of this differs from HTTP/1.1
 		}
 		t.Run(v.name, func(t *testing.T) {
-			results := runCases(t, v, everyCase, wrapping{wrap: wrapped(nil)},
-				wrapping{wrap: wrapped(&flush.Options{Flush: flush.Async})}, wrapping{wrap: twice})
+			results := runCases(t, v, everyCase, wrapping{wrap: wrappedBy(nil)},
+				wrapping{wrap: wrappedBy(&flush.Options{Flush: flush.Async})}, wrapping{wrap: twice})
 			for _, c := range casesFor(v) {
 				r := results[c.name]
 				if r == nil {
