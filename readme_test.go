@@ -68,6 +68,8 @@ func TestReadmeSnippets(t *testing.T) {
 	src.WriteString(`package snippets
 
 import (
+	"bytes"
+	"fmt"
 	"log"
 	"net/http"
 	"time"
@@ -76,6 +78,8 @@ import (
 )
 
 var (
+	_ = bytes.ToUpper
+	_ = fmt.Print
 	_ = log.Print
 	_ = time.Now
 	_ = flush.New
@@ -91,8 +95,10 @@ var (
 			result = "error"
 		}
 		src.WriteString("\nfunc _(w http.ResponseWriter, r *http.Request) " + result + " {\n" + block)
-		if strings.HasPrefix(block, "handler := ") {
-			src.WriteString("_ = handler\n")
+		for _, name := range []string{"handler", "opts"} {
+			if strings.HasPrefix(block, name+" := ") {
+				src.WriteString("_ = " + name + "\n")
+			}
 		}
 		src.WriteString("}\n")
 	}
