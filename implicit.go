@@ -22,19 +22,24 @@ func (f *Flusher) SetImplicit(m Mode) {
 	f.q.credit = 0
 }
 
-// implicitLocked does the flush that follows a write of at least one byte.
-// Only a failure that sticks is an error of the write: a response held for
-// HTTP/1.0, or a server that cannot flush, has still accepted the bytes.
-func (f *Flusher) implicitLocked() error {
-	switch f.implicit {
-	case Async:
+// implicitLocked does the flush that follows a write of at least one byte and
+// returns the write's error: werr, or a failure of the flush that sticks. A
+// response held for HTTP/1.0, or a server that cannot flush, has still accepted
+// the bytes. A write whose wait has ended with an error does not wait again.
+func (f *Flusher) implicitLocked(werr error) error {
+	switch {
+	case f.implicit == Off:
+	case werr != nil:
+		if _, err := f.askLocked(); err == nil {
+			f.kickLocked()
+		}
+	case f.implicit == Async:
 		f.flushAsyncLocked()
-	case Wait:
+		return f.fail
+	default:
 		if err := f.flushWaitLocked(context.Background()); err != nil && (f.fail != nil || isTimeout(err)) {
 			return err
 		}
-	default:
-		return nil
 	}
-	return f.fail
+	return werr
 }

@@ -210,9 +210,7 @@ func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 			}
 		}
 		if f.implicit != Off {
-			if ierr := f.implicitLocked(); err == nil {
-				err = ierr
-			}
+			err = f.implicitLocked(err)
 		}
 	}
 	f.grantLocked()
