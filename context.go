@@ -71,6 +71,9 @@ func (f *Flusher) settleLocked() {
 			return
 		}
 		cause = ErrClientGone
+		if !f.http1 && f.deadlinePassedLocked() {
+			cause = ErrTimeout // HTTP/2 resets the stream at its deadline, idle or not
+		}
 	}
 	f.cancel(cause)
 }

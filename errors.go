@@ -58,10 +58,8 @@ func (f *Flusher) verdictLocked(err error) error {
 // expired deadline as a closed stream.
 func (f *Flusher) classifyLocked(err error) error {
 	sentinel := ErrClientGone
-	switch deadline := f.earliestDeadlineLocked(); {
-	case f.timeout.expired, errors.Is(err, os.ErrDeadlineExceeded):
-		sentinel = ErrTimeout
-	case !deadline.IsZero() && !time.Now().Before(deadline):
+	switch {
+	case f.timeout.expired, errors.Is(err, os.ErrDeadlineExceeded), f.deadlinePassedLocked():
 		sentinel = ErrTimeout
 	case errors.Is(err, ErrClientGone):
 		return err
@@ -69,11 +67,14 @@ func (f *Flusher) classifyLocked(err error) error {
 	return fmt.Errorf("%w: %w", sentinel, err)
 }
 
-func (f *Flusher) earliestDeadlineLocked() time.Time {
-	if f.handlerDeadline.IsZero() {
-		return f.serverDeadline
+// deadlinePassedLocked reports whether the handler's deadline, or else the
+// server's WriteTimeout, is over.
+func (f *Flusher) deadlinePassedLocked() bool {
+	deadline := f.handlerDeadline
+	if deadline.IsZero() {
+		deadline = f.serverDeadline
 	}
-	return f.handlerDeadline
+	return !deadline.IsZero() && !time.Now().Before(deadline)
 }
 
 // failLocked makes err the failure that sticks, unless there is one.
