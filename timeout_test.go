@@ -1,0 +1,433 @@
+package flush_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush"
+)
+
+// much is more than a connection in memory and an HTTP/2 window take: a client
+// that does not read blocks whoever sends it.
+const much = 200_000
+
+// A clock measures fake time from where it was made.
+type clock struct{ start time.Time }
+
+func newClock() clock                 { return clock{time.Now()} }
+func (c clock) now() time.Duration    { return time.Since(c.start) }
+func (c clock) until(d time.Duration) { <-time.After(d - c.now()) }
+
+// A client that stops reading fails what waits for it after exactly
+// SendTimeout, and its twin that goes on reading just before does not.
+func TestSendTimeoutOfStalledClient(t *testing.T) {
+	const limit = time.Minute
+	file, _ := tempFile(t, much)
+	for _, way := range []struct {
+		name string
+		opts flush.Options
+		send func(w http.ResponseWriter) error // nil: the return of the handler sends
+	}{
+		{"write", flush.Options{}, func(w http.ResponseWriter) error { _, err := w.Write(make([]byte, much)); return err }},
+		{"small writes", flush.Options{}, func(w http.ResponseWriter) error {
+			for range much / 100 {
+				if n, err := w.Write(make([]byte, 100)); n != 100 || err != nil {
+					return err
+				}
+			}
+			return nil
+		}},
+		{"file", flush.Options{}, func(w http.ResponseWriter) error {
+			_, err := io.Copy(w, io.NewSectionReader(file, 0, much))
+			if err == nil {
+				return nil
+			}
+			return err
+		}},
+		{"sendfile", flush.Options{}, func(w http.ResponseWriter) error {
+			f, err := os.Open(file.Name())
+			if err != nil {
+				return err
+			}
+			defer f.Close()
+			_, err = io.Copy(w, f)
+			return err
+		}},
+		{"flush", flush.Options{BufferSize: much + 1}, func(w http.ResponseWriter) error {
+			w.Write(make([]byte, much))
+			return flush.Flush(w, true)
+		}},
+		{"implicit", flush.Options{Implicit: flush.Wait, BufferSize: much + 1}, func(w http.ResponseWriter) error {
+			_, err := w.Write(make([]byte, much))
+			return err
+		}},
+		{"background", flush.Options{Flush: flush.Async, MaxPending: 64 << 10}, func(w http.ResponseWriter) error {
+			_, err := w.Write(make([]byte, much))
+			return err
+		}},
+		{"wait for the background", flush.Options{MaxPending: much}, func(w http.ResponseWriter) error {
+			w.Write(make([]byte, 4000))
+			flush.Flush(w, false)
+			w.Write(make([]byte, much-4000))
+			return flush.Flush(w, true)
+		}},
+		{"context", flush.Options{BufferSize: much + 1}, func(w http.ResponseWriter) error {
+			w.Write(make([]byte, much))
+			ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
+			defer cancel()
+			return flusher(w).FlushWait(ctx)
+		}},
+		{"return", flush.Options{BufferSize: much + 1}, nil},
+		{"asynchronous return", flush.Options{MaxPending: much}, nil},
+	} {
+		for _, lives := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/%t", way.name, lives), func(t *testing.T) {
+				bubble(t, func(t *testing.T, p proto) {
+					clock := newClock()
+					ended := make(chan error, 1)
+					opts := way.opts
+					opts.SendTimeout = limit
+					opts.OnClose = func(_ *http.Request, st flush.Stats, err error) {
+						if !lives && clock.now() != limit {
+							t.Errorf("ended after %v", clock.now())
+						}
+						if st.Bytes+st.Lost > much || lives && st.Bytes != much {
+							t.Errorf("%+v", st)
+						}
+						ended <- err
+					}
+					srv := serveMemory(t, p, wrapped(&opts, func(w http.ResponseWriter, r *http.Request) {
+						if way.send == nil {
+							w.Write(make([]byte, much))
+							if way.opts.BufferSize == 0 {
+								flush.Flush(w, false)
+							}
+							return
+						}
+						err := way.send(w)
+						f := flusher(w)
+						if lives {
+							if err != nil || f.Err() != nil {
+								t.Errorf("%v, %v after %v", err, f.Err(), clock.now())
+							}
+							return
+						}
+						if !errors.Is(err, flush.ErrTimeout) || !errors.Is(err, os.ErrDeadlineExceeded) || clock.now() != limit {
+							t.Errorf("%v after %v", err, clock.now())
+						}
+						// It sticks, and everybody says the same.
+						_, werr := w.Write(nil)
+						for _, err := range []error{f.Err(), werr, flush.Flush(w, true), flush.Flush(w, false), f.FlushError(), f.SendHeaders(), context.Cause(r.Context())} {
+							if !errors.Is(err, flush.ErrTimeout) {
+								t.Errorf("later: %v", err)
+							}
+						}
+						if f.Available() != 0 {
+							t.Error("bytes available after the failure")
+						}
+					}), 1000)
+					s := open(t, srv, "GET", "/", nil)
+					if lives {
+						clock.until(limit - 1)
+						s.take(much)
+						s.expectEnd("")
+						if err := <-ended; err != nil {
+							t.Error("OnClose:", err)
+						}
+						return
+					}
+					if err := <-ended; !errors.Is(err, flush.ErrTimeout) {
+						t.Error("OnClose:", err)
+					}
+					if _, _, end := s.rest(); end == complete {
+						t.Error("the client takes it for complete")
+					}
+				})
+			})
+		}
+	}
+}
+
+// The timeout rolls: a client that is slow, but takes something of each step in
+// time, gets everything.
+func TestSendTimeoutRolls(t *testing.T) {
+	for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
+		bubble(t, func(t *testing.T, p proto) {
+			const limit = time.Minute
+			opts := &flush.Options{Flush: mode, SendTimeout: limit, BufferSize: 4 * much}
+			srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+				w.Write(make([]byte, 4*much))
+				if err := flush.Flush(w, true); err != nil {
+					t.Error(err)
+				}
+			}), 1000)
+			s := open(t, srv, "GET", "/", nil)
+			clock := newClock()
+			for range 20 {
+				<-time.After(limit - 1)
+				s.take(4 * much / 20)
+			}
+			s.expectEnd("")
+			if clock.now() < 10*limit {
+				t.Error("took no longer than", clock.now())
+			}
+		})
+	}
+}
+
+// An idle stream outlives any SendTimeout, comes to life again and ends with
+// its last chunk, and so does the connection under it.
+func TestSendTimeoutLeavesIdleStreamsAlone(t *testing.T) {
+	for _, wait := range []bool{true, false} {
+		for _, write := range []time.Duration{0, 2 * time.Second} {
+			t.Run(fmt.Sprint(wait, write), func(t *testing.T) {
+				bubble(t, func(t *testing.T, p proto) {
+					opts := &flush.Options{SendTimeout: time.Second}
+					srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+						for i := range 3 {
+							fmt.Fprint(w, i)
+							if err := flush.Flush(w, wait); err != nil {
+								t.Error(err)
+							}
+							<-time.After(1000 * time.Hour)
+						}
+					}), 0, configure(func(s *http.Server) { s.WriteTimeout = write }))
+					clock := newClock()
+					s := open(t, srv, "GET", "/", nil)
+					for range 2 {
+						for i := range 3 {
+							s.expect(fmt.Sprint(i))
+						}
+						s.expectEnd("")
+						if p == http10 {
+							return
+						}
+						<-time.After(1000 * time.Hour)
+						s = s.again("GET", "/", nil)
+					}
+					s.expectEnd("012")
+					if clock.now() != 11_000*time.Hour {
+						t.Error("took", clock.now())
+					}
+				})
+			})
+		}
+	}
+}
+
+// How SendTimeout, the server's WriteTimeout and the handler's own deadline
+// work together, for a stream of an event every four seconds and for a stalled
+// client.
+func TestSendTimeoutBesideOtherDeadlines(t *testing.T) {
+	const events = 1000
+	const never, short, long = 0, 10_500 * time.Millisecond, 20_500 * time.Millisecond
+	for _, test := range []struct {
+		name         string
+		send, write  time.Duration
+		own          func(f *flush.Flusher) error
+		streamDies   time.Duration
+		stalledDies  time.Duration
+		stalledAlive bool
+	}{
+		{"nothing set", 0, 0, nil, never, time.Minute, false},
+		{"none", -1, 0, nil, never, never, true},
+		{"WriteTimeout stays absolute", 0, short, nil, 12 * time.Second, short, false},
+		{"SendTimeout replaces WriteTimeout", time.Minute, short, nil, never, time.Minute, false},
+		{"none replaces WriteTimeout", -1, short, nil, never, never, true},
+		{"own deadline first", time.Minute, 0, ownDeadline(short), 12 * time.Second, short, false},
+		{"own deadline last", time.Minute, 0, ownDeadline(time.Hour + 1), time.Hour + 4*time.Second, time.Minute, false},
+		{"own deadline under none", -1, 0, ownDeadline(short), 12 * time.Second, short, false},
+		{"own deadline under WriteTimeout", 0, short, ownDeadline(long), 24 * time.Second, long, false},
+		{"WriteTimeout lifted", 0, short, func(f *flush.Flusher) error { return f.SetWriteDeadline(time.Time{}) }, never, time.Minute, false},
+		{"own deadline lifted", time.Minute, 0, func(f *flush.Flusher) error {
+			return errors.Join(f.SetWriteDeadline(time.Now().Add(time.Second)), f.SetWriteDeadline(time.Time{}))
+		}, never, time.Minute, false},
+		{"through the controller", 0, short, func(f *flush.Flusher) error {
+			return http.NewResponseController(unwrapper{f}).SetWriteDeadline(time.Time{})
+		}, never, time.Minute, false},
+		{"already past", time.Minute, 0, ownDeadline(-time.Second), 4 * time.Second, time.Nanosecond, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, p proto) {
+				opts := &flush.Options{SendTimeout: test.send}
+				configured := configure(func(s *http.Server) { s.WriteTimeout = test.write })
+				died := make(chan time.Duration, 1)
+				stream := func(w http.ResponseWriter, r *http.Request) {
+					clock := newClock()
+					if test.own != nil {
+						if err := test.own(flusher(w)); err != nil {
+							t.Error(err)
+						}
+					}
+					for range events {
+						<-time.After(4 * time.Second)
+						io.WriteString(w, "event\n")
+						if err := flush.Flush(w, true); err != nil {
+							if !errors.Is(err, flush.ErrTimeout) || !errors.Is(context.Cause(r.Context()), flush.ErrTimeout) {
+								t.Errorf("%v, cause %v", err, context.Cause(r.Context()))
+							}
+							died <- clock.now()
+							return
+						}
+					}
+					died <- never
+				}
+				srv := serveMemory(t, p, wrapped(opts, stream), 0, configured)
+				s := open(t, srv, "GET", "/", nil)
+				body, _, end := s.rest()
+				if at := <-died; at != test.streamDies {
+					t.Errorf("the stream died after %v, want %v", at, test.streamDies)
+				} else if at == never && (end == cut || len(body) != events*len("event\n")) {
+					t.Errorf("%d bytes, %s", len(body), end)
+				}
+
+				stall := func(w http.ResponseWriter, _ *http.Request) {
+					clock := newClock()
+					if test.own != nil {
+						test.own(flusher(w))
+					}
+					_, err := w.Write(make([]byte, much))
+					if err == nil {
+						err = flush.Flush(w, true)
+					}
+					if err != nil && !errors.Is(err, flush.ErrTimeout) {
+						t.Error(err)
+					}
+					if err == nil {
+						died <- never
+					} else {
+						died <- max(clock.now(), 1)
+					}
+				}
+				srv = serveMemory(t, p, wrapped(opts, stall), 1000, configured)
+				s = open(t, srv, "GET", "/", nil)
+				if test.stalledAlive {
+					<-time.After(1000 * time.Hour)
+					s.take(much)
+				}
+				if at := <-died; at != test.stalledDies {
+					t.Errorf("the stalled client died after %v, want %v", at, test.stalledDies)
+				}
+				s.leave()
+			})
+		})
+	}
+}
+
+func ownDeadline(d time.Duration) func(*flush.Flusher) error {
+	return func(f *flush.Flusher) error { return f.SetWriteDeadline(time.Now().Add(d)) }
+}
+
+// A deadline that has passed while nothing was outstanding does not cost an
+// HTTP/1 response its last chunk. (HTTP/2 resets the stream at the deadline.)
+func TestDeadlineSparesTheLastChunk(t *testing.T) {
+	bubble(t, func(t *testing.T, p proto) {
+		if p == h2 {
+			return
+		}
+		srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+			flusher(w).SetWriteDeadline(time.Now().Add(time.Second))
+			io.WriteString(w, "all")
+			flush.Flush(w, true)
+			<-time.After(time.Minute)
+		}), 0)
+		open(t, srv, "GET", "/", nil).expectEnd("all")
+	})
+}
+
+// A stuck writer stands for a server without deadlines (CGI, FastCGI): it
+// takes nothing until its gate opens.
+type stuck struct {
+	flushable
+	gate chan struct{}
+}
+
+func (s stuck) Write(p []byte) (int, error) { <-s.gate; return s.flushable.Write(p) }
+
+// SetWriteDeadline hides that of the writer it is made from.
+func (s stuck) SetWriteDeadline() {}
+
+// Where the server has no deadlines the waits end all the same, with an
+// ErrTimeout that does not stick; Close waits for the server's call.
+func TestWaitsEndWithoutDeadlines(t *testing.T) {
+	const limit, opens = time.Minute, 5 * time.Minute
+	large := make([]byte, 10_000)
+	for _, way := range []struct {
+		name string
+		opts flush.Options
+		wait func(f *flush.Flusher) error
+	}{
+		{"flush", flush.Options{}, func(f *flush.Flusher) error { return flush.Flush(f, true) }},
+		{"FlushError", flush.Options{}, (*flush.Flusher).FlushError},
+		{"context", flush.Options{}, func(f *flush.Flusher) error { return f.FlushWait(context.Background()) }},
+		{"write", flush.Options{}, func(f *flush.Flusher) error { _, err := f.Write(large); return err }},
+		{"implicit", flush.Options{Implicit: flush.Wait}, func(f *flush.Flusher) error { _, err := f.Write(large); return err }},
+		{"background", flush.Options{Flush: flush.Async, MaxPending: 8000}, func(f *flush.Flusher) error { _, err := f.Write(large); return err }},
+		{"behind another", flush.Options{}, func(f *flush.Flusher) error { f.FlushAsync(); synctest.Wait(); return flush.Flush(f, true) }},
+	} {
+		for _, gateAt := range []time.Duration{opens, limit - 1} {
+			t.Run(fmt.Sprintf("%s/%v", way.name, gateAt), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					clock := newClock()
+					s := stuck{flushable{newPlain()}, afterFunc(true, gateAt)}
+					way.opts.SendTimeout = limit
+					f := flush.New(s, nil, &way.opts)
+					if way.name != "implicit" {
+						f.WriteString("held")
+					}
+					err := way.wait(f)
+					if gateAt == opens && (!errors.Is(err, flush.ErrTimeout) || clock.now() != limit) || gateAt < limit && (err != nil || clock.now() != gateAt) {
+						t.Errorf("%v after %v", err, clock.now())
+					}
+					if f.Err() != nil {
+						t.Error("it sticks:", f.Err())
+					}
+					if err := f.Close(); err != nil || clock.now() != gateAt {
+						t.Errorf("Close: %v after %v", err, clock.now())
+					}
+					if st := f.Stats(); st.Lost != 0 || st.Bytes < 4 {
+						t.Errorf("%+v", st)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Without deadlines the return of the handler waits for the server's call as
+// well, and a wait that timed out leaves the response as it was.
+func TestHandlerWaitsWithoutDeadlines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clock := newClock()
+		s := stuck{flushable{newPlain()}, afterFunc(true, time.Hour)}
+		got := errors.New("not called")
+		opts := &flush.Options{SendTimeout: time.Minute, OnClose: func(_ *http.Request, _ flush.Stats, err error) { got = err }}
+		r, _ := http.NewRequest("GET", "/", nil)
+		wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "one, ")
+			if err := flush.Flush(w, true); !errors.Is(err, flush.ErrTimeout) {
+				t.Error(err)
+			}
+			io.WriteString(w, "two")
+			if err := flush.Flush(w, false); err != nil {
+				t.Error(err)
+			}
+			if err := r.Context().Err(); err != nil {
+				t.Error("context:", err)
+			}
+		}).ServeHTTP(s, r)
+		if clock.now() != time.Hour || got != nil {
+			t.Errorf("%v after %v", got, clock.now())
+		}
+		if want := "200 one,  flush two flush"; s.String() != want {
+			t.Errorf("server saw %q, want %q", s, want)
+		}
+	})
+}
