@@ -239,8 +239,10 @@ func (f *Flusher) roundLocked() {
 	if f.fullLocked() {
 		f.moveTo = f.accepted
 	}
-	goal, ask := f.moveTo, f.asked
-	push := ask.seq > f.done
+	// What a caller is passing through is not on floor 2: it lies beyond end.
+	end := f.sent + int64(f.q.len)
+	goal, ask := min(f.moveTo, end), f.asked
+	push := ask.seq > f.done && ask.pos <= end
 	if push {
 		goal = max(goal, ask.pos)
 	}

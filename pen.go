@@ -72,7 +72,7 @@ func throughLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	defer f.releaseLocked()
 	// Small pieces leave as one: fill up the block that is open. A body that
 	// will be dropped leaves its first bytes there, to tell the type from.
-	if k := min(f.q.room(), len(p)); (f.q.len > 0 || f.head) && k > 0 {
+	if k := min(f.q.room(), len(p), f.cfg.MaxPending-f.q.len); (f.q.len > 0 || f.head) && k > 0 {
 		appendLocked(f, p[:k])
 		n, p = k, p[k:]
 	}

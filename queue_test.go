@@ -1,0 +1,366 @@
+package flush_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush"
+)
+
+// Floor 2 never holds more than MaxPending, whatever the sizes; a Write waits
+// there, and goes on, with every byte in order, as the client takes them.
+func TestQueueBound(t *testing.T) {
+	for _, mark := range []int{1, 10, 4096, 10000} {
+		for _, buffer := range []int{-1, 10, 0, 10000} {
+			for _, size := range []int{1, 7, 4072, 9000, 100000} {
+				for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
+					if mark <= 10 && size > 10000 {
+						continue // a carrier for each byte or ten: slow, and nothing new
+					}
+					t.Run(fmt.Sprintf("%d/%d/%d/%v", mark, buffer, size, mode), func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) {
+							s := newSink(t)
+							f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: mode, MaxPending: mark, BufferSize: buffer})
+							real := max(mark, buffer)
+							if buffer == 0 {
+								real = max(mark, 4096)
+							}
+							var all []byte
+							done := make(chan struct{})
+							s.hold(0)
+							go func() {
+								defer close(done)
+								for i := range 5 {
+									p := bytes.Repeat([]byte{byte('a' + i)}, size)
+									all = append(all, p...)
+									if n, err := f.Write(p); n != size || err != nil {
+										t.Error(n, err)
+									}
+								}
+							}()
+							for taken := 0; ; taken += 4000 {
+								synctest.Wait()
+								if n := f.Buffered(); n > real {
+									t.Errorf("%d bytes held, over %d", n, real)
+									s.release()
+									<-done
+								}
+								if isClosed(done) {
+									break
+								}
+								s.hold(taken)
+							}
+							s.release()
+							must(t, f.Close())
+							if s.body() != string(all) {
+								t.Errorf("%d bytes arrived of %d, or not in order", len(s.body()), len(all))
+							}
+							if st := f.Stats(); st.MaxPending > real {
+								t.Errorf("high-water mark %d, over %d", st.MaxPending, real)
+							}
+						})
+					})
+				}
+			}
+		}
+	}
+}
+
+// A large Write that comes when floor 2 is nearly full fills it up and passes
+// the rest through.
+func TestQueuePassThrough(t *testing.T) {
+	for _, buffer := range []int{0, 1, 1000, 4071, 4072, 4073, 8144, 20000} {
+		for held := range 10 {
+			for _, size := range []int{1, 5000, 40000} {
+				synctest.Test(t, func(t *testing.T) {
+					s := newSink(t)
+					f := flush.New(deadlineSink{s}, nil, &flush.Options{BufferSize: buffer})
+					full := buffer
+					if buffer == 0 {
+						full = 4096
+					}
+					want := 0
+					for want < full-1-held {
+						mustWrite(t, f, "x")
+						want++
+					}
+					f.Write(make([]byte, size))
+					f.FlushAsync()
+					f.Write(make([]byte, 10))
+					must(t, f.Close())
+					if len(s.body()) != want+size+10 {
+						t.Errorf("BufferSize %d, %d held, then %d: %d bytes arrived", buffer, want, size, len(s.body()))
+					}
+				})
+			}
+		}
+	}
+}
+
+// A blocked producer may emit MaxPending and what is in the server's call, and
+// not a byte more.
+func TestQueueHoldsTheProducer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSink(t)
+		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 10000})
+		s.hold(3000)
+		var emitted atomic.Int64
+		go func() {
+			for range 1000 {
+				f.Write(make([]byte, 100))
+				emitted.Add(100)
+			}
+		}()
+		synctest.Wait()
+		if n := emitted.Load(); n != 10000 || f.Available() != 0 {
+			t.Errorf("emitted %d, room for %d", n, f.Available())
+		}
+		s.release()
+		drainAndClose(t, f)
+	})
+}
+
+// drainAndClose waits until floor 2 is empty and closes.
+func drainAndClose(t *testing.T, f *flush.Flusher) {
+	t.Helper()
+	synctest.Wait()
+	must(t, f.FlushWait(nil))
+	must(t, f.Close())
+}
+
+// A Write that waits goes on at the low mark, half, and not before: else writer
+// and carrier would take turns.
+func TestQueueLowMark(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSink(t)
+		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 16384, BufferSize: 16384})
+		s.hold(0)
+		f.Write(make([]byte, 16384))
+		synctest.Wait()
+		began := time.Now()
+		var woke atomic.Bool
+		go func() {
+			f.Write([]byte("x"))
+			woke.Store(true)
+		}()
+		for step := 1000; step <= 16384; step += 1000 {
+			<-time.After(time.Second)
+			s.hold(step)
+			synctest.Wait()
+			switch held := f.Buffered(); {
+			case held > 8192 && woke.Load():
+				t.Fatalf("woken at %d bytes held", held)
+			case held <= 8192 && !woke.Load():
+				t.Fatalf("not woken at %d bytes held", held)
+			case held > 8192 && f.Available() != 0:
+				t.Fatalf("room for %d while a Write waits", f.Available())
+			}
+			if woke.Load() {
+				break
+			}
+		}
+		if st := f.Stats(); st.Waited != time.Since(began) || st.Waited < time.Second {
+			t.Errorf("waited %v of %v", st.Waited, time.Since(began))
+		}
+		s.release()
+		drainAndClose(t, f)
+	})
+}
+
+// Available is 0 while a Write waits, even when room has come already that is
+// the next in line's.
+func TestQueueAvailable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSink(t)
+		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 20000, BufferSize: 4096})
+		if n := f.Available(); n != 20000 {
+			t.Errorf("room for %d at the start", n)
+		}
+		s.hold(0)
+		f.Write(make([]byte, 15000))
+		if n := f.Available(); n != 5000 {
+			t.Errorf("room for %d, want 5000", n)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { f.Write(make([]byte, 8000)) })
+		synctest.Wait()
+		if n := f.Available(); n != 0 {
+			t.Errorf("room for %d while a Write waits", n)
+		}
+		s.hold(6000)
+		synctest.Wait()
+		if n := f.Available(); n != 0 || f.Buffered() == 20000 {
+			t.Errorf("room for %d, %d held, while a Write waits", n, f.Buffered())
+		}
+		s.release()
+		wg.Wait()
+		synctest.Wait()
+		if n := f.Available(); n != 20000-f.Buffered() {
+			t.Errorf("room for %d, %d held", n, f.Buffered())
+		}
+		must(t, f.Close())
+		if n := f.Available(); n != 0 {
+			t.Errorf("room for %d after Close", n)
+		}
+	})
+}
+
+// Writers that wait enter first come first served, each in one piece, also
+// when a small one would fit before a large one.
+func TestQueueFirstComeFirstServed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSink(t)
+		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 5000, BufferSize: 1000})
+		s.hold(0)
+		mustWrite(t, f, strings.Repeat("-", 4999))
+		want := strings.Repeat("-", 4999)
+		var wg sync.WaitGroup
+		for i := range 20 {
+			p := bytes.Repeat([]byte{byte('a' + i)}, []int{3000, 1, 12000}[i%3])
+			want += string(p)
+			wg.Go(func() {
+				if n, err := f.Write(p); n != len(p) || err != nil {
+					t.Error(n, err)
+				}
+			})
+			synctest.Wait() // it stands in line
+		}
+		s.release()
+		wg.Wait()
+		must(t, f.Close())
+		if s.body() != want {
+			t.Errorf("out of order, or torn: %s", runs(s.body()))
+		}
+	})
+}
+
+// runs writes a string as its runs of equal bytes.
+func runs(s string) string {
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		j := i
+		for j < len(s) && s[j] == s[i] {
+			j++
+		}
+		fmt.Fprintf(&b, "%c×%d ", s[i], j-i)
+		i = j
+	}
+	return b.String()
+}
+
+// Writes that wait end with the failure, each with the number of bytes that
+// were accepted: the sum is what was sent and what is lost.
+func TestQueueFailureWakesEveryWriter(t *testing.T) {
+	reason := errors.New("reason")
+	for name, end := range map[string]func(f *flush.Flusher, s *sink){
+		"abort":   func(f *flush.Flusher, _ *sink) { f.Abort(reason) },
+		"timeout": func(*flush.Flusher, *sink) { <-time.After(time.Second) },
+		"broken": func(_ *flush.Flusher, s *sink) {
+			s.mu.Lock()
+			s.fault = func([]byte, int) (int, error) { return 0, reason }
+			s.mu.Unlock()
+			s.release()
+		},
+		"close": func(f *flush.Flusher, _ *sink) { f.Close() }, // times out on the way
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := newSink(t)
+				f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 5000, SendTimeout: time.Second})
+				s.hold(0)
+				var accepted atomic.Int64
+				var wg sync.WaitGroup
+				for i := range 10 {
+					wg.Go(func() {
+						n, err := f.Write(make([]byte, 1000+100*i))
+						accepted.Add(int64(n))
+						for err == nil {
+							n, err = f.Write(make([]byte, 700))
+							accepted.Add(int64(n))
+						}
+						if err != f.Err() && !errors.Is(err, flush.ErrClosed) {
+							t.Errorf("error %v, failure %v", err, f.Err())
+						}
+					})
+				}
+				synctest.Wait()
+				for range 3 {
+					wg.Go(func() {
+						if err := f.FlushWait(nil); err == nil {
+							t.Error("FlushWait succeeded")
+						}
+					})
+				}
+				synctest.Wait()
+				end(f, s)
+				wg.Wait()
+				f.Close()
+				st := f.Stats()
+				if st.Bytes+st.Lost != accepted.Load() || st.Lost == 0 {
+					t.Errorf("%d accepted, %d sent, %d lost", accepted.Load(), st.Bytes, st.Lost)
+				}
+				if f.Buffered() != 0 {
+					t.Errorf("%d bytes held after the end", f.Buffered())
+				}
+			})
+		})
+	}
+}
+
+// Close refuses new Writes and lets a begun one finish: every byte it was told
+// are accepted arrives.
+func TestQueueCloseLetsWriteFinish(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSink(t)
+		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 5000})
+		s.hold(0)
+		big := strings.Repeat("b", 50000)
+		var wg sync.WaitGroup
+		wg.Go(func() { mustWrite(t, f, big) })
+		synctest.Wait()
+		wg.Go(func() {
+			if n, err := f.Write([]byte("in line")); n != 0 || !errors.Is(err, flush.ErrClosed) {
+				t.Errorf("a Write that had not begun: %d, %v", n, err)
+			}
+		})
+		synctest.Wait()
+		wg.Go(func() { must(t, f.Close()) })
+		synctest.Wait()
+		if n, err := io.WriteString(f, "late"); n != 0 || !errors.Is(err, flush.ErrClosed) {
+			t.Errorf("a late Write: %d, %v", n, err)
+		}
+		s.release()
+		wg.Wait()
+		if s.body() != big {
+			t.Errorf("got %s", runs(s.body()))
+		}
+	})
+}
+
+// The Flusher keeps no reference to what it was given.
+func TestQueueKeepsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSink(t)
+		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 100000})
+		s.hold(0)
+		p := bytes.Repeat([]byte("a"), 30000)
+		f.Write(p)
+		synctest.Wait()
+		for i := range p {
+			p[i] = 'b'
+		}
+		s.release()
+		must(t, f.Close())
+		if s.body() != strings.Repeat("a", 30000) {
+			t.Errorf("got %s", runs(s.body()))
+		}
+	})
+}
