@@ -1,0 +1,443 @@
+//go:build unix
+
+package flush_test
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/fa492104/flush"
+)
+
+// Serve owns its process, so these tests run it in one of its own: the test
+// binary with FLUSH_TEST_SERVE set. Its handler does what the query says.
+const serveEnv = "FLUSH_TEST_SERVE"
+
+func init() {
+	if os.Getenv(serveEnv) == "" {
+		return
+	}
+	opts := &flush.Options{
+		OnStart: func(*flush.Flusher, *http.Request) { fmt.Fprintln(os.Stderr, "start") },
+		OnClose: func(_ *http.Request, s flush.Stats, err error) {
+			fmt.Fprintf(os.Stderr, "close %d bytes, gone %t\n", s.Bytes, errors.Is(err, flush.ErrClientGone))
+		},
+	}
+	if os.Getenv(serveEnv) == "embed" {
+		opts.SAPI = flush.Embed()
+	}
+	err := flush.Serve(http.HandlerFunc(serveChild), opts)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "Serve:", err)
+		os.Exit(3)
+	}
+	os.Exit(0)
+}
+
+// serveChild does one thing for each value of op.
+func serveChild(w http.ResponseWriter, r *http.Request) {
+	f, ok := flush.From(w)
+	if !ok {
+		panic("no Flusher")
+	}
+	var err error
+	for _, op := range r.URL.Query()["op"] {
+		name, arg, _ := strings.Cut(op, ":")
+		switch name {
+		case "write":
+			_, err = io.WriteString(w, arg)
+		case "flush":
+			err = flush.Flush(w, true)
+		case "header":
+			w.Header().Set("X-Test", arg)
+		case "body":
+			_, err = io.Copy(w, r.Body)
+		case "request":
+			_, err = fmt.Fprintf(w, "%s %s host=%s uri=%s sent=%t", r.Method, r.URL.Path, r.Host, r.RequestURI, f.HeadersSent())
+		case "park":
+			var resp *http.Response
+			if resp, err = http.Get(r.URL.Query().Get("gate")); err == nil {
+				resp.Body.Close()
+			}
+		case "fill":
+			for range 1 << 10 {
+				if _, err = w.Write(make([]byte, 4096)); err == nil {
+					err = flush.Flush(w, true)
+				}
+				if err != nil {
+					break
+				}
+			}
+		}
+		fmt.Fprintf(os.Stderr, "%s: %v\n", name, err)
+	}
+}
+
+// A gate is where the child parks: it says that it is there, and goes on when
+// told to.
+type gate struct {
+	url           string
+	arrived, goOn chan struct{}
+}
+
+func newGate(t *testing.T) *gate {
+	g := &gate{arrived: make(chan struct{}), goOn: make(chan struct{})}
+	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		select {
+		case g.arrived <- struct{}{}:
+		case <-r.Context().Done():
+			return
+		}
+		select {
+		case <-g.goOn:
+		case <-r.Context().Done():
+		}
+	}))
+	t.Cleanup(srv.Close)
+	g.url = srv.URL
+	return g
+}
+
+// serveCommand is the child, with a clean environment. What it says is shown
+// if the test fails.
+func serveCommand(t *testing.T, env ...string) (*exec.Cmd, *safeBuffer) {
+	t.Helper()
+	stderr := new(safeBuffer)
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the child said:\n%s", stderr)
+		}
+	})
+	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	cmd.Env = append([]string{serveEnv + "=1", "PATH=" + os.Getenv("PATH"), "GOCOVERDIR=" + t.TempDir(), "GORACE=atexit_sleep_ms=0"}, env...)
+	cmd.Stderr = stderr
+	return cmd, stderr
+}
+
+func query(g *gate, ops ...string) string {
+	s := "op=" + strings.Join(ops, "&op=")
+	if g != nil {
+		s += "&gate=" + g.url
+	}
+	return s
+}
+
+// readSome reads until the bytes read so far end in want.
+func readSome(t *testing.T, r io.Reader, want string) string {
+	t.Helper()
+	var b []byte
+	buf := make([]byte, 4096)
+	for !strings.HasSuffix(string(b), want) {
+		n, err := r.Read(buf)
+		b = append(b, buf[:n]...)
+		if err != nil {
+			t.Fatalf("read %q, want it to end in %q: %v", b, want, err)
+		}
+	}
+	return string(b)
+}
+
+func TestServeCommandLine(t *testing.T) {
+	for _, test := range []struct{ name, arg, want string }{
+		{"none", "", ""},
+		{"path", "/a/b?op=request", "GET /a/b host=localhost uri=/a/b?op=request sent=false"},
+		{"no slash", "a?op=request", "GET /a host=localhost uri=/a?op=request sent=false"},
+		{"absolute", "http://h.test/x?op=request", "GET /x host=h.test uri=/x?op=request sent=false"},
+		{"headers and flushes are no output", "/?op=header:1&op=flush", ""},
+		{"output only", "/?op=header:1&op=write:one&op=flush&op=write:two", "onetwo"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			cmd, stderr := serveCommand(t)
+			if test.arg != "" {
+				cmd.Args = append(cmd.Args, test.arg)
+			}
+			out, err := cmd.Output()
+			if err != nil || string(out) != test.want {
+				t.Errorf("%q, %v; want %q", out, err, test.want)
+			}
+			if n := strings.Count(stderr.String(), "start\n"); n != 1 {
+				t.Errorf("OnStart ran %d times", n)
+			}
+			if want := fmt.Sprintf("close %d bytes, gone false\n", len(test.want)); strings.Count(stderr.String(), want) != 1 {
+				t.Errorf("OnClose: want once %q", want)
+			}
+		})
+	}
+}
+
+func TestServeCommandLineFlushesImplicitly(t *testing.T) {
+	g := newGate(t)
+	cmd, _ := serveCommand(t)
+	cmd.Args = append(cmd.Args, "/?"+query(g, "write:half", "park", "write:other"))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-g.arrived
+	readSome(t, out, "half") // while the handler waits at the gate
+	g.goOn <- struct{}{}
+	rest, err := io.ReadAll(out)
+	if err != nil || string(rest) != "other" {
+		t.Errorf("after the gate: %q, %v", rest, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestServeKeepsAProfileThatIsGiven(t *testing.T) {
+	// Embed says that headers are sent from the start, CLI does not.
+	cmd, _ := serveCommand(t, serveEnv+"=embed")
+	cmd.Args = append(cmd.Args, "/?op=request")
+	if out, err := cmd.Output(); err != nil || !strings.HasSuffix(string(out), "sent=true") {
+		t.Errorf("%q, %v; want the profile Embed", out, err)
+	}
+}
+
+func TestServeBadArgument(t *testing.T) {
+	cmd, _ := serveCommand(t)
+	cmd.Args = append(cmd.Args, "%zz")
+	out, err := cmd.Output()
+	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != 3 || len(out) > 0 {
+		t.Errorf("%q, %v; want the error of Serve", out, err)
+	}
+}
+
+// A closed standard output is the client's leaving: an error, not a signal.
+func TestServeBrokenPipe(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		env  []string
+	}{
+		{"command line", nil},
+		{"CGI", []string{"GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=GET", "SERVER_PROTOCOL=HTTP/1.1"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			g := newGate(t)
+			cmd, stderr := serveCommand(t, append(test.env, "REQUEST_URI=/?"+query(g, "park", "fill"))...)
+			cmd.Args = append(cmd.Args, "/?"+query(g, "park", "fill"))
+			out, err := cmd.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			<-g.arrived
+			out.Close()
+			g.goOn <- struct{}{}
+			cmd.Wait()
+			if !cmd.ProcessState.Exited() || cmd.ProcessState.ExitCode() != 3 {
+				t.Errorf("the process ended with %v, want the error of Serve", cmd.ProcessState)
+			}
+			for _, want := range []string{"fill: " + flush.ErrClientGone.Error(), "gone true\n"} {
+				if !strings.Contains(stderr.String(), want) {
+					t.Errorf("the child did not say %q", want)
+				}
+			}
+		})
+	}
+}
+
+func TestServeCGI(t *testing.T) {
+	g := newGate(t)
+	cmd, _ := serveCommand(t,
+		"GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=GET", "SERVER_PROTOCOL=HTTP/1.1",
+		"REQUEST_URI=/?"+query(g, "header:1", "flush", "park", "write:one", "flush", "park", "write:two"))
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	<-g.arrived
+	head := readSome(t, out, "\r\n\r\n") // headers first, before any output
+	if !strings.HasPrefix(head, "Status: 200") || !strings.Contains(head, "X-Test: 1\r\n") || !strings.Contains(head, "text/html") {
+		t.Errorf("head %q", head)
+	}
+	g.goOn <- struct{}{}
+	<-g.arrived
+	readSome(t, out, "one")
+	g.goOn <- struct{}{}
+	if rest, err := io.ReadAll(out); err != nil || string(rest) != "two" {
+		t.Errorf("rest %q, %v", rest, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// Some servers give a CGI program a connected socket as its standard input. It
+// is not a FastCGI socket, and stays blocking.
+func TestServeCGIOnASocket(t *testing.T) {
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	syscall.CloseOnExec(pair[0])
+	syscall.CloseOnExec(pair[1])
+	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
+	defer ours.Close()
+	g := newGate(t)
+	cmd, _ := serveCommand(t,
+		"GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=POST", "SERVER_PROTOCOL=HTTP/1.1", "CONTENT_LENGTH=4",
+		"REQUEST_URI=/?"+query(g, "park", "body"))
+	cmd.Stdin = theirs
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	theirs.Close()
+	<-g.arrived
+	g.goOn <- struct{}{}
+	if _, err := ours.WriteString("ping"); err != nil {
+		t.Fatal(err)
+	}
+	all, err := io.ReadAll(out)
+	if err != nil || !strings.HasSuffix(string(all), "\r\n\r\nping") {
+		t.Errorf("%q, %v", all, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestServeFastCGI(t *testing.T) {
+	for _, network := range []string{"tcp", "unix"} {
+		t.Run(network, func(t *testing.T) {
+			addr := "127.0.0.1:0"
+			if network == "unix" {
+				dir, err := os.MkdirTemp("", "fcgi") // t.TempDir is too long for a socket
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer os.RemoveAll(dir)
+				addr = dir + "/s"
+			}
+			l, err := net.Listen(network, addr)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.Close()
+			stdin, err := l.(interface{ File() (*os.File, error) }).File()
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer stdin.Close()
+			// GATEWAY_INTERFACE does not matter: the socket comes first.
+			cmd, _ := serveCommand(t, "GATEWAY_INTERFACE=CGI/1.1")
+			cmd.Stdin = stdin
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer cmd.Wait()
+			defer cmd.Process.Kill()
+
+			for range 2 { // for ever, not once
+				g := newGate(t)
+				c, err := net.Dial(network, l.Addr().String())
+				if err != nil {
+					t.Fatal(err)
+				}
+				fcgiRequest(t, c, map[string]string{
+					"REQUEST_METHOD": "GET", "SERVER_PROTOCOL": "HTTP/1.1",
+					"REQUEST_URI": "/?" + query(g, "header:1", "flush", "park", "write:one", "flush", "park", "write:two"),
+				})
+				out := &fcgiBody{r: bufio.NewReader(c)}
+				<-g.arrived
+				head := readSome(t, out, "\r\n\r\n")
+				if !strings.Contains(head, "X-Test: 1\r\n") || !strings.Contains(head, "text/html") {
+					t.Errorf("head %q", head)
+				}
+				g.goOn <- struct{}{}
+				<-g.arrived
+				readSome(t, out, "one")
+				g.goOn <- struct{}{}
+				if rest, err := io.ReadAll(out); err != nil || string(rest) != "two" {
+					t.Errorf("rest %q, %v", rest, err)
+				}
+				c.Close()
+			}
+		})
+	}
+}
+
+// fcgiRequest writes one FastCGI request without a body, as a web server does.
+func fcgiRequest(t *testing.T, w io.Writer, params map[string]string) {
+	t.Helper()
+	const begin, paramsType, stdin, responder = 1, 4, 5, 1
+	var b bytes.Buffer
+	record := func(kind byte, content []byte) {
+		b.Write([]byte{1, kind, 0, 1})
+		binary.Write(&b, binary.BigEndian, uint16(len(content)))
+		b.Write([]byte{0, 0})
+		b.Write(content)
+	}
+	record(begin, []byte{0, responder, 0, 0, 0, 0, 0, 0})
+	var p []byte
+	for k, v := range params {
+		for _, s := range []string{k, v} {
+			p = binary.BigEndian.AppendUint32(p, uint32(len(s))|1<<31)
+		}
+		p = append(append(p, k...), v...)
+	}
+	record(paramsType, p)
+	record(paramsType, nil)
+	record(stdin, nil)
+	if _, err := w.Write(b.Bytes()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// fcgiBody reads the standard output that FastCGI records carry.
+type fcgiBody struct {
+	r    *bufio.Reader
+	left int
+	pad  int
+}
+
+func (b *fcgiBody) Read(p []byte) (int, error) {
+	for b.left == 0 {
+		if _, err := b.r.Discard(b.pad); err != nil {
+			return 0, err
+		}
+		var h [8]byte
+		if _, err := io.ReadFull(b.r, h[:]); err != nil {
+			return 0, err
+		}
+		n := int(binary.BigEndian.Uint16(h[4:]))
+		b.pad = int(h[6])
+		switch h[1] {
+		case 3: // end of the request
+			return 0, io.EOF
+		case 6: // standard output
+			b.left = n
+		default:
+			if _, err := b.r.Discard(n); err != nil {
+				return 0, err
+			}
+		}
+	}
+	n, err := b.r.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
