@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"sync/atomic"
 )
 
@@ -66,7 +67,8 @@ type baton struct {
 	line    []uint64 // Writes that wait for the pen, first come first served
 	tickets uint64
 
-	waiters    int // goroutines in waitLocked
+	waits      []mark // flushes that somebody waits for, in the order asked
+	waiters    int    // goroutines in waitLocked
 	unblocking int // calls that unblock the server, under way
 }
 
@@ -245,6 +247,9 @@ func (f *Flusher) roundLocked() {
 	push := ask.seq > f.done && ask.pos <= end
 	if push {
 		goal = max(goal, ask.pos)
+	}
+	if first, ok := f.firstWaitLocked(); ok && goal > first.pos+blockSize {
+		goal, ask, push = first.pos, first, true
 	}
 	f.lastPush = nil
 	switch {
@@ -456,6 +461,13 @@ func (f *Flusher) flushWaitLocked(ctx context.Context) error {
 		})
 		defer stop()
 	}
+	mine := mark{seq, f.asked.pos}
+	waits := false
+	defer func() {
+		if waits {
+			f.waits = slices.DeleteFunc(f.waits, func(m mark) bool { return m == mine })
+		}
+	}()
 	for stalls := f.timeout.stalls; ; {
 		switch {
 		case f.done >= seq:
@@ -474,10 +486,27 @@ func (f *Flusher) flushWaitLocked(ctx context.Context) error {
 		default:
 			f.kickLocked()
 		}
+		if !waits {
+			waits = true
+			f.waits = append(f.waits, mine)
+		}
 		if err := f.waitBoundLocked(stalls); err != nil {
 			return err
 		}
 	}
+}
+
+// firstWaitLocked returns the first flush that somebody waits for. A round does
+// not go far beyond it: he waits for his own bytes, not for all that was asked
+// for since.
+func (f *Flusher) firstWaitLocked() (mark, bool) {
+	end := f.sent + int64(f.q.len)
+	for _, m := range f.waits {
+		if m.seq > f.done && m.pos <= end {
+			return m, true
+		}
+	}
+	return mark{}, false
 }
 
 // workLocked takes the free baton for one round on the caller's goroutine.

@@ -38,8 +38,8 @@ type transparent struct{ http.ResponseWriter }
 
 func (t transparent) Unwrap() http.ResponseWriter { return t.ResponseWriter }
 
-// wrapped is w below n wrappers.
-func wrapped(w http.ResponseWriter, n int) http.ResponseWriter {
+// wrapLayers is w below n wrappers.
+func wrapLayers(w http.ResponseWriter, n int) http.ResponseWriter {
 	for range n {
 		w = transparent{w}
 	}
@@ -115,7 +115,7 @@ func BenchmarkSyncFlush(b *testing.B) {
 		b.Run(fmt.Sprintf("wrap=%d", wraps), func(b *testing.B) {
 			b.Run("with=bare", func(b *testing.B) {
 				runInHandler(b, false, func(h http.Handler) http.Handler { return h }, func(w http.ResponseWriter) {
-					w = wrapped(w, wraps)
+					w = wrapLayers(w, wraps)
 					rc := http.NewResponseController(w)
 					b.ReportAllocs()
 					for b.Loop() {
@@ -126,7 +126,7 @@ func BenchmarkSyncFlush(b *testing.B) {
 			})
 			b.Run("with=flush", func(b *testing.B) {
 				runInHandler(b, false, func(h http.Handler) http.Handler { return flush.NewHandler(h, nil) }, func(w http.ResponseWriter) {
-					w = wrapped(w, wraps)
+					w = wrapLayers(w, wraps)
 					b.ReportAllocs()
 					for b.Loop() {
 						w.Write(event)
@@ -238,7 +238,7 @@ func BenchmarkShortResponse(b *testing.B) {
 		b.Run(fmt.Sprintf("wrap=%d", wraps), func(b *testing.B) {
 			withBoth(b, func(b *testing.B, wrap func(http.Handler) http.Handler) {
 				srv := benchServer(b, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					w = wrapped(w, wraps)
+					w = wrapLayers(w, wraps)
 					w.Header().Set("Content-Type", "text/plain")
 					w.Write(body)
 				})))
@@ -288,7 +288,7 @@ func BenchmarkReadFrom(b *testing.B) {
 					}
 					defer file.Close()
 					w.Header().Set("Content-Length", fmt.Sprint(size))
-					readerFrom(wrapped(w, wraps)).ReadFrom(file)
+					readerFrom(wrapLayers(w, wraps)).ReadFrom(file)
 				})))
 			})
 		})

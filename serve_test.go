@@ -68,7 +68,7 @@ func serveChild(w http.ResponseWriter, r *http.Request) {
 			_, err = fmt.Fprintf(w, "%s %s host=%s uri=%s sent=%t", r.Method, r.URL.Path, r.Host, r.RequestURI, f.HeadersSent())
 		case "park":
 			var resp *http.Response
-			if resp, err = http.Get(r.URL.Query().Get("gate")); err == nil {
+			if resp, err = http.Get(r.URL.Query().Get("doorway")); err == nil {
 				resp.Body.Close()
 			}
 		case "fill":
@@ -85,15 +85,15 @@ func serveChild(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// A gate is where the child parks: it says that it is there, and goes on when
+// A doorway is where the child parks: it says that it is there, and goes on when
 // told to.
-type gate struct {
+type doorway struct {
 	url           string
 	arrived, goOn chan struct{}
 }
 
-func newGate(t *testing.T) *gate {
-	g := &gate{arrived: make(chan struct{}), goOn: make(chan struct{})}
+func newDoorway(t *testing.T) *doorway {
+	g := &doorway{arrived: make(chan struct{}), goOn: make(chan struct{})}
 	srv := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 		select {
 		case g.arrived <- struct{}{}:
@@ -126,10 +126,10 @@ func serveCommand(t *testing.T, env ...string) (*exec.Cmd, *safeBuffer) {
 	return cmd, stderr
 }
 
-func query(g *gate, ops ...string) string {
+func query(g *doorway, ops ...string) string {
 	s := "op=" + strings.Join(ops, "&op=")
 	if g != nil {
-		s += "&gate=" + g.url
+		s += "&doorway=" + g.url
 	}
 	return s
 }
@@ -178,7 +178,7 @@ func TestServeCommandLine(t *testing.T) {
 }
 
 func TestServeCommandLineFlushesImplicitly(t *testing.T) {
-	g := newGate(t)
+	g := newDoorway(t)
 	cmd, _ := serveCommand(t)
 	cmd.Args = append(cmd.Args, "/?"+query(g, "write:half", "park", "write:other"))
 	out, err := cmd.StdoutPipe()
@@ -189,11 +189,11 @@ func TestServeCommandLineFlushesImplicitly(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-g.arrived
-	readSome(t, out, "half") // while the handler waits at the gate
+	readSome(t, out, "half") // while the handler waits at the doorway
 	g.goOn <- struct{}{}
 	rest, err := io.ReadAll(out)
 	if err != nil || string(rest) != "other" {
-		t.Errorf("after the gate: %q, %v", rest, err)
+		t.Errorf("after the doorway: %q, %v", rest, err)
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
@@ -228,7 +228,7 @@ func TestServeBrokenPipe(t *testing.T) {
 		{"CGI", []string{"GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=GET", "SERVER_PROTOCOL=HTTP/1.1"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			g := newGate(t)
+			g := newDoorway(t)
 			cmd, stderr := serveCommand(t, append(test.env, "REQUEST_URI=/?"+query(g, "park", "fill"))...)
 			cmd.Args = append(cmd.Args, "/?"+query(g, "park", "fill"))
 			out, err := cmd.StdoutPipe()
@@ -255,7 +255,7 @@ func TestServeBrokenPipe(t *testing.T) {
 }
 
 func TestServeCGI(t *testing.T) {
-	g := newGate(t)
+	g := newDoorway(t)
 	cmd, _ := serveCommand(t,
 		"GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=GET", "SERVER_PROTOCOL=HTTP/1.1",
 		"REQUEST_URI=/?"+query(g, "header:1", "flush", "park", "write:one", "flush", "park", "write:two"))
@@ -294,7 +294,7 @@ func TestServeCGIOnASocket(t *testing.T) {
 	syscall.CloseOnExec(pair[1])
 	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
 	defer ours.Close()
-	g := newGate(t)
+	g := newDoorway(t)
 	cmd, _ := serveCommand(t,
 		"GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=POST", "SERVER_PROTOCOL=HTTP/1.1", "CONTENT_LENGTH=4",
 		"REQUEST_URI=/?"+query(g, "park", "body"))
@@ -353,7 +353,7 @@ func TestServeFastCGI(t *testing.T) {
 			defer cmd.Process.Kill()
 
 			for range 2 { // for ever, not once
-				g := newGate(t)
+				g := newDoorway(t)
 				c, err := net.Dial(network, l.Addr().String())
 				if err != nil {
 					t.Fatal(err)

@@ -384,11 +384,16 @@ func idleStreams(what func(before, after idleState) float64) func() (lane, lane,
 	}
 }
 
-func idleHeap(before, after idleState) float64       { return float64(after.heap - before.heap) }
-func idleGoroutines(before, after idleState) float64 { return float64(after.goroutines - before.goroutines) }
+func idleHeap(before, after idleState) float64 { return float64(after.heap - before.heap) }
+func idleGoroutines(before, after idleState) float64 {
+	return float64(after.goroutines - before.goroutines)
+}
 
 // A pipeListener accepts net.Pipe ends.
-type pipeListener struct{ conns, done2 chan net.Conn; done chan struct{} }
+type pipeListener struct {
+	conns, done2 chan net.Conn
+	done         chan struct{}
+}
 
 func (l *pipeListener) Accept() (net.Conn, error) {
 	select {
