@@ -349,7 +349,7 @@ func TestFlushWaitForItsOwnBytes(t *testing.T) {
 		mustWrite(t, f, "own")
 		var done atomic.Bool
 		go func() {
-			if err := f.FlushWait(nil); err != nil {
+			if err := f.FlushWait(context.Background()); err != nil {
 				t.Error(err)
 			}
 			done.Store(true)

@@ -2,6 +2,7 @@ package flush_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -348,7 +349,7 @@ func TestWriteWhileAFilterRuns(t *testing.T) {
 			}
 		}
 		expectError(t, "Clean", b.Clean(), flush.ErrReentrant)
-		expectError(t, "FlushWait", f.FlushWait(nil), nil)
+		expectError(t, "FlushWait", f.FlushWait(context.Background()), nil)
 		if got := b.Bytes(); string(got) != "1" {
 			t.Errorf("holds %q while the filter runs", got)
 		}

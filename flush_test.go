@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -416,7 +417,7 @@ func TestOptionsAreCopied(t *testing.T) {
 
 // Every value of every option is valid.
 func TestOptionsOfAnyValue(t *testing.T) {
-	for _, n := range []int{-1 << 40, -1, 0, 1, 2, 1 << 40} {
+	for _, n := range []int{math.MinInt, -1, 0, 1, 2, math.MaxInt} {
 		d := time.Duration(n)
 		for _, m := range []flush.Mode{0, flush.Off, flush.Async, flush.Wait, 200} {
 			p := newPlain()

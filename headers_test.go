@@ -1,6 +1,7 @@
 package flush_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -625,7 +626,7 @@ func TestNoProxyBuffering(t *testing.T) {
 		accel    string
 		cacheing string
 	}{
-		{"flush", flush.Options{}, nil, func(f *flush.Flusher) error { return f.FlushWait(nil) }, "no", "no-transform"},
+		{"flush", flush.Options{}, nil, func(f *flush.Flusher) error { return f.FlushWait(context.Background()) }, "no", "no-transform"},
 		{"ask", flush.Options{}, nil, (*flush.Flusher).FlushAsync, "no", "no-transform"},
 		{"SendHeaders", flush.Options{}, nil, (*flush.Flusher).SendHeaders, "no", "no-transform"},
 		{"implicit", flush.Options{Implicit: flush.Wait}, nil, nil, "no", "no-transform"},

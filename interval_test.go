@@ -1,6 +1,7 @@
 package flush_test
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -67,7 +68,7 @@ func TestIntervalArmsAgain(t *testing.T) {
 		},
 		"FlushWait": func(f *flush.Flusher) {
 			io.WriteString(f, "half a page")
-			f.FlushWait(nil)
+			f.FlushWait(context.Background())
 		},
 		"a large write": func(f *flush.Flusher) {
 			f.Write(make([]byte, 20000))

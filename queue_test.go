@@ -2,6 +2,7 @@ package flush_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -132,7 +133,7 @@ func TestQueueHoldsTheProducer(t *testing.T) {
 func drainAndClose(t *testing.T, f *flush.Flusher) {
 	t.Helper()
 	synctest.Wait()
-	must(t, f.FlushWait(nil))
+	must(t, f.FlushWait(context.Background()))
 	must(t, f.Close())
 }
 
@@ -221,11 +222,12 @@ func TestQueueFirstComeFirstServed(t *testing.T) {
 		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 5000, BufferSize: 1000})
 		s.hold(0)
 		mustWrite(t, f, strings.Repeat("-", 4999))
-		want := strings.Repeat("-", 4999)
+		var want strings.Builder
+		want.WriteString(strings.Repeat("-", 4999))
 		var wg sync.WaitGroup
 		for i := range 20 {
 			p := bytes.Repeat([]byte{byte('a' + i)}, []int{3000, 1, 12000}[i%3])
-			want += string(p)
+			want.WriteString(string(p))
 			wg.Go(func() {
 				if n, err := f.Write(p); n != len(p) || err != nil {
 					t.Error(n, err)
@@ -236,7 +238,7 @@ func TestQueueFirstComeFirstServed(t *testing.T) {
 		s.release()
 		wg.Wait()
 		must(t, f.Close())
-		if s.body() != want {
+		if s.body() != want.String() {
 			t.Errorf("out of order, or torn: %s", runs(s.body()))
 		}
 	})
@@ -294,7 +296,7 @@ func TestQueueFailureWakesEveryWriter(t *testing.T) {
 				synctest.Wait()
 				for range 3 {
 					wg.Go(func() {
-						if err := f.FlushWait(nil); err == nil {
+						if err := f.FlushWait(context.Background()); err == nil {
 							t.Error("FlushWait succeeded")
 						}
 					})
