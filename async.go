@@ -69,7 +69,7 @@ type baton struct {
 
 	waits      []mark // flushes that somebody waits for, in the order asked
 	waiters    int    // goroutines in waitLocked
-	unblocking int // calls that unblock the server, under way
+	unblocking int    // calls that unblock the server, under way
 }
 
 // A mark is a flush that was asked for: its number and the position that has
