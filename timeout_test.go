@@ -259,8 +259,9 @@ func TestSendTimeoutBesideOtherDeadlines(t *testing.T) {
 				opts := &flush.Options{SendTimeout: test.send}
 				configured := configure(func(s *http.Server) { s.WriteTimeout = test.write })
 				died := make(chan time.Duration, 1)
+				var clock clock
 				stream := func(w http.ResponseWriter, r *http.Request) {
-					clock := newClock()
+					clock = newClock()
 					if test.own != nil {
 						if err := test.own(flusher(w)); err != nil {
 							t.Error(err)
@@ -288,37 +289,45 @@ func TestSendTimeoutBesideOtherDeadlines(t *testing.T) {
 					t.Errorf("%d bytes, %s", len(body), end)
 				}
 
-				stall := func(w http.ResponseWriter, _ *http.Request) {
-					clock := newClock()
-					if test.own != nil {
-						test.own(flusher(w))
+				// The stalled client, met by a write and by the end of the response.
+				for _, size := range []int{0, much + 1} {
+					opts := *opts
+					opts.BufferSize = size
+					opts.OnClose = func(_ *http.Request, _ flush.Stats, err error) {
+						if err != nil && !errors.Is(err, flush.ErrTimeout) {
+							t.Error(err)
+						}
+						died <- took(clock.now(), err)
 					}
-					_, err := w.Write(make([]byte, much))
-					if err == nil {
-						err = flush.Flush(w, true)
+					srv := serveMemory(t, p, wrapped(&opts, func(w http.ResponseWriter, _ *http.Request) {
+						clock = newClock()
+						if test.own != nil {
+							test.own(flusher(w))
+						}
+						w.Write(make([]byte, much))
+					}), 1000, configured)
+					s := open(t, srv, "GET", "/", nil)
+					if test.stalledAlive {
+						<-time.After(1000 * time.Hour)
+						s.take(much)
 					}
-					if err != nil && !errors.Is(err, flush.ErrTimeout) {
-						t.Error(err)
+					if at := <-died; at != test.stalledDies {
+						t.Errorf("the stalled client died after %v, want %v", at, test.stalledDies)
 					}
-					if err == nil {
-						died <- never
-					} else {
-						died <- max(clock.now(), 1)
-					}
+					s.leave()
 				}
-				srv = serveMemory(t, p, wrapped(opts, stall), 1000, configured)
-				s = open(t, srv, "GET", "/", nil)
-				if test.stalledAlive {
-					<-time.After(1000 * time.Hour)
-					s.take(much)
-				}
-				if at := <-died; at != test.stalledDies {
-					t.Errorf("the stalled client died after %v, want %v", at, test.stalledDies)
-				}
-				s.leave()
 			})
 		})
 	}
+}
+
+// took is how long something that failed took, at least a moment; 0 stands for
+// one that did not fail.
+func took(d time.Duration, err error) time.Duration {
+	if err == nil {
+		return 0
+	}
+	return max(d, 1)
 }
 
 func ownDeadline(d time.Duration) func(*flush.Flusher) error {
