@@ -437,9 +437,11 @@ func TestTrailers(t *testing.T) {
 						if way != "prefix" {
 							h.Set("Trailer", "X-One, x-two")
 							h.Add("Trailer", "X-Unset")
+							h.Set("X-Unset", "early")
 						}
 						test.h(w)
 						if way != "prefix" {
+							h.Del("X-Unset")
 							h.Set("X-One", "1")
 							h.Set("X-Two", "2")
 						}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"testing"
@@ -349,6 +350,38 @@ func TestDeadlineSparesTheLastChunk(t *testing.T) {
 		}), 0)
 		open(t, srv, "GET", "/", nil).expectEnd("all")
 	})
+}
+
+// The bytes that the server itself still holds when the handler has returned
+// have SendTimeout to leave, and no longer.
+func TestSendTimeoutOfTheServersOwnBytes(t *testing.T) {
+	for _, lives := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			const limit = time.Minute
+			clock, ended := newClock(), make(chan time.Duration, 2)
+			srv := serveMemory(t, http1, wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
+				w.Write(make([]byte, 1000))
+			}), 100, configure(func(s *http.Server) {
+				s.ConnState = func(_ net.Conn, state http.ConnState) {
+					if state == http.StateIdle || state == http.StateClosed {
+						ended <- clock.now()
+					}
+				}
+			}))
+			s := open(t, srv, "GET", "/", nil)
+			if lives {
+				clock.until(limit - 1)
+				s.expectEnd(string(make([]byte, 1000)))
+				if at := <-ended; at != limit-1 {
+					t.Error("over after", at)
+				}
+				s.leave()
+			} else if at := <-ended; at != limit {
+				t.Error("the connection was given up after", at)
+			}
+			synctest.Wait()
+		})
+	}
 }
 
 // A stuck writer stands for a server without deadlines (CGI, FastCGI): it
