@@ -1,0 +1,370 @@
+package flush_test
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"mime/multipart"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush"
+)
+
+// Each way a handler can end other than by returning: what was flushed arrives,
+// the client sees the cut, the server logs as it would have, and the panic goes
+// on with its own value.
+func TestHandlerThatDoesNotReturn(t *testing.T) {
+	value := errors.New("own value")
+	for _, way := range []struct {
+		name string
+		end  func(w http.ResponseWriter)
+		want any    // what middleware above recovers
+		log  string // what the server logs
+	}{
+		{"panic", func(http.ResponseWriter) { panic(value) }, value, "own value"},
+		{"ErrAbortHandler", func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, http.ErrAbortHandler, ""},
+		{"Abort", func(w http.ResponseWriter) { flusher(w).Abort(value) }, http.ErrAbortHandler, ""},
+		{"Abort twice, then panic", func(w http.ResponseWriter) { flusher(w).Abort(nil); flusher(w).Abort(nil); panic(value) }, value, "own value"},
+		{"Goexit", func(http.ResponseWriter) { runtime.Goexit() }, nil, ""},
+		{"panic after a late flush", func(w http.ResponseWriter) { io.WriteString(w, "lost"); flush.Flush(w, false); panic(value) }, value, "own value"},
+	} {
+		for _, before := range []string{"", "held", "flushed", "asked"} {
+			t.Run(way.name+"/"+before, func(t *testing.T) {
+				bubble(t, func(t *testing.T, p proto) {
+					ended := make(chan error, 2)
+					recovered := make(chan any, 1)
+					h := wrapped(&flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}, func(w http.ResponseWriter, _ *http.Request) {
+						io.WriteString(w, before)
+						if before == "flushed" || before == "asked" {
+							flush.Flush(w, before == "flushed")
+							synctest.Wait()
+						}
+						way.end(w)
+					})
+					srv := serveMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						exits := true
+						defer func() {
+							v := recover()
+							recovered <- v
+							if v != nil && !exits {
+								panic(v)
+							}
+						}()
+						defer func() { exits = false }()
+						h.ServeHTTP(w, r)
+						t.Error("returned")
+					}), 0)
+					s := open(t, srv, "GET", "/", nil)
+					body, _, end := s.rest()
+					wantBody, wantEnd := "", cut
+					if before == "flushed" || before == "asked" {
+						if wantBody = before; p == http10 {
+							wantEnd = closed
+						}
+					}
+					if strings.HasPrefix(way.name, "panic after") {
+						wantBody, wantEnd = body, end // how far the last flush came is open
+					}
+					if body != wantBody || end != wantEnd || end == complete {
+						t.Errorf("client got %q, %s, want %q, %s", body, end, wantBody, wantEnd)
+					}
+					if got := <-recovered; got != way.want {
+						t.Errorf("recovered %v, want %v", got, way.want)
+					}
+					if err := <-ended; err == nil {
+						t.Error("OnClose without an error")
+					}
+					synctest.Wait()
+					if len(ended) > 0 {
+						t.Error("OnClose was called again")
+					}
+					if log := srv.logged(); way.log == "" && log != "" || !strings.Contains(log, way.log) {
+						t.Errorf("logged %q", log)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A panic or an abort does not wait for a client that has stopped reading: the
+// background work is stopped, joined, and then it goes on.
+func TestHandlerPanicStopsTheBackground(t *testing.T) {
+	for _, way := range []string{"panic", "Abort", "Goexit", "Abort elsewhere"} {
+		t.Run(way, func(t *testing.T) {
+			bubble(t, func(t *testing.T, p proto) {
+				clock := newClock()
+				ended := make(chan time.Duration, 1)
+				opts := &flush.Options{SendTimeout: time.Hour, MaxPending: much, OnClose: func(_ *http.Request, st flush.Stats, err error) {
+					if st.Bytes+st.Lost > much || way != "Abort elsewhere" && st.Bytes+st.Lost < much {
+						t.Errorf("%+v", st)
+					}
+					ended <- clock.now()
+				}}
+				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					if way == "Abort elsewhere" {
+						time.AfterFunc(time.Minute, func() { flusher(w).Abort(nil) })
+						w.Write(make([]byte, much)) // waits for the client
+						return
+					}
+					flush.Flush(w, false)
+					w.Write(make([]byte, much))
+					<-time.After(time.Minute)
+					switch way {
+					case "panic":
+						panic(http.ErrAbortHandler)
+					case "Goexit":
+						runtime.Goexit()
+					}
+					flusher(w).Abort(nil)
+				}), 1000)
+				s := open(t, srv, "GET", "/", nil)
+				if at := <-ended; at != time.Minute {
+					t.Error("ended after", at)
+				}
+				if _, _, end := s.rest(); end == complete {
+					t.Error("the client takes it for complete")
+				}
+			})
+		})
+	}
+}
+
+// A panicky writer stands for a server's writer that panics or exits.
+type panicky struct {
+	flushable
+	value any
+}
+
+func (p panicky) Flush() {
+	if p.value == nil {
+		runtime.Goexit()
+	}
+	panic(p.value)
+}
+
+// A panic of the server's writer in the background comes out on the handler's
+// goroutine, with its own value, and once.
+func TestServerPanicsInTheBackground(t *testing.T) {
+	for _, value := range []any{"own", http.ErrAbortHandler, nil} {
+		t.Run(fmt.Sprint(value), func(t *testing.T) {
+			w := panicky{flushable{newPlain()}, value}
+			catch := func(call func()) (v any) {
+				defer func() { v = recover() }()
+				call()
+				return nil
+			}
+			check := func(v any) {
+				t.Helper()
+				if value != nil && v != value || value == nil && v == nil {
+					t.Errorf("recovered %v", v)
+				}
+			}
+			check(catch(func() {
+				wrapped(nil, func(w http.ResponseWriter, _ *http.Request) { flush.Flush(w, false) }).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+			}))
+			f := flush.New(w, nil, nil)
+			f.FlushAsync()
+			check(catch(func() { f.Close() }))
+			if v := catch(func() {
+				if err := f.Close(); err == nil {
+					t.Error("a response that ended in a panic closes without an error")
+				}
+			}); v != nil {
+				t.Error("again:", v)
+			}
+		})
+	}
+}
+
+// A handler below another that is wrapped gets the same Flusher. The outer
+// options hold; of the inner ones OnStart and OnClose run.
+func TestHandlerReusesFlusher(t *testing.T) {
+	var calls []string
+	options := func(name string, m flush.Mode) *flush.Options {
+		return &flush.Options{
+			Implicit: m,
+			OnStart:  func(f *flush.Flusher, r *http.Request) { calls = append(calls, "start "+name+" "+r.URL.Path) },
+			OnClose: func(r *http.Request, st flush.Stats, err error) {
+				calls = append(calls, fmt.Sprint("close ", name, " ", r.URL.Path, " ", st.Bytes, err))
+			},
+		}
+	}
+	var outer, inner http.ResponseWriter
+	h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		outer = w
+		http.StripPrefix("/a", wrapped(options("inner", flush.Off), func(w http.ResponseWriter, _ *http.Request) {
+			inner = w
+			io.WriteString(w, "x")
+		})).ServeHTTP(w, r)
+		io.WriteString(w, "y")
+	}), options("outer", flush.Wait))
+	p := newPlain()
+	h.ServeHTTP(flushable{p}, httptest.NewRequest("GET", "/a/b", nil))
+	if inner != outer {
+		t.Error("another Flusher")
+	}
+	if want := "200 x flush y flush"; p.String() != want {
+		t.Errorf("server saw %q, want %q", p, want)
+	}
+	want := []string{"start outer /a/b", "start inner /b", "close inner /b 2 <nil>", "close outer /a/b 2 <nil>"}
+	if !slices.Equal(calls, want) {
+		t.Errorf("got %q, want %q", calls, want)
+	}
+}
+
+// The owner of a Flusher that a handler was given closes it, not the handler.
+func TestHandlerLeavesFlusherToItsOwner(t *testing.T) {
+	p := newPlain()
+	f := flush.New(flushable{p}, nil, nil)
+	ended := 0
+	h := wrapped(&flush.Options{OnClose: func(*http.Request, flush.Stats, error) { ended++ }}, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "x") })
+	h.ServeHTTP(f, httptest.NewRequest("GET", "/", nil))
+	func() {
+		defer func() { recover() }()
+		flush.NewHandler(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("x") }), nil).ServeHTTP(f, httptest.NewRequest("GET", "/", nil))
+	}()
+	if _, err := f.WriteString("y"); err != nil || ended != 0 {
+		t.Errorf("%v, OnClose called %d times", err, ended)
+	}
+	if err := f.Close(); err != nil || ended != 1 || p.String() != "200 xy" {
+		t.Errorf("%v, OnClose called %d times, server saw %q", err, ended, p)
+	}
+}
+
+// Two Flushers with a wrapper between them work as one.
+func TestHandlerTwiceAroundWrapper(t *testing.T) {
+	bubble(t, func(t *testing.T, p proto) {
+		park := newPark(t)
+		inner := wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+			for _, wait := range []bool{true, false} {
+				io.WriteString(w, "x")
+				if err := flush.Flush(w, wait); err != nil {
+					t.Error(err)
+				}
+				park.here()
+			}
+		})
+		srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, r *http.Request) { inner.ServeHTTP(unwrapper{w}, r) }), 0)
+		s := open(t, srv, "GET", "/", nil)
+		for range 2 {
+			s.expect("x")
+			park.next()
+		}
+		s.expectEnd("")
+	})
+}
+
+// The handler has a request of its own, so that the server may go on reading
+// its: but the pattern and the multipart form come back, after a panic too, and
+// the form's files are removed.
+func TestHandlerCarriesRequestBack(t *testing.T) {
+	for _, panics := range []bool{false, true} {
+		t.Run(fmt.Sprint(panics), func(t *testing.T) {
+			eachProto(t, func(t *testing.T, p proto) {
+				var name string
+				mux := http.NewServeMux()
+				mux.HandleFunc("POST /form", func(w http.ResponseWriter, r *http.Request) {
+					if err := r.ParseMultipartForm(1); err != nil {
+						t.Error(err)
+						return
+					}
+					f, err := r.MultipartForm.File["file"][0].Open()
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					defer f.Close()
+					file, ok := f.(*os.File)
+					if !ok {
+						t.Errorf("no file: %T", f)
+						return
+					}
+					name = file.Name()
+					r.Method, r.Body = "CHANGED", nil
+					if panics {
+						panic(http.ErrAbortHandler)
+					}
+				})
+				h := flush.NewHandler(mux, nil)
+				done := make(chan struct{})
+				srv := serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if r.URL.Path == "/next" {
+						return
+					}
+					defer close(done)
+					defer func() {
+						if r.Pattern != "POST /form" || r.MultipartForm == nil || r.Method != "POST" || r.Body == nil {
+							t.Errorf("pattern %q, form %v, method %s", r.Pattern, r.MultipartForm, r.Method)
+						}
+					}()
+					h.ServeHTTP(w, r)
+				}))
+				var b bytes.Buffer
+				m := multipart.NewWriter(&b)
+				part, _ := m.CreateFormFile("file", "name")
+				part.Write(make([]byte, 5000)) // more than is held in memory
+				m.Close()
+				s := open(t, srv, "POST", "/form", &b, "Content-Type: "+m.FormDataContentType())
+				s.rest()
+				<-done
+				if panics {
+					return // net/http keeps the files of a handler that panics
+				}
+				if p != http10 && p != h2 {
+					s.again("GET", "/next", nil).rest() // by then the first is over
+				} else {
+					srv.Shutdown(t.Context())
+				}
+				if _, err := os.Stat(name); !os.IsNotExist(err) {
+					t.Errorf("the file is still there: %v", err)
+				}
+			})
+		})
+	}
+}
+
+func TestNewHandlerNil(t *testing.T) {
+	before := http.DefaultServeMux
+	defer func() { http.DefaultServeMux = before }()
+	http.DefaultServeMux = http.NewServeMux()
+	http.HandleFunc("/path", func(w http.ResponseWriter, _ *http.Request) {
+		if _, ok := flush.From(w); !ok {
+			t.Error("no Flusher")
+		}
+		w.WriteHeader(418)
+	})
+	rec := httptest.NewRecorder()
+	flush.NewHandler(nil, nil).ServeHTTP(rec, httptest.NewRequest("GET", "/path", nil))
+	if rec.Code != 418 {
+		t.Error("got", rec.Code)
+	}
+}
+
+// OnStart runs before the handler, with the writer and request of the handler.
+func TestOnStart(t *testing.T) {
+	var gotW http.ResponseWriter
+	var gotR *http.Request
+	h := wrapped(&flush.Options{OnStart: func(f *flush.Flusher, r *http.Request) {
+		gotW, gotR = f, r
+		f.Header().Set("X-Start", "1")
+	}}, func(w http.ResponseWriter, r *http.Request) {
+		if w != gotW || r != gotR {
+			t.Error("OnStart had another writer or request")
+		}
+	})
+	rec := httptest.NewRecorder()
+	h.ServeHTTP(rec, httptest.NewRequest("GET", "/", nil))
+	if rec.Header().Get("X-Start") != "1" {
+		t.Errorf("headers %v", rec.Header())
+	}
+}
