@@ -185,7 +185,7 @@ func (f *Flusher) freeLocked() {
 	f.timeout.fresh = false
 	f.q.credit = 0
 	if f.fail != nil {
-		f.stats.Lost += int64(f.q.reset())
+		f.stats.Lost += int64(f.dropLocked())
 	}
 	f.wakeLocked()
 }
@@ -258,7 +258,7 @@ func (f *Flusher) roundLocked() {
 		if goal > f.sent || push {
 			f.sendBareHeadersLocked(push)
 		}
-		f.q.reset()
+		f.dropLocked()
 		f.sent = f.accepted
 	case goal > f.sent:
 		f.sendHeadersLocked(push)

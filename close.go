@@ -181,7 +181,7 @@ func (f *Flusher) joinLocked() {
 // writer. whole is false when a panic is on its way through.
 func (f *Flusher) endLocked(whole bool, unwound error) {
 	f.stopTimersLocked()
-	f.stats.Lost += int64(f.q.reset())
+	f.stats.Lost += int64(f.dropLocked())
 	if !whole {
 		f.aborted = true
 		if f.fail == nil {

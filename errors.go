@@ -88,7 +88,7 @@ func (f *Flusher) failLocked(err error) {
 		f.refuse = err
 	}
 	if !f.held {
-		f.stats.Lost += int64(f.q.reset())
+		f.stats.Lost += int64(f.dropLocked())
 	}
 	if f.cancel != nil {
 		f.cancel(err)

@@ -388,7 +388,7 @@ func (f *Flusher) Clean() error {
 		return ErrHeadersSent
 	}
 	f.absorbLocked()
-	f.q.reset()
+	f.dropLocked()
 	f.slowLocked()
 	f.accepted, f.moveTo, f.asked.pos, f.done = 0, 0, 0, f.asked.seq
 	f.interval.upTo = 0

@@ -55,6 +55,12 @@ func appendLocked[T []byte | string](f *Flusher, p T) {
 	f.accepted += int64(len(p))
 }
 
+// dropLocked empties floor 2 and returns how many bytes it held.
+func (f *Flusher) dropLocked() int {
+	f.measurePendingLocked()
+	return f.q.reset()
+}
+
 // measurePendingLocked keeps the high-water mark. Floor 2 only grows between
 // two of its calls.
 func (f *Flusher) measurePendingLocked() {

@@ -1,0 +1,278 @@
+package flush_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush"
+)
+
+// lateCalls is everything that a goroutine may still try after the response
+// has ended.
+func lateCalls(f *flush.Flusher) map[string]error {
+	call := func(_ any, err error) error { return err }
+	return map[string]error{
+		"Write":            call(f.Write([]byte("late"))),
+		"WriteString":      call(f.WriteString(strings.Repeat("late", 10_000))),
+		"empty Write":      call(f.Write(nil)),
+		"ReadFrom":         call(f.ReadFrom(strings.NewReader("late"))),
+		"Flush":            flush.Flush(f, true),
+		"Flush async":      flush.Flush(f, false),
+		"wrapped Flush":    flush.Flush(unwrapper{f}, true),
+		"FlushError":       f.FlushError(),
+		"FlushAsync":       f.FlushAsync(),
+		"SendHeaders":      f.SendHeaders(),
+		"SetWriteDeadline": f.SetWriteDeadline(time.Unix(1, 0)),
+		"EnableFullDuplex": f.EnableFullDuplex(),
+		"Hijack":           func() error { _, _, err := f.Hijack(); return err }(),
+	}
+}
+
+// After the end another goroutine gets ErrClosed, or http.ErrNotSupported for
+// what the protocol never had, and the next request on the same connection is
+// untouched.
+func TestLateCallsLeaveTheNextRequestAlone(t *testing.T) {
+	eachProto(t, func(t *testing.T, p proto) {
+		late := make(chan *flush.Flusher, 1)
+		park := newPark(t)
+		srv := serve(t, p, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+			if r.URL.Path == "/second" {
+				io.WriteString(w, "second ")
+				flush.Flush(w, true)
+				park.here()
+				io.WriteString(w, "response")
+				return
+			}
+			io.WriteString(w, "first")
+			late <- flusher(w)
+		}))
+		s := open(t, srv, "GET", "/first", nil)
+		s.expectEnd("first")
+		f := <-late
+		if p == http10 {
+			s.leave()
+			s = open(t, srv, "GET", "/second", nil)
+		} else {
+			s = s.again("GET", "/second", nil)
+		}
+		s.expect("second ")
+		park.wait()
+		for name, err := range lateCalls(f) {
+			if !errors.Is(err, flush.ErrClosed) && (p != h2 || name != "Hijack") {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		f.WriteHeader(500)
+		f.Flush()
+		f.Header().Set("X-Late", "1")
+		f.SetImplicit(flush.Wait)
+		f.Abort(errors.New("late"))
+		if err := f.Close(); err != nil || f.Err() != nil {
+			t.Errorf("Close: %v, %v", err, f.Err())
+		}
+		if f.Available() != 0 || f.Buffered() != 0 {
+			t.Errorf("%d available, %d held", f.Available(), f.Buffered())
+		}
+		park.resume()
+		s.expectEnd("response")
+	})
+}
+
+// After a failure they get ErrClosed that matches the failure too.
+func TestLateCallsAfterFailure(t *testing.T) {
+	broken := errors.New("broken")
+	f := flush.New(failing{newPlain(), broken}, nil, nil)
+	if err := f.FlushWait(t.Context()); !errors.Is(err, broken) || errors.Is(err, flush.ErrClosed) {
+		t.Error("flush:", err)
+	}
+	first := f.Close()
+	if !errors.Is(first, flush.ErrClientGone) || !errors.Is(first, broken) {
+		t.Error("Close:", first)
+	}
+	for range 2 {
+		if again := f.Close(); again != first {
+			t.Errorf("a second Close returns %v, the first %v", again, first)
+		}
+	}
+	for name, err := range lateCalls(f) {
+		if name == "Hijack" || name == "EnableFullDuplex" {
+			continue // not supported below
+		}
+		if !errors.Is(err, flush.ErrClosed) || !errors.Is(err, broken) || !errors.Is(err, flush.ErrClientGone) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The Stats of a response, and OnClose called once with them, for each way of
+// ending one.
+func TestOnClose(t *testing.T) {
+	cause := errors.New("cause")
+	for _, test := range []struct {
+		name string
+		opts flush.Options
+		h    func(f *flush.Flusher)
+		want flush.Stats
+		err  error
+	}{
+		{"return", flush.Options{}, func(f *flush.Flusher) { f.WriteHeader(404); f.WriteString("abc") }, flush.Stats{Status: 404, Bytes: 3, MaxPending: 3}, nil},
+		{"nothing", flush.Options{}, func(f *flush.Flusher) {}, flush.Stats{Status: 200}, nil},
+		{"flushes", flush.Options{}, func(f *flush.Flusher) {
+			for range 3 {
+				f.WriteString("ab")
+				f.FlushError()
+			}
+		}, flush.Stats{Status: 200, Bytes: 6, Flushes: 3, Pushes: 3, MaxPending: 2}, nil},
+		{"implicit", flush.Options{Implicit: flush.Wait}, func(f *flush.Flusher) { f.WriteString("a"); f.WriteString("b") }, flush.Stats{Status: 200, Bytes: 2, Flushes: 2, Pushes: 2, MaxPending: 1}, nil},
+		{"interval", flush.Options{FlushInterval: time.Second}, func(f *flush.Flusher) { f.WriteString("a"); <-time.After(time.Minute) }, flush.Stats{Status: 200, Bytes: 1, Flushes: 1, Pushes: 1, MaxPending: 1}, nil},
+		{"refused write", flush.Options{}, func(f *flush.Flusher) { f.WriteHeader(204); f.WriteString("abc") }, flush.Stats{Status: 204}, nil},
+		{"Close", flush.Options{}, func(f *flush.Flusher) { f.WriteString("abc"); f.Close() }, flush.Stats{Status: 200, Bytes: 3, MaxPending: 3}, nil},
+		{"Abort", flush.Options{}, func(f *flush.Flusher) { f.WriteString("abc"); f.Abort(cause) }, flush.Stats{Lost: 3, MaxPending: 3}, cause},
+		{"Abort after a flush", flush.Options{}, func(f *flush.Flusher) {
+			f.WriteString("abc")
+			f.FlushError()
+			f.WriteString("d")
+			f.Abort(cause)
+		}, flush.Stats{Status: 200, Bytes: 3, Lost: 1, Flushes: 1, Pushes: 1, MaxPending: 3}, cause},
+		{"panic", flush.Options{}, func(f *flush.Flusher) { f.WriteString("abc"); panic(http.ErrAbortHandler) }, flush.Stats{Lost: 3, MaxPending: 3}, errAny},
+		{"Goexit", flush.Options{}, func(f *flush.Flusher) { f.WriteString("abc"); runtime.Goexit() }, flush.Stats{Lost: 3, MaxPending: 3}, errAny},
+		{"Hijack", flush.Options{}, func(f *flush.Flusher) {
+			f.WriteString("abc")
+			if conn, _, err := f.Hijack(); err == nil {
+				conn.Close()
+			}
+		}, flush.Stats{Status: 200, Bytes: 3, MaxPending: 3}, nil},
+		{"Clean", flush.Options{}, func(f *flush.Flusher) { f.WriteString("half"); f.Clean(); f.WriteString("abc") }, flush.Stats{Status: 200, Bytes: 3, MaxPending: 4}, nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, p proto) {
+				type end struct {
+					path string
+					st   flush.Stats
+					err  error
+				}
+				ended := make(chan end, 2)
+				opts := test.opts
+				opts.OnClose = func(r *http.Request, st flush.Stats, err error) { ended <- end{r.URL.Path, st, err} }
+				srv := serveMemory(t, p, wrapped(&opts, func(w http.ResponseWriter, _ *http.Request) { test.h(flusher(w)) }), 0)
+				s := open(t, srv, "GET", "/path", nil)
+				s.rest()
+				got := <-ended
+				if got.err != test.err && (test.err != errAny || got.err == nil) || got.path != "/path" {
+					t.Errorf("got %v for %s, want %v", got.err, got.path, test.err)
+				}
+				if got.st != test.want {
+					t.Errorf("got %+v, want %+v", got.st, test.want)
+				}
+				synctest.Wait()
+				if len(ended) > 0 {
+					t.Error("OnClose was called again")
+				}
+				s.leave()
+			})
+		})
+	}
+}
+
+// errAny stands for an error that is not nil.
+var errAny = errors.New("any error")
+
+// Close refuses new Writes and lets a begun one finish; one that cannot finish
+// makes the response an aborted one, never short and clean.
+func TestCloseDuringWrite(t *testing.T) {
+	for _, finishes := range []bool{true, false} {
+		t.Run(fmt.Sprint(finishes), func(t *testing.T) {
+			bubble(t, func(t *testing.T, p proto) {
+				clock := newClock()
+				ended := make(chan error, 1)
+				opts := &flush.Options{SendTimeout: time.Minute, OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}
+				wrote := make(chan int, 1)
+				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					flush.Flush(w, false)
+					go func() {
+						n, err := w.Write(make([]byte, much))
+						if finishes != (n == much && err == nil) {
+							t.Errorf("begun before: %d, %v", n, err)
+						}
+						wrote <- n
+					}()
+					synctest.Wait()
+					time.AfterFunc(time.Second, func() {
+						if n, err := io.WriteString(w, "new"); n != 0 || !errors.Is(err, flush.ErrClosed) {
+							t.Errorf("begun after: %d, %v", n, err)
+						}
+					})
+				}), 1000)
+				s := open(t, srv, "GET", "/", nil)
+				if finishes {
+					clock.until(time.Minute - 1)
+					s.expectEnd(string(make([]byte, much)))
+				}
+				if err := <-ended; finishes != (err == nil) || !finishes && !errors.Is(err, flush.ErrTimeout) {
+					t.Error("OnClose:", err)
+				}
+				if _, _, end := s.rest(); !finishes && end == complete {
+					t.Error("short and clean")
+				}
+				<-wrote
+			})
+		})
+	}
+}
+
+// Close from any goroutine, and as often as one likes, is one Close.
+func TestCloseFromEverywhere(t *testing.T) {
+	bubble(t, func(t *testing.T, p proto) {
+		ended := make(chan error, 2)
+		opts := &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}
+		srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+			w.Write(make([]byte, much))
+			for range 4 {
+				go flusher(w).Close()
+			}
+			if err := flusher(w).Close(); err != nil {
+				t.Error(err)
+			}
+			if _, err := io.WriteString(w, "late"); !errors.Is(err, flush.ErrClosed) {
+				t.Error("the response has not ended:", err)
+			}
+		}), 0)
+		open(t, srv, "GET", "/", nil).expectEnd(string(make([]byte, much)))
+		if err := <-ended; err != nil {
+			t.Error("OnClose:", err)
+		}
+		synctest.Wait()
+		if len(ended) > 0 {
+			t.Error("OnClose was called again")
+		}
+	})
+}
+
+// New, without a handler around: Close and Abort are the end.
+func TestNewAndClose(t *testing.T) {
+	rec := httptest.NewRecorder()
+	f := flush.New(rec, httptest.NewRequest("GET", "/", nil), nil)
+	f.WriteHeader(201)
+	f.WriteString("abc")
+	if err := f.Close(); err != nil || rec.Code != 201 || rec.Body.String() != "abc" {
+		t.Errorf("%v, %d %q", err, rec.Code, rec.Body)
+	}
+	rec = httptest.NewRecorder()
+	f = flush.New(rec, nil, nil)
+	f.WriteString("abc")
+	f.Abort(nil)
+	if err := f.Err(); err == nil || errors.Is(err, flush.ErrClosed) || f.Close() != err {
+		t.Errorf("%v, Close %v", err, f.Close())
+	}
+	if rec.Body.Len() != 0 || f.Stats().Lost != 3 {
+		t.Errorf("%q, %+v", rec.Body, f.Stats())
+	}
+}
