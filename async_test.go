@@ -11,6 +11,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -553,4 +554,368 @@ func TestAsyncReverseProxy(t *testing.T) {
 // dialer is dial as a transport wants it.
 func (l *memListener) dialer() func(context.Context, string, string) (net.Conn, error) {
 	return func(ctx context.Context, _, _ string) (net.Conn, error) { return l.dial(ctx) }
+}
+
+// A panic, or Goexit, of the server's writer met in the background reaches the
+// handler's goroutine, with its value, once, and every call knows of it.
+func TestAsyncPanicBelow(t *testing.T) {
+	for _, where := range []string{"Write", "Flush"} {
+		for _, how := range []string{"panic", "abort", "Goexit"} {
+			for _, handler := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%s/%t", where, how, handler), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						s := newSink(t)
+						value := map[string]any{"panic": "broken", "abort": http.ErrAbortHandler}[how]
+						burst := func() {
+							if how == "Goexit" {
+								runtime.Goexit()
+							}
+							panic(value)
+						}
+						if where == "Write" {
+							s.fault = func([]byte, int) (int, error) { burst(); return 0, nil }
+						} else {
+							s.onFlush = func() error { burst(); return nil }
+						}
+						opts, told := tellClosing(flush.Options{})
+						use := func(f *flush.Flusher) {
+							io.WriteString(f, "event")
+							must(t, f.FlushAsync())
+							synctest.Wait()
+							if f.Err() == nil {
+								t.Error("no failure")
+							}
+							if _, err := f.Write([]byte("more")); err == nil || err != f.Err() {
+								t.Errorf("Write: %v", err)
+							}
+						}
+						var got any
+						func() {
+							defer func() { got = recover() }()
+							if handler {
+								flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+									f, _ := flush.From(w)
+									use(f)
+								}), opts).ServeHTTP(deadlineSink{s}, httptest.NewRequest("GET", "/", nil))
+								return
+							}
+							f := flush.New(deadlineSink{s}, nil, opts)
+							use(f)
+							defer f.Close() // the second says nothing new
+							f.Close()
+						}()
+						if how == "Goexit" && got == nil || how != "Goexit" && got != value {
+							t.Errorf("recovered %v, want %v", got, value)
+						}
+						if c := <-told; c.err == nil || where == "Write" && c.Lost != 5 || len(told) > 0 {
+							t.Errorf("OnClose: %+v", c)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// The same on a caller's goroutine: there it goes on from the call itself.
+func TestAsyncPanicBelowACaller(t *testing.T) {
+	s := newSink(t)
+	s.fault = func([]byte, int) (int, error) { panic("broken") }
+	f := flush.New(deadlineSink{s}, nil, nil)
+	mustWrite(t, f, "event")
+	var got any
+	func() {
+		defer func() { got = recover() }()
+		f.FlushWait(nil)
+	}()
+	if got != "broken" {
+		t.Errorf("recovered %v", got)
+	}
+	f.Abort(nil)
+	if st := f.Stats(); st.Lost != 5 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// A handler that panics or exits stops a carrier that is stuck with a client
+// who does not read: at once, with its own value, and the client sees the cut.
+func TestAsyncHandlerPanics(t *testing.T) {
+	for _, how := range []string{"panic", "abort", "Goexit"} {
+		t.Run(how, func(t *testing.T) {
+			bubble(t, func(t *testing.T, p proto) {
+				value := map[string]any{"panic": "my own", "abort": http.ErrAbortHandler}[how]
+				recovered := make(chan any, 1)
+				opts, told := tellClosing(flush.Options{Flush: flush.Async, MaxPending: 200 << 10})
+				h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					w.Write(make([]byte, 150<<10))
+					http.NewResponseController(w).Flush()
+					<-time.After(time.Second)
+					if how == "Goexit" {
+						runtime.Goexit()
+					}
+					panic(value)
+				}), opts)
+				srv := serveMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					defer func() {
+						v := recover()
+						recovered <- v
+						panic(http.ErrAbortHandler)
+					}()
+					h.ServeHTTP(w, r)
+				}), 1000)
+				began := time.Now()
+				s := open(t, srv, "GET", "/", nil)
+				c := <-told
+				if took := c.at.Sub(began); took != time.Second {
+					t.Errorf("joined after %v", took)
+				}
+				if c.err == nil || c.Lost == 0 || c.Bytes+c.Lost != 150<<10 {
+					t.Errorf("%+v", c)
+				}
+				if v := <-recovered; v != value {
+					t.Errorf("recovered %v, want %v", v, value)
+				}
+				got, _, end := s.rest()
+				if end == complete || len(got) >= 150<<10 {
+					t.Errorf("%d bytes, %s", len(got), end)
+				}
+			})
+		})
+	}
+}
+
+// What was accepted and not sent by a failing response is counted and told.
+func TestAsyncLostIsTold(t *testing.T) {
+	bubble(t, func(t *testing.T, p proto) {
+		opts, told := tellClosing(flush.Options{Flush: flush.Async, SendTimeout: time.Minute})
+		var accepted int64
+		srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			for {
+				n, err := w.Write(make([]byte, 1000))
+				accepted += int64(n)
+				if err != nil {
+					return
+				}
+			}
+		}), opts), 1000)
+		s := open(t, srv, "GET", "/", nil)
+		c := <-told
+		if !errors.Is(c.err, flush.ErrTimeout) || c.Lost == 0 || c.Bytes+c.Lost != accepted {
+			t.Errorf("%d accepted, %+v", accepted, c)
+		}
+		s.leave()
+	})
+}
+
+// A forgetful is a server's writer that keeps nothing.
+type forgetful struct{ header http.Header }
+
+func (w *forgetful) Header() http.Header              { return w.header }
+func (w *forgetful) WriteHeader(int)                  {}
+func (w *forgetful) Write(p []byte) (int, error)      { return len(p), nil }
+func (w *forgetful) Flush()                           {}
+func (w *forgetful) SetWriteDeadline(time.Time) error { return nil }
+
+// An idle stream has no goroutine of ours and no buffer: it costs at most a
+// kibibyte of heap, after a large burst too.
+func TestAsyncIdleStreamsCostLittle(t *testing.T) {
+	checkGoroutines(t)
+	const streams = 1000
+	heap := func() int64 {
+		var m runtime.MemStats
+		for range 3 {
+			runtime.GC()
+		}
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	below := make([]*forgetful, streams)
+	for i := range below {
+		below[i] = &forgetful{make(http.Header)}
+	}
+	idle := make([]*flush.Flusher, streams)
+	before := heap()
+	for i, w := range below {
+		f := flush.New(w, nil, nil)
+		idle[i] = f
+		for range 10 {
+			f.Write(make([]byte, 20000))
+			must(t, f.FlushAsync())
+		}
+		must(t, f.FlushWait(nil))
+	}
+	for end := time.Now().Add(patience()); carriers() > 0; runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("%d carriers", carriers())
+		}
+	}
+	if each := (heap() - before) / streams; each > 1024 {
+		t.Errorf("%d bytes of heap for each idle stream", each)
+	}
+	for _, f := range idle {
+		must(t, f.Close())
+	}
+}
+
+// Whatever a connection does at whatever offset, the client gets a prefix of
+// what was written and sees whether that is all; a nil error told to OnClose
+// means that it is.
+func TestAsyncSweep(t *testing.T) {
+	const body = "one\ntwo\nthree\n"
+	broken := errors.New("broken")
+	handlers := map[string]func(f *flush.Flusher){
+		"async": func(f *flush.Flusher) {
+			for _, e := range strings.SplitAfter(body, "\n") {
+				io.WriteString(f, e)
+				f.FlushAsync()
+			}
+		},
+		"mixed": func(f *flush.Flusher) {
+			for i, e := range strings.SplitAfter(body, "\n") {
+				io.WriteString(f, e)
+				flush.Flush(f, i%2 == 1)
+			}
+		},
+	}
+	type run struct {
+		*stream
+		f       *flush.Flusher // once the handler runs
+		told    chan closing
+		came    chan *flush.Flusher
+		wrote   chan struct{} // closed when the handler has written all
+		stalled chan struct{}
+		release chan struct{}
+		began   time.Time
+	}
+	begin := func(t *testing.T, p proto, how string, sc script, park bool) *run {
+		opts, told := tellClosing(flush.Options{SendTimeout: time.Minute})
+		x := &run{told: told, came: make(chan *flush.Flusher, 1), wrote: make(chan struct{}), stalled: sc.stalled, release: sc.release, began: time.Now()}
+		srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header()["Date"], w.Header()["Content-Type"] = nil, nil
+			f, _ := flush.From(w)
+			x.came <- f
+			handlers[how](f)
+			close(x.wrote)
+			if park {
+				<-r.Context().Done()
+			}
+		}), opts), 0, scripted(sc))
+		x.stream = open(t, srv, "GET", "/", nil)
+		return x
+	}
+	// ended checks what the client got.
+	ended := func(t *testing.T, x *run, mayComplete bool) (whole bool) {
+		t.Helper()
+		got, _, end := x.rest()
+		whole = end == complete
+		if !strings.HasPrefix(body, got) || whole && (got != body || !mayComplete) || end == closed {
+			t.Errorf("got %q, %s", got, end)
+		}
+		return whole && got == body
+	}
+	for _, p := range []proto{http1, h2} {
+		for how := range handlers {
+			t.Run(fmt.Sprintf("%v/%s", p, how), func(t *testing.T) {
+				stalling := func(at int) script {
+					return script{stallAt: at, release: make(chan struct{}), stalled: make(chan struct{})}
+				}
+				for at, reached := 0, true; reached; at++ {
+					synctest.Test(t, func(t *testing.T) { // released
+						x := begin(t, p, how, stalling(at), false)
+						synctest.Wait()
+						reached = isClosed(x.stalled)
+						<-time.After(time.Minute - 1)
+						if reached && len(x.came) > 0 && how == "async" && !isClosed(x.wrote) {
+							t.Errorf("at %d: the handler is held", at)
+						}
+						close(x.release)
+						x.expectEnd(body)
+						if c := <-x.told; c.err != nil || c.Lost != 0 || c.Bytes != int64(len(body)) {
+							t.Errorf("at %d: %+v", at, c)
+						}
+					})
+					synctest.Test(t, func(t *testing.T) { // fails
+						x := begin(t, p, how, script{failAt: at, err: broken}, false)
+						if p == h2 {
+							// The server goes on to read where writing fails.
+							time.AfterFunc(time.Hour, x.cancel)
+						}
+						whole := ended(t, x, true)
+						synctest.Wait()
+						select {
+						case c := <-x.told:
+							if c.err == nil && p == http1 && int(c.Bytes) != len(body) || c.err != nil && whole || c.Bytes+c.Lost > int64(len(body)) {
+								t.Errorf("at %d: %+v, whole: %t", at, c, whole)
+							}
+							if c.err != nil && !errors.Is(c.err, flush.ErrClientGone) {
+								t.Errorf("at %d: %v", at, c.err)
+							}
+						default:
+							if p == http1 {
+								t.Error("OnClose was not called")
+							}
+						}
+					})
+					synctest.Test(t, func(t *testing.T) { // aborted while it stalls
+						x := begin(t, p, how, stalling(at), true)
+						synctest.Wait()
+						reason := errors.New("reason")
+						if p == h2 {
+							// A stuck connection holds its streams' resets up.
+							time.AfterFunc(0, func() { close(x.release) })
+						}
+						(<-x.came).Abort(reason)
+						if c := <-x.told; !errors.Is(c.err, reason) || !c.at.Equal(x.began) {
+							t.Errorf("at %d: %+v after %v", at, c, c.at.Sub(x.began))
+						}
+						if p != h2 {
+							close(x.release)
+						}
+						ended(t, x, false)
+					})
+					synctest.Test(t, func(t *testing.T) { // stalls for good
+						x := begin(t, p, how, stalling(at), false)
+						synctest.Wait()
+						if p == h2 {
+							// The handler's return waits for a stuck connection;
+							// other waits do not.
+							<-time.After(time.Minute)
+							synctest.Wait()
+							if len(x.came) == 1 && len(x.told) == 0 {
+								if f := <-x.came; !errors.Is(f.Err(), flush.ErrTimeout) {
+									t.Errorf("at %d: no failure: %v", at, f.Err())
+								}
+							}
+							close(x.release)
+							ended(t, x, true)
+							return
+						}
+						defer close(x.release)
+						c := <-x.told
+						switch took := c.at.Sub(x.began); {
+						case took != 0 && (took != time.Minute || !errors.Is(c.err, flush.ErrTimeout)):
+							t.Errorf("at %d: %+v after %v", at, c, took)
+						case took == 0 && c.err != nil:
+							t.Errorf("at %d: %+v", at, c)
+						}
+						whole := ended(t, x, true)
+						if took := time.Since(x.began); isClosed(x.stalled) && (took != time.Minute || whole) {
+							t.Errorf("at %d: the connection ended after %v, whole: %t", at, took, whole)
+						}
+					})
+					if t.Failed() {
+						t.Fatalf("at offset %d", at)
+					}
+				}
+			})
+		}
+	}
+	// One byte at a time.
+	for how := range handlers {
+		bubble(t, func(t *testing.T, p proto) {
+			if p != http10 {
+				begin(t, p, how, script{max: 1}, false).expectEnd(body)
+			}
+		})
+	}
 }

@@ -1,6 +1,7 @@
 package flush
 
 import (
+	"fmt"
 	"time"
 )
 
@@ -90,7 +91,10 @@ func (f *Flusher) sendTimeoutFired() {
 		return
 	}
 	if f.srv.deadline != nil {
+		// The call may take long to return (crypto/tls), or wait for the
+		// connection (HTTP/2 behind a closed TCP window): others need not.
 		t.expired = true
+		f.failLocked(fmt.Errorf("%w: no progress for %v", ErrTimeout, t.d))
 		f.unblockLocked()
 		return
 	}
