@@ -919,3 +919,149 @@ func TestAsyncSweep(t *testing.T) {
 		})
 	}
 }
+
+// A handler that writes 1 MiB in 1 000 events to a client that reads nothing
+// runs to its last line without having waited if MaxPending allows; then every
+// byte arrives in order.
+func TestAsyncBurstToStalledClient(t *testing.T) {
+	list, all := events(1000, 1049)
+	for _, p := range []proto{http1, https1, h2} {
+		t.Run(p.String(), func(t *testing.T) {
+			park := newPark(t)
+			opts, told := tellClosing(flush.Options{MaxPending: 2 << 20})
+			srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				for _, e := range list {
+					mustWrite(t, w, e)
+					must(t, flush.Flush(w, false))
+				}
+				park.here()
+			}), opts), smallBuffers)
+			s := open(t, srv, "GET", "/", nil)
+			park.next() // nothing has been read but, over HTTP/2, the stream's window
+			s.expectEnd(all)
+			if c := <-told; c.err != nil || c.Waited != 0 || c.Bytes != int64(len(all)) || c.Lost != 0 || c.Flushes != 1000 || c.Pushes >= 1000 {
+				t.Errorf("%+v", c)
+			}
+		})
+	}
+}
+
+// With a lower mark the same handler is held, never over the mark, and released
+// as the client reads.
+func TestAsyncBurstHeldAtTheMark(t *testing.T) {
+	list, all := events(1000, 1049)
+	const mark = 64 << 10
+	for _, p := range []proto{http1, https1, h2} {
+		t.Run(p.String(), func(t *testing.T) {
+			running := make(chan *flush.Flusher, 1)
+			var emitted atomic.Int64
+			opts, told := tellClosing(flush.Options{MaxPending: mark})
+			srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				f, _ := flush.From(w)
+				running <- f
+				for _, e := range list {
+					mustWrite(t, w, e)
+					must(t, flush.Flush(w, false))
+					emitted.Add(int64(len(e)))
+				}
+			}), opts), smallBuffers)
+			s := open(t, srv, "GET", "/", nil)
+			f := <-running
+			waitHeld(t, f)
+			// Beyond the mark: kernel buffers, the server's own, and over
+			// HTTP/2 the stream's window of 64 KiB.
+			if n := emitted.Load(); n > mark+128<<10 {
+				t.Errorf("%d bytes emitted to a client that does not read", n)
+			}
+			s.expectEnd(all)
+			if c := <-told; c.err != nil || c.Waited == 0 || c.Bytes != int64(len(all)) || c.MaxPending > mark {
+				t.Errorf("%+v", c)
+			}
+		})
+	}
+}
+
+// waitHeld waits until a Write waits for room.
+func waitHeld(t *testing.T, f *flush.Flusher) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(patience()); f.Available() > 0; <-tick.C {
+		if time.Now().After(end) {
+			t.Fatalf("no Write waits: %+v", f.Stats())
+		}
+	}
+}
+
+// Clients of every kind on real sockets, with the kernel's buffers at 4 KiB.
+func TestAsyncSlowClients(t *testing.T) {
+	const size = 300 << 10
+	for _, p := range []proto{http1, https1, h2} {
+		for _, client := range []struct {
+			name  string
+			limit time.Duration
+			lives bool
+			read  func(s *stream, f *flush.Flusher, told chan closing)
+		}{
+			{"reads nothing", 300 * time.Millisecond, false, func(s *stream, f *flush.Flusher, told chan closing) {}},
+			{"is suspended", 300 * time.Millisecond, false, func(s *stream, f *flush.Flusher, told chan closing) {
+				s.take(50 << 10)
+			}},
+			{"goes away", time.Minute, false, func(s *stream, f *flush.Flusher, told chan closing) {
+				s.take(10 << 10)
+				waitHeld(t, f)
+				s.leave()
+			}},
+			{"is slow", time.Minute, true, func(s *stream, f *flush.Flusher, told chan closing) {
+				for range 100 {
+					s.take(1 << 10)
+					for range 10 {
+						runtime.Gosched()
+					}
+				}
+			}},
+			{"resumes just in time", time.Minute, true, func(s *stream, f *flush.Flusher, told chan closing) {
+				waitHeld(t, f)
+			}},
+		} {
+			t.Run(p.String()+" "+client.name, func(t *testing.T) {
+				running := make(chan *flush.Flusher, 1)
+				opts, told := tellClosing(flush.Options{Flush: flush.Async, SendTimeout: client.limit})
+				failure := make(chan error, 1)
+				var accepted atomic.Int64
+				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					f, _ := flush.From(w)
+					running <- f
+					for range size / 1024 {
+						n, err := w.Write(make([]byte, 1024))
+						accepted.Add(int64(n))
+						w.(http.Flusher).Flush()
+						if err != nil {
+							failure <- err
+							return
+						}
+					}
+					failure <- nil
+				}), opts), smallBuffers)
+				s := open(t, srv, "GET", "/", nil)
+				client.read(s, <-running, told)
+				if client.lives {
+					_, _, end := s.rest()
+					if c := <-told; end != complete || c.err != nil || c.Bytes != size {
+						t.Errorf("%s, %+v", end, c)
+					}
+					return
+				}
+				err := <-failure
+				if client.limit < time.Minute && !errors.Is(err, flush.ErrTimeout) || client.limit == time.Minute && !errors.Is(err, flush.ErrClientGone) {
+					t.Errorf("error %v", err)
+				}
+				s.leave() // over TLS the server's call waits for the client's end
+				c := <-told
+				if c.err == nil || c.Lost == 0 || c.Bytes+c.Lost != accepted.Load() {
+					t.Errorf("%d accepted, %+v", accepted.Load(), c)
+				}
+			})
+		}
+	}
+}

@@ -442,3 +442,72 @@ func TestStressStalledClients(t *testing.T) {
 	}
 	ended.Wait()
 }
+
+// An unread is a server's writer without deadlines whose client never reads.
+type unread struct {
+	http.ResponseWriter
+	release chan struct{}
+}
+
+func (w unread) Write(p []byte) (int, error) { <-w.release; return len(p), nil }
+func (w unread) Flush()                      {}
+
+// Where the server has no deadlines, a thousand stalled clients are bounded as
+// well, the waits end, and Close joins honestly.
+func TestStressStalledWithoutDeadlines(t *testing.T) {
+	const (
+		clients = 1000
+		mark    = 32 << 10
+	)
+	checkGoroutines(t)
+	heap := func() int64 {
+		var m runtime.MemStats
+		for range 3 {
+			runtime.GC()
+		}
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	release := make(chan struct{})
+	below := make([]unread, clients)
+	for i := range below {
+		below[i] = unread{&forgetful{make(http.Header)}, release}
+	}
+	all := make([]*flush.Flusher, clients)
+	accepted := make([]int64, clients)
+	event := make([]byte, 1000)
+	before := heap()
+	var wg sync.WaitGroup
+	for i, w := range below {
+		wg.Go(func() {
+			f := flush.New(w, nil, &flush.Options{Flush: flush.Async, MaxPending: mark, SendTimeout: 50 * time.Millisecond})
+			all[i] = f
+			for {
+				n, err := f.Write(event)
+				accepted[i] += int64(n)
+				if err != nil {
+					if !errors.Is(err, flush.ErrTimeout) || f.Err() != nil {
+						t.Errorf("%v, failure %v", err, f.Err())
+					}
+					return
+				}
+				f.FlushAsync()
+			}
+		})
+	}
+	wg.Wait()
+	for i, f := range all {
+		if accepted[i] != mark || f.Buffered() != mark {
+			t.Errorf("%d accepted, %d held", accepted[i], f.Buffered())
+		}
+	}
+	if each := (heap() - before) / clients; each > mark+16<<10 {
+		t.Errorf("%d bytes of heap for each stalled client", each)
+	}
+	close(release)
+	for i, f := range all {
+		if err := f.Close(); err != nil || f.Stats().Bytes != accepted[i] {
+			t.Errorf("%v, %+v", err, f.Stats())
+		}
+	}
+}
