@@ -3,6 +3,7 @@ package flush_test
 import (
 	"bytes"
 	"compress/gzip"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -414,7 +415,7 @@ func TestGzipComesTooLate(t *testing.T) {
 	for name, before := range map[string]func(f *flush.Flusher){
 		"on floor 2":        func(f *flush.Flusher) { f.WriteString("before ") },
 		"in a lower buffer": func(f *flush.Flusher) { f.StartBuffer(nil); f.WriteString("before ") },
-		"sent":              func(f *flush.Flusher) { f.WriteString("before "); f.FlushWait(nil) },
+		"sent":              func(f *flush.Flusher) { f.WriteString("before "); f.FlushWait(context.Background()) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			page := strings.Repeat("x", 1000)
