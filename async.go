@@ -519,7 +519,7 @@ func (f *Flusher) workLocked() {
 // ownContext reports whether ctx is the request's own: its end is not the
 // caller's wish to stop waiting.
 func (f *Flusher) ownContext(ctx context.Context) bool {
-	if c, ok := ctx.(*requestContext); ok && c.f == f {
+	if c, ok := ctx.(*requestContext); ok && (*Flusher)(c) == f {
 		return true
 	}
 	return f.req != nil && ctx == f.req.Context()

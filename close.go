@@ -193,10 +193,8 @@ func (f *Flusher) endLocked(whole bool, unwound error) {
 	if !f.hijacked {
 		f.refuse = closedError(f.fail)
 	}
-	if f.unwatch != nil {
-		f.unwatch()
-	}
 	if f.cancel != nil {
+		f.unwatchServer()
 		f.cancel(ErrClosed)
 	}
 	f.wakeLocked()

@@ -2,49 +2,104 @@ package flush
 
 import (
 	"context"
+	"sync"
 	"time"
 )
 
 type contextKey struct{}
 
-// A requestContext is the context of the handler's request. It has the values
-// and the deadline of the server's, but ends on its own: the server's ends
-// when a write fails, before that write has returned to us, and would say
-// "canceled" for what is a timeout.
-type requestContext struct {
-	context.Context // ends with f; its Cause is ours
-	server          context.Context
-	f               *Flusher
-}
+// A requestContext is the context of the handler's request: the Flusher itself
+// in another role. It has the values and the deadline of the server's context,
+// but ends on its own: the server's ends when a write fails, before that write
+// has returned to us, and would say "canceled" for what is a timeout.
+type requestContext Flusher
 
 // newContext derives the handler's context from the server's. The Flusher ends
 // it through f.cancel.
 func (f *Flusher) newContext(server context.Context) context.Context {
-	own, cancel := context.WithCancelCause(context.WithoutCancel(server))
-	f.cancel = cancel
-	if server.Done() != nil {
-		f.server = server
-		f.unwatch = context.AfterFunc(server, f.serverContextEnded)
-	}
-	return &requestContext{Context: own, server: server, f: f}
+	f.server = server
+	f.own, f.cancel = context.WithCancelCause((*serverValues)(f))
+	return (*requestContext)(f)
+}
+
+// Done is where most handlers meet their context, if at all: only from then on
+// the server's is watched.
+func (c *requestContext) Done() <-chan struct{} {
+	(*Flusher)(c).watchServer()
+	return c.own.Done()
 }
 
 func (c *requestContext) Value(key any) any {
 	if key == (contextKey{}) {
-		return c.f
+		return (*Flusher)(c)
 	}
-	return c.Context.Value(key)
+	(*Flusher)(c).askServer() // context.Cause asks this way
+	return c.own.Value(key)
 }
 
 func (c *requestContext) Deadline() (time.Time, bool) { return c.server.Deadline() }
 
 // Err says DeadlineExceeded when it was the server's deadline that ended it.
 func (c *requestContext) Err() error {
-	err := c.Context.Err()
-	if err != nil && c.server.Err() == context.DeadlineExceeded && context.Cause(c.Context) == context.Cause(c.server) {
+	(*Flusher)(c).askServer()
+	err := c.own.Err()
+	if err != nil && c.server.Err() == context.DeadlineExceeded && context.Cause(c.own) == context.Cause(c.server) {
 		return context.DeadlineExceeded
 	}
 	return err
+}
+
+// serverValues is the parent of Flusher.own: the server's context, as it would
+// be if it never ended.
+type serverValues Flusher
+
+func (v *serverValues) Deadline() (time.Time, bool) { return time.Time{}, false }
+func (v *serverValues) Done() <-chan struct{}       { return nil }
+func (v *serverValues) Err() error                  { return nil }
+func (v *serverValues) Value(key any) any           { return v.server.Value(key) }
+
+// A serverWatch has the Flusher told when the server's context ends.
+type serverWatch struct {
+	mu   sync.Mutex
+	on   bool
+	stop func() bool
+}
+
+// watchServer does not take Flusher.mu: a context that is derived from ours
+// may be looked at under it.
+func (f *Flusher) watchServer() {
+	f.watch.mu.Lock()
+	defer f.watch.mu.Unlock()
+	if f.watch.on {
+		return
+	}
+	f.watch.on = true
+	if f.server.Done() != nil {
+		f.watch.stop = context.AfterFunc(f.server, f.serverContextEnded)
+	}
+}
+
+func (f *Flusher) unwatchServer() {
+	f.watch.mu.Lock()
+	defer f.watch.mu.Unlock()
+	f.watch.on = true
+	if f.watch.stop != nil {
+		f.watch.stop()
+	}
+}
+
+// askServer is for those who look at the context without waiting for its end.
+func (f *Flusher) askServer() {
+	if f.server.Err() == nil || f.own.Err() != nil {
+		return
+	}
+	if !f.mu.TryLock() {
+		f.watchServer() // whoever is at work may be the caller
+		return
+	}
+	defer f.mu.Unlock()
+	f.serverEnded = true
+	f.settleLocked()
 }
 
 // serverContextEnded runs when the server's context ends. While the server is

@@ -33,7 +33,8 @@ type sendTimeout struct {
 	running bool          // the timer will fire
 	calling bool          // a call of the server is under way
 	expired bool          // a call was ended by us
-	closing bool          // the response is ending: see begin
+	closing bool          // the response is ending: see beginSendLocked
+	armed   time.Duration // when the connection's deadline was set while closing; 0: not
 	stalls  int           // times the timer ran out on a server without deadlines
 }
 
@@ -128,11 +129,16 @@ func (f *Flusher) setClosingDeadlineLocked(last bool) {
 	if f.srv.deadline == nil || f.timeout.d <= 0 {
 		return
 	}
-	now := time.Now()
-	t := now.Add(f.timeout.d)
-	if h := f.handlerDeadline; !h.IsZero() && h.Before(t) && !(last && h.Before(now)) {
+	began := now()
+	if f.timeout.armed > 0 && began-f.timeout.armed < f.timeout.d>>10 {
+		return // the one just set will do: setting it costs as much as a small response
+	}
+	at := time.Now()
+	t := at.Add(f.timeout.d)
+	if h := f.handlerDeadline; !h.IsZero() && h.Before(t) && !(last && h.Before(at)) {
 		return
 	}
+	f.timeout.armed = began
 	f.srv.deadline.SetWriteDeadline(t)
 }
 

@@ -30,8 +30,9 @@ type Flusher struct {
 	head          bool          // a HEAD request: no body goes out
 	http1, http10 bool
 	body          *watchedBody    // nil: no request body to wait for
-	server        context.Context // the server's; nil if it cannot end
-	unwatch       func() bool
+	server        context.Context // the server's; nil: none
+	own           context.Context // behind requestContext
+	watch         serverWatch     // has a mutex of its own
 
 	mu   sync.Mutex // guards everything below
 	cond sync.Cond  // on mu; see waitLocked

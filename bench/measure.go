@@ -6,8 +6,8 @@ import (
 	"slices"
 )
 
-// A lane does n units of work and returns what one unit cost, in the unit of
-// its comparison.
+// A lane does n groups of work and returns what one unit of it cost, in the
+// unit of its comparison.
 type lane func(n int) float64
 
 // A comparison is one line of the table.
@@ -16,8 +16,9 @@ type comparison struct {
 	what string // for the table
 	unit string // of the medians
 
-	pairs int // how many
-	n     [2]int
+	pairs int    // how many
+	n     [2]int // groups of work in one slice of the bare lane and of ours
+	size  int    // units of work in a group of ours, if allocs
 	open  func() (bare, ours lane, shut func())
 
 	// less says what the ratio is: costs, and less is better, or rates, which
@@ -84,7 +85,7 @@ func measure(c comparison, pairs int) result {
 			o = ours(c.n[1])
 			if c.allocs {
 				runtime.ReadMemStats(&after)
-				allocs = append(allocs, float64(after.Mallocs-before.Mallocs)/float64(c.n[1]))
+				allocs = append(allocs, float64(after.Mallocs-before.Mallocs)/float64(c.n[1]*c.size))
 			}
 		}
 		if i%2 == 0 {
