@@ -7,6 +7,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -24,8 +25,10 @@ import (
 	"github.com/fa492104/flush"
 )
 
-// grace is how long answers have to end after Ctrl-C.
-const grace = 5 * time.Second
+const (
+	grace       = 5 * time.Second // how long answers have to end after Ctrl-C
+	maxQuestion = 10 << 20
+)
 
 var errStopping = errors.New("the proxy is stopping")
 
@@ -111,7 +114,7 @@ func newProxy(target *url.URL, transport http.RoundTripper, log *log.Logger) htt
 		Transport: transport,
 		ErrorLog:  log,
 	}
-	return flush.NewHandler(proxy, &flush.Options{
+	return flush.NewHandler(bodyFirst(proxy), &flush.Options{
 		Flush:            flush.Async,
 		MaxPending:       16 << 10,
 		SendTimeout:      30 * time.Second,
@@ -120,5 +123,24 @@ func newProxy(target *url.URL, transport http.RoundTripper, log *log.Logger) htt
 			log.Printf("%s %s: %d, %d bytes, %d flushes asked for, %d done: %v",
 				r.RemoteAddr, r.URL.Path, s.Status, s.Bytes, s.Flushes, s.Pushes, err)
 		},
+	})
+}
+
+// bodyFirst reads the question before it is passed on. On HTTP/1 the server
+// closes the request body when the answer begins, be it under the hands of the
+// transport that has not yet seen its end; that would cut the answer.
+func bodyFirst(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		question, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxQuestion))
+		if tooLarge := new(http.MaxBytesError); errors.As(err, &tooLarge) {
+			http.Error(w, "the question is too large", http.StatusRequestEntityTooLarge)
+			return
+		}
+		if err != nil {
+			return // the client has gone in the middle of it
+		}
+		r.Body = io.NopCloser(bytes.NewReader(question))
+		r.ContentLength = int64(len(question))
+		next.ServeHTTP(w, r)
 	})
 }

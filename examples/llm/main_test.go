@@ -38,10 +38,12 @@ func start(t *testing.T, model http.Handler, out *output) *program {
 	p := &program{ln: newPipeListener(), out: out}
 	ended := make(chan error, 1)
 	go func() { ended <- serve(ctx, p.ln, &url.URL{Scheme: "http", Host: "model"}, tr, out) }()
-	p.stop = sync.OnceValue(func() error {
+	p.stop = func() error {
 		interrupt()
-		return <-ended
-	})
+		err := <-ended
+		ended <- err
+		return err
+	}
 	t.Cleanup(func() {
 		p.stop()
 		tr.CloseIdleConnections()
@@ -210,20 +212,50 @@ func TestClientStalls(t *testing.T) {
 // An answer that the model breaks off must not look whole.
 func TestModelBreaks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
+		heard := make(chan struct{})
 		p := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
 			sendToken(w, "so")
 			http.NewResponseController(w).Flush()
+			<-heard
 			panic(http.ErrAbortHandler)
 		}), new(output))
 		c := p.ask(t)
 		if got, _ := c.token(t); got != "so" {
 			t.Errorf("got %q", got)
 		}
+		close(heard)
 		if rest, err := io.ReadAll(c); err == nil {
 			t.Errorf("the answer looks whole, with %q", rest)
 		}
 	})
+}
+
+func TestTooLarge(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := startFake(t)
+		tr := &http.Transport{DialContext: p.ln.dial}
+		defer tr.CloseIdleConnections()
+		req, err := http.NewRequestWithContext(t.Context(), "POST", "http://proxy/", io.LimitReader(zeros{}, maxQuestion+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		if got, want := resp.StatusCode, http.StatusRequestEntityTooLarge; got != want {
+			t.Errorf("status %d, want %d", got, want)
+		}
+	})
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) {
+	clear(p)
+	return len(p), nil
 }
 
 // Ctrl-C lets an answer of a few seconds end.

@@ -30,10 +30,12 @@ func start(t *testing.T) *program {
 	p := &program{ln: newPipeListener(), stdin: in, out: new(output)}
 	ended := make(chan error, 1)
 	go func() { ended <- serve(ctx, p.ln, stdin, p.out) }()
-	p.stop = sync.OnceValue(func() error {
+	p.stop = func() error {
 		interrupt()
-		return <-ended
-	})
+		err := <-ended
+		ended <- err
+		return err
+	}
 	t.Cleanup(func() {
 		in.Close()
 		p.stop()
