@@ -1,0 +1,271 @@
+package flush_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fa492104/flush"
+)
+
+// Writers as middleware makes them. They must not be flushed by Inspect.
+type (
+	onlyFlush struct {
+		http.ResponseWriter
+		t *testing.T
+	}
+	onlyFlushError struct {
+		http.ResponseWriter
+		t *testing.T
+	}
+	onlyUnwrap struct{ http.ResponseWriter }
+	sealed     struct{ http.ResponseWriter }
+	circle     struct {
+		http.ResponseWriter
+		next http.ResponseWriter
+	}
+	endless struct {
+		http.ResponseWriter
+		n int
+	}
+	everything struct{ onlyUnwrap }
+)
+
+func (w onlyFlush) Flush()                                        { w.t.Error("Inspect flushed") }
+func (w onlyFlush) Unwrap() http.ResponseWriter                   { return w.ResponseWriter }
+func (w onlyFlushError) FlushError() error                        { w.t.Error("Inspect flushed"); return nil }
+func (w onlyFlushError) Unwrap() http.ResponseWriter              { return w.ResponseWriter }
+func (w onlyUnwrap) Unwrap() http.ResponseWriter                  { return w.ResponseWriter }
+func (w *circle) Unwrap() http.ResponseWriter                     { return w.next }
+func (w endless) Unwrap() http.ResponseWriter                     { return endless{n: w.n + 1} }
+func (w everything) SetReadDeadline(time.Time) error              { return nil }
+func (w everything) SetWriteDeadline(time.Time) error             { return nil }
+func (w everything) Flush()                                       {}
+func (w everything) FlushError() error                            { return nil }
+func (w everything) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, nil }
+
+func TestInspectLayers(t *testing.T) {
+	rec := httptest.NewRecorder()
+	round := &circle{}
+	round.next = onlyUnwrap{round}
+	var nilFlusher *flush.Flusher
+	var nilCircle *circle
+	for _, test := range []struct {
+		name  string
+		w     http.ResponseWriter
+		fate  flush.Fate
+		types []string
+		fates []flush.Fate
+		says  string
+	}{
+		{"nothing", nil, flush.FateUnknown, nil, nil, "no writer"},
+		{"recorder", rec, flush.FateSwallowed, []string{"*httptest.ResponseRecorder"}, []flush.Fate{flush.FateSwallowed}, "recorder"},
+		{"only Flush", onlyFlush{sealed{rec}, t}, flush.FateSwallowed, []string{"flush_test.onlyFlush", "flush_test.sealed"},
+			[]flush.Fate{flush.FateErrorLost, flush.FateSwallowed}, "Give it a FlushError method"},
+		{"only FlushError", onlyFlushError{rec, t}, flush.FateSwallowed, []string{"flush_test.onlyFlushError", "*httptest.ResponseRecorder"},
+			[]flush.Fate{flush.FateUnknown, flush.FateSwallowed}, "can report an error"},
+		{"only Unwrap", onlyUnwrap{rec}, flush.FateSwallowed, []string{"flush_test.onlyUnwrap", "*httptest.ResponseRecorder"},
+			[]flush.Fate{flush.FatePassed, flush.FateSwallowed}, "goes past it"},
+		{"sealed", sealed{rec}, flush.FateSwallowed, []string{"flush_test.sealed"}, []flush.Fate{flush.FateSwallowed}, "Give it an Unwrap method"},
+		{"circle", round, flush.FateSwallowed, []string{"*flush_test.circle", "flush_test.onlyUnwrap", "*flush_test.circle"},
+			[]flush.Fate{flush.FatePassed, flush.FatePassed, flush.FateSwallowed}, "circle"},
+		{"unwraps to nil", onlyUnwrap{}, flush.FatePassed, []string{"flush_test.onlyUnwrap"}, []flush.Fate{flush.FatePassed}, ""},
+		{"nil Flusher", nilFlusher, flush.FateSwallowed, []string{"*flush.Flusher"}, []flush.Fate{flush.FateSwallowed}, "nil pointer"},
+		{"nil below", onlyUnwrap{nilCircle}, flush.FateSwallowed, []string{"flush_test.onlyUnwrap", "*flush_test.circle"},
+			[]flush.Fate{flush.FatePassed, flush.FateSwallowed}, "nil pointer"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			r := flush.Inspect(test.w)
+			if r.Fate != test.fate {
+				t.Errorf("%v, want %v", r.Fate, test.fate)
+			}
+			var types []string
+			var fates []flush.Fate
+			for _, l := range r.Layers {
+				types, fates = append(types, l.Type), append(fates, l.Fate)
+			}
+			if !slices.Equal(types, test.types) || !slices.Equal(fates, test.fates) {
+				t.Errorf("layers %v %v, want %v %v", types, fates, test.types, test.fates)
+			}
+			s := r.String()
+			if !strings.Contains(s, test.says) || strings.Contains(s, "\n") {
+				t.Errorf("String: %q, want one paragraph that says %q", s, test.says)
+			}
+		})
+	}
+	if rec.Flushed {
+		t.Error("Inspect flushed")
+	}
+	if n := len(flush.Inspect(endless{}).Layers); n > 100 {
+		t.Errorf("%d layers of an endless chain", n)
+	}
+	want := []string{"Flush", "FlushError", "Unwrap", "SetReadDeadline", "SetWriteDeadline", "Hijack"}
+	if got := flush.Inspect(everything{}).Layers[0].Methods; !slices.Equal(got, want) {
+		t.Errorf("methods %v, want %v", got, want)
+	}
+}
+
+type panicky struct{ http.ResponseWriter }
+
+func (panicky) Unwrap() http.ResponseWriter { panic("half built") }
+
+func TestInspectDoesNotPanic(t *testing.T) {
+	if s := flush.Inspect(onlyUnwrap{panicky{}}).String(); !strings.Contains(s, "half built") {
+		t.Errorf("%q", s)
+	}
+}
+
+// Each server's own writer, as a handler meets it, with and without a Flusher
+// on it.
+func TestInspectServers(t *testing.T) {
+	eachProto(t, func(t *testing.T, p proto) {
+		reports := make(chan flush.Report, 1)
+		h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { reports <- flush.Inspect(w) })
+		mux := http.NewServeMux()
+		mux.Handle("/bare", h)
+		mux.Handle("/wrapped", flush.NewHandler(h, nil))
+		srv := serve(t, p, mux)
+		var special string
+		switch p {
+		case http10:
+			special = "HTTP/1.0"
+		case h2:
+			special = "frame writer"
+		}
+		for _, path := range []string{"/bare", "/wrapped"} {
+			for _, method := range []string{"GET", "HEAD"} {
+				open(t, srv, method, path, nil).expectEnd("")
+				r := <-reports
+				if r.Fate != flush.FatePassed {
+					t.Errorf("%s %s: %v", method, path, r)
+				}
+				says := special
+				if method == "HEAD" {
+					says = "HEAD"
+				}
+				if !strings.Contains(r.String(), says) || strings.Contains(r.String(), "HEAD") != (method == "HEAD") {
+					t.Errorf("%s %s: does not say %q: %v", method, path, says, r)
+				}
+				if got := r.Layers[0].Type == "*flush.Flusher"; got != (path == "/wrapped") {
+					t.Errorf("%s %s: %v", method, path, r)
+				}
+			}
+		}
+	})
+}
+
+func TestInspectTimeoutHandler(t *testing.T) {
+	var r flush.Report
+	h := http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		r = flush.Inspect(w)
+	}), time.Minute, "")
+	open(t, serve(t, http1, h), "GET", "/", nil).expectEnd("")
+	if r.Fate != flush.FateSwallowed || !strings.Contains(r.String(), "http.TimeoutHandler") {
+		t.Errorf("%v", r)
+	}
+}
+
+func TestInspectFlusher(t *testing.T) {
+	request := func(method string, minor int) *http.Request {
+		r := httptest.NewRequest(method, "/", nil)
+		r.ProtoMinor = minor
+		return r
+	}
+	for _, test := range []struct {
+		name string
+		opts *flush.Options
+		r    *http.Request
+		do   func(*flush.Flusher)
+		fate flush.Fate // of the Flusher
+		says string
+	}{
+		{"plain", nil, request("GET", 1), nil, flush.FatePassed, ""},
+		{"no request", nil, nil, nil, flush.FatePassed, ""},
+		{"HEAD", nil, request("HEAD", 1), nil, flush.FatePassed, "HEAD"},
+		{"HTTP/1.0 buffering", &flush.Options{HTTP10Buffer: 1234}, request("GET", 0), nil, flush.FateSwallowed, "1234"},
+		{"no HTTP/1.0 buffering", nil, request("GET", 0), nil, flush.FatePassed, ""},
+		{"off", &flush.Options{Flush: flush.Off}, request("GET", 1), nil, flush.FateSwallowed, "Options.Flush is Off"},
+		{"async", &flush.Options{Flush: flush.Async}, request("GET", 1), nil, flush.FatePassed, "Async"},
+		{"ended", nil, request("GET", 1), func(f *flush.Flusher) { f.Close() }, flush.FateSwallowed, "has ended"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			f := flush.New(httptest.NewRecorder(), test.r, test.opts)
+			if test.do != nil {
+				test.do(f)
+			}
+			r := flush.Inspect(f)
+			if l := r.Layers[0]; l.Fate != test.fate || !strings.Contains(l.Note, test.says) || test.says == "" && l.Note != "" {
+				t.Errorf("%v %q, want %v and %q", l.Fate, l.Note, test.fate, test.says)
+			}
+			f.Close()
+		})
+	}
+}
+
+func TestInspectRequestBody(t *testing.T) {
+	reports := make(chan flush.Report, 2)
+	srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		reports <- flush.Inspect(w)
+		io.Copy(io.Discard, r.Body)
+		reports <- flush.Inspect(w)
+	}), nil))
+	open(t, srv, "POST", "/", strings.NewReader("upload")).expectEnd("")
+	if r := <-reports; !strings.Contains(r.String(), "request body") {
+		t.Errorf("before reading: %v", r)
+	}
+	if r := <-reports; strings.Contains(r.String(), "request body") {
+		t.Errorf("after reading: %v", r)
+	}
+}
+
+func TestInspectBuffers(t *testing.T) {
+	f := flush.New(httptest.NewRecorder(), nil, nil)
+	defer f.Close()
+	f.StartBuffer(&flush.BufferOptions{Name: "fixed", NoFlush: true, FollowFlush: true})
+	f.StartBuffer(&flush.BufferOptions{Name: "follows", FollowFlush: true})
+	b := f.StartBuffer(nil)
+	io.WriteString(f, "held")
+	r := flush.Inspect(onlyUnwrap{f})
+	var got []string
+	for _, l := range r.Layers {
+		got = append(got, fmt.Sprintf("%s: %v", l.Type, l.Fate))
+	}
+	want := []string{"flush_test.onlyUnwrap: passed on", "*flush.Flusher: passed on", "buffer: swallowed",
+		`buffer "follows": passed on`, `buffer "fixed": swallowed`, "*httptest.ResponseRecorder: swallowed"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if s := r.String(); !strings.Contains(s, "it holds 4 bytes") || !strings.Contains(s, "FollowFlush") || !strings.Contains(s, "NoFlush") {
+		t.Errorf("%s", s)
+	}
+	if b.Len() != 4 {
+		t.Error("Inspect moved what the buffer held")
+	}
+}
+
+func TestFateString(t *testing.T) {
+	for f, want := range map[flush.Fate]string{
+		flush.FateUnknown: "unknown", flush.FatePassed: "passed on", flush.FateErrorLost: "error lost",
+		flush.FateSwallowed: "swallowed", 9: "Fate(9)",
+	} {
+		if f.String() != want {
+			t.Errorf("%q, want %q", f, want)
+		}
+	}
+}
+
+func ExampleInspect() {
+	h := http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Println(flush.Inspect(w))
+	}), time.Minute, "")
+	h.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+	// Output:
+	// A flush of *http.timeoutWriter: swallowed by *http.timeoutWriter. Layer 1, *http.timeoutWriter (methods: none of interest): swallowed. http.TimeoutHandler holds the whole response until the handler returns. Keep it off handlers that stream.
+}
