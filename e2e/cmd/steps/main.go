@@ -1,0 +1,44 @@
+// Command steps serves the step language the way its environment asks for:
+// flush.Serve decides between FastCGI, CGI and the command line; with
+// STEPS_SERVER set it is an HTTP server on standard input's socket.
+package main
+
+import (
+	"errors"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/e2e/steps"
+)
+
+func main() {
+	opts := &flush.Options{NoProxyBuffering: os.Getenv("STEPS_NOPROXYBUFFERING") != ""}
+	if d := os.Getenv("STEPS_SENDTIMEOUT"); d != "" {
+		opts.SendTimeout = must(time.ParseDuration(d))
+	}
+	var err error
+	switch os.Getenv("STEPS_SERVER") {
+	case "":
+		err = flush.Serve(steps.Handler, opts)
+	case "http":
+		err = http.Serve(must(net.FileListener(os.Stdin)), flush.NewHandler(steps.Handler, opts))
+	case "bare":
+		err = http.Serve(must(net.FileListener(os.Stdin)), steps.Handler)
+	default:
+		err = errors.New("STEPS_SERVER: http, bare or unset")
+	}
+	if err != nil {
+		log.Fatal(err)
+	}
+}
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		log.Fatal(err)
+	}
+	return v
+}

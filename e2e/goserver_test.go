@@ -1,0 +1,78 @@
+package e2e
+
+import (
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"syscall"
+	"testing"
+
+	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/e2e/steps"
+)
+
+// direct serves the step language over net/http in this process, so that the
+// race detector sees the library too.
+func direct(t *testing.T, opts *flush.Options) web {
+	t.Helper()
+	return web{serveHere(t, flush.NewHandler(steps.Handler, opts)), "/"}
+}
+
+func serveHere(t *testing.T, h http.Handler) (addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: h}
+	go srv.Serve(l)
+	t.Cleanup(func() { srv.Close() })
+	return l.Addr().String()
+}
+
+// backend is cmd/steps with a listening socket as its standard input, which is
+// how FastCGI servers have been started since the beginning.
+func backend(env ...string) *lazy[string] {
+	return &lazy[string]{start: func() (string, error) {
+		bin, err := stepsProgram.ensure()
+		if err != nil {
+			return "", err
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return "", err
+		}
+		defer l.Close()
+		stdin, err := l.(*net.TCPListener).File()
+		if err != nil {
+			return "", err
+		}
+		defer stdin.Close()
+		cmd := exec.Command(bin)
+		cmd.Env = append(os.Environ(), env...)
+		cmd.Stdin = stdin
+		_, err = launch("steps", cmd, syscall.SIGTERM)
+		return l.Addr().String(), err
+	}}
+}
+
+// What cmd/steps is told by its environment.
+const (
+	asHTTP           = "STEPS_SERVER=http"
+	asBare           = "STEPS_SERVER=bare"
+	sendTimeout      = "STEPS_SENDTIMEOUT=2s"
+	noProxyBuffering = "STEPS_NOPROXYBUFFERING=1"
+)
+
+var (
+	httpBackend    = backend(asHTTP, sendTimeout)
+	httpUnbuffered = backend(asHTTP, sendTimeout, noProxyBuffering)
+	bareBackend    = backend(asBare)
+	fcgiBackend    = backend(sendTimeout)
+	fcgiUnbuffered = backend(sendTimeout, noProxyBuffering)
+)
+
+func goCLI(t *testing.T, tty bool) cli {
+	return cli{[]string{stepsProgram.get(t)}, []string{sendTimeout}, tty}
+}
