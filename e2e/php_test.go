@@ -21,8 +21,7 @@ var phpFiles = &lazy[phpSetup]{start: func() (s phpSetup, err error) {
 	s.ini, err = file("php/php.ini", []byte(strings.Join([]string{
 		"output_buffering = 0",
 		"zlib.output_compression = 0",
-		"display_errors = 1",
-		"html_errors = 0",
+		"display_errors = 0",
 		"default_socket_timeout = 60",
 		"opcache.enable = 0",
 		"",
