@@ -112,12 +112,12 @@ func TestInspectLayers(t *testing.T) {
 	}
 }
 
-type panicky struct{ http.ResponseWriter }
+type panickyWriter struct{ http.ResponseWriter }
 
-func (panicky) Unwrap() http.ResponseWriter { panic("half built") }
+func (panickyWriter) Unwrap() http.ResponseWriter { panic("half built") }
 
 func TestInspectDoesNotPanic(t *testing.T) {
-	if s := flush.Inspect(onlyUnwrap{panicky{}}).String(); !strings.Contains(s, "half built") {
+	if s := flush.Inspect(onlyUnwrap{panickyWriter{}}).String(); !strings.Contains(s, "half built") {
 		t.Errorf("%q", s)
 	}
 }
