@@ -165,6 +165,7 @@ func (f *Flusher) handRestLocked() {
 		}
 		f.carryTrailersLocked()
 	}
+	f.drainLocked()
 	if f.fail == nil {
 		f.setClosingDeadlineLocked(true)
 	}

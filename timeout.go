@@ -36,6 +36,13 @@ type sendTimeout struct {
 	closing bool          // the response is ending: see beginSendLocked
 	armed   time.Duration // when the connection's deadline was set while closing; 0: not
 	stalls  int           // times the timer ran out on a server without deadlines
+
+	// With a source, bytes that the client has acknowledged while a call
+	// blocks are progress too.
+	source  connection // nil: none; set once
+	watcher *watcher
+	watched bool
+	acked   int64 // when since was set, while watched
 }
 
 // beginSendLocked notes that a call of the server begins.
@@ -49,7 +56,7 @@ func (f *Flusher) beginSendLocked() {
 	if t.d <= 0 {
 		return
 	}
-	if t.closing {
+	if t.closing && t.source == nil {
 		f.setClosingDeadlineLocked(false)
 		return
 	}
@@ -60,10 +67,14 @@ func (f *Flusher) beginSendLocked() {
 		return
 	}
 	t.running = true
+	first := t.d
+	if t.source != nil {
+		first = pollEvery(t.d)
+	}
 	if t.timer == nil {
-		t.timer = time.AfterFunc(t.d, f.sendTimeoutFired)
+		t.timer = time.AfterFunc(first, f.sendTimeoutFired)
 	} else {
-		t.timer.Reset(t.d)
+		t.timer.Reset(first)
 	}
 }
 
@@ -83,10 +94,20 @@ func (f *Flusher) sendTimeoutFired() {
 	defer f.mu.Unlock()
 	t := &f.timeout
 	t.running = false
-	if !t.calling || f.ended || t.closing {
+	if !t.calling || f.ended || t.closing && t.source == nil {
 		return
 	}
-	if left := t.since + t.d - now(); left > 0 {
+	blocked := now() - t.since
+	if t.source != nil && !t.watched && blocked < t.d {
+		every := pollEvery(t.d)
+		if blocked < every {
+			t.running = true
+			t.timer.Reset(every - blocked)
+			return
+		}
+		t.watcher.addLocked(f)
+	}
+	if left := t.d - blocked; left > 0 {
 		t.running = true
 		t.timer.Reset(left)
 		return

@@ -33,6 +33,7 @@ type Flusher struct {
 	server        context.Context // the server's; nil: none
 	own           context.Context // behind requestContext
 	watch         serverWatch     // has a mutex of its own
+	conn          connection      // nil: not known
 
 	mu   sync.Mutex // guards everything below
 	cond sync.Cond  // on mu; see waitLocked
@@ -102,6 +103,12 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	f.interval.d = cfg.FlushInterval
 	f.timeout.d = cfg.SendTimeout
 	f.initTimeout()
+	if r != nil {
+		f.conn, _ = r.Context().Value(connKey{}).(connection)
+		if f.conn != nil && f.http1 && f.srv.deadline != nil {
+			f.timeout.source, f.timeout.watcher = f.conn, &theWatcher
+		}
+	}
 }
 
 // initTimeout settles the send timeout with the server's own WriteTimeout.

@@ -1,0 +1,275 @@
+package flush
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"syscall"
+	"time"
+)
+
+// ConnContext lets the responses of a server know their connection. Set it as
+// [http.Server.ConnContext], or call it from one's own:
+//
+//	srv := &http.Server{Handler: h, ConnContext: flush.ConnContext}
+//
+// On Linux, over TCP and over TLS on TCP, that makes [Flusher.FlushAcked] and
+// [Flusher.Backlog] work. On HTTP/1 it also makes SendTimeout true to progress:
+// while one write blocks, bytes that the client's kernel acknowledges count. A
+// client that moves, however slowly, lives; without ConnContext the grain is
+// about a third of the kernel's send buffer.
+//
+// On other systems and connections it changes nothing.
+func ConnContext(ctx context.Context, c net.Conn) context.Context {
+	return ConnOptions{}.ConnContext(ctx, c)
+}
+
+// ConnOptions are set on a connection by [ConnOptions.ConnContext]. They bound
+// what the kernel hoards for a client that does not read, so that what a slow
+// client sees is fresh. Systems that do not know an option go without.
+type ConnOptions struct {
+	// NotSentLowat is TCP_NOTSENT_LOWAT, in bytes: with more than this unsent
+	// the kernel takes no more. 0 leaves the system's default.
+	NotSentLowat int
+
+	// UserTimeout is TCP_USER_TIMEOUT, in whole milliseconds: how long bytes
+	// may stay unacknowledged before the kernel ends the connection. 0 leaves
+	// the system's default.
+	UserTimeout time.Duration
+}
+
+// ConnContext is the function [ConnContext] with o set on the connection:
+//
+//	srv.ConnContext = flush.ConnOptions{NotSentLowat: 16 << 10}.ConnContext
+func (o ConnOptions) ConnContext(ctx context.Context, c net.Conn) context.Context {
+	raw := rawConn(c)
+	if raw == nil {
+		return ctx
+	}
+	k := &kernelConn{raw}
+	k.set(o)
+	if _, err := k.acked(); err != nil {
+		return ctx
+	}
+	return context.WithValue(ctx, connKey{}, connection(k))
+}
+
+type connKey struct{}
+
+// A connection is what the kernel knows of the client. Tests have a fake one.
+type connection interface {
+	// acked is how many bytes the client's kernel has acknowledged.
+	acked() (int64, error)
+
+	// queued is how many bytes wait in the kernel: not sent yet, and sent but
+	// not acknowledged.
+	queued() (unsent, unacked int64, err error)
+
+	// room is how many bytes the kernel takes in all before a write blocks.
+	room() (int64, error)
+}
+
+// kernelConn is a TCP connection of this process.
+type kernelConn struct{ raw syscall.RawConn }
+
+// rawConn looks below TLS, and below whatever else says what it wraps.
+func rawConn(c net.Conn) syscall.RawConn {
+	for range maxLayers {
+		if t, ok := c.(*net.TCPConn); ok {
+			raw, err := t.SyscallConn()
+			if err != nil {
+				return nil
+			}
+			return raw
+		}
+		n, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nil
+		}
+		c = n.NetConn()
+	}
+	return nil
+}
+
+var (
+	errNoConn  = fmt.Errorf("flush: connection is not known: set ConnContext on the server: %w", errors.ErrUnsupported)
+	errNoCount = fmt.Errorf("flush: system does not count acknowledged bytes: %w", errors.ErrUnsupported)
+)
+
+// Backlog returns how many bytes of the connection wait in the kernel: unsent,
+// and sent but not acknowledged by the client's. What waits on floor 2 is
+// [Flusher.Buffered]. Streams of one HTTP/2 connection share the numbers.
+//
+// It needs [ConnContext]; without it, and where the kernel does not tell, the
+// error matches [errors.ErrUnsupported].
+func (f *Flusher) Backlog() (unsent, unacked int64, err error) {
+	if f.conn == nil {
+		return 0, 0, errNoConn
+	}
+	if err := f.openErr(); err != nil {
+		return 0, 0, err
+	}
+	unsent, unacked, err = f.conn.queued()
+	if err != nil {
+		return 0, 0, fmt.Errorf("%w: %w", ErrClientGone, err)
+	}
+	return unsent, unacked, nil
+}
+
+func (f *Flusher) openErr() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.refuse
+}
+
+const (
+	firstPoll = time.Millisecond
+	lastPoll  = 50 * time.Millisecond
+)
+
+// FlushAcked is [Flusher.FlushWait] that goes on to wait until the client's
+// kernel has acknowledged every byte up to here: they have arrived, though the
+// client need not have read them. It asks the kernel every 1 to 50 ms.
+//
+// ctx ends the wait and not the response. With no byte acknowledged for
+// SendTimeout it returns [ErrTimeout], which does not stick here: the bytes may
+// yet arrive. On HTTP/2 it waits for what the connection has sent so far, other
+// streams included.
+//
+// It needs [ConnContext]; without it, and where the kernel does not tell, the
+// error matches [errors.ErrUnsupported] and nothing has been flushed.
+func (f *Flusher) FlushAcked(ctx context.Context) error {
+	if f.conn == nil {
+		return errNoConn
+	}
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	before, err := f.position()
+	if err != nil {
+		return err
+	}
+	sent := f.Stats().Bytes
+	if err := f.FlushWait(ctx); err != nil {
+		return err
+	}
+	more := f.Stats().Bytes - sent
+	mark := int64(-1)
+	moved, at := before, now()
+	timer := time.NewTimer(firstPoll)
+	defer timer.Stop()
+	for wait := firstPoll; ; wait = min(2*wait, lastPoll) {
+		// On HTTP/2 the flush may return before the frame is in the kernel:
+		// the mark is good once as much has come as was handed over.
+		if mark < 0 && (f.http1 || wait > firstPoll) {
+			p, err := f.position()
+			if err != nil {
+				return err
+			}
+			if f.http1 || p >= before+more {
+				mark = p
+			}
+		}
+		acked, err := f.conn.acked()
+		if err != nil {
+			return f.lost(err)
+		}
+		if mark >= 0 && acked >= mark {
+			return nil
+		}
+		if acked != moved {
+			moved, at = acked, now()
+		}
+		if d := f.sendTimeout(); d > 0 && now()-at >= d {
+			return ErrTimeout
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			if !f.ownContext(ctx) {
+				return contextError(ctx)
+			}
+			<-timer.C
+		case <-timer.C:
+		}
+		if err := f.openErr(); err != nil {
+			return err
+		}
+	}
+}
+
+func (f *Flusher) sendTimeout() time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.timeout.d
+}
+
+// lost makes err, by which the kernel said that the connection is no more, the
+// failure that sticks.
+func (f *Flusher) lost(err error) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.failLocked(fmt.Errorf("%w: %w", ErrClientGone, err))
+	return f.refuse
+}
+
+// position is how many bytes the connection has been given since its start, on
+// the scale of acked. The two readings are not one: it is exact if nothing was
+// acknowledged between.
+func (f *Flusher) position() (int64, error) {
+	for {
+		before, err := f.conn.acked()
+		if err != nil {
+			return 0, f.lost(err)
+		}
+		unsent, unacked, err := f.conn.queued()
+		if err != nil {
+			return 0, f.lost(err)
+		}
+		after, err := f.conn.acked()
+		if err != nil {
+			return 0, f.lost(err)
+		}
+		if before == after {
+			return after + unsent + unacked, nil
+		}
+	}
+}
+
+// drainLocked waits, while the client moves, until the kernel has room for the
+// bytes that the server writes after us. Nobody could tell there that a client
+// who reads slowly is alive.
+func (f *Flusher) drainLocked() {
+	if f.timeout.source == nil || f.stats.Bytes < smallBody {
+		return
+	}
+	room, err := f.conn.room()
+	if err != nil {
+		return
+	}
+	full := func() bool {
+		unsent, unacked, err := f.conn.queued()
+		return err == nil && unsent+unacked > room/4
+	}
+	if !full() {
+		return
+	}
+	f.pushLocked()
+	acked, err := f.conn.acked()
+	for at := now(); err == nil && f.fail == nil && full(); {
+		f.callLocked(func() { time.Sleep(lastPoll) })
+		var n int64
+		if n, err = f.conn.acked(); n != acked {
+			acked, at = n, now()
+		}
+		if now()-at >= f.timeout.d {
+			f.timeout.expired = true
+			f.failLocked(ErrTimeout)
+			f.unblockLocked()
+		}
+	}
+}
+
+// smallBody is a body that fits into any send buffer with what the server adds.
+const smallBody = 1 << 10
