@@ -289,6 +289,7 @@ func (f *Flusher) handFrontLocked(goal int64, push bool) (flushed bool) {
 	n, err := handLocked(f, p, push)
 	f.measurePendingLocked()
 	f.q.pop(n)
+	f.chargeLocked()
 	if err != nil && f.fail == nil {
 		// The server will not have these bytes, and goes on.
 		f.refused = errors.Join(f.refused, err)

@@ -183,6 +183,7 @@ func (f *Flusher) joinLocked() {
 func (f *Flusher) endLocked(whole bool, unwound error) {
 	f.stopTimersLocked()
 	f.stats.Lost += int64(f.dropLocked())
+	f.leaveLocked()
 	if !whole {
 		f.aborted = true
 		if f.fail == nil {

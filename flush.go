@@ -160,6 +160,10 @@ type Options struct {
 	// beside what the handler says. It applies when a flush sends the headers.
 	NoProxyBuffering bool
 
+	// Budget bounds what all responses that share it hold on floor 2. Nil
+	// means no bound but each one's MaxPending.
+	Budget *Budget
+
 	// OnStart is called before the handler, e.g. to open a buffer with a
 	// filter for every response.
 	OnStart func(*Flusher, *http.Request)

@@ -58,7 +58,9 @@ func appendLocked[T []byte | string](f *Flusher, p T) {
 // dropLocked empties floor 2 and returns how many bytes it held.
 func (f *Flusher) dropLocked() int {
 	f.measurePendingLocked()
-	return f.q.reset()
+	n := f.q.reset()
+	f.chargeLocked()
+	return n
 }
 
 // measurePendingLocked keeps the high-water mark. Floor 2 only grows between
@@ -134,7 +136,7 @@ func handSolo[T []byte | string](f *Flusher, p T) (n int, err error) {
 // enqueueLocked appends p to floor 2, in parts if there is no room for it, and
 // lets it move down in the background.
 func enqueueLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
-	if len(p) > f.cfg.MaxPending-f.q.len || f.penTakenLocked() {
+	if len(p) > f.cfg.MaxPending-f.q.len || f.cfg.Budget != nil || f.penTakenLocked() {
 		if err := f.takePenLocked(); err != nil {
 			return 0, err
 		}
@@ -151,8 +153,21 @@ func enqueueLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 			}
 			continue
 		}
+		if f.cfg.Budget != nil {
+			if f.q.tail == nil || f.q.room() == 0 {
+				if err := f.waitBudgetLocked(); err != nil {
+					if f.closing {
+						f.cut = true
+					}
+					return n, err
+				}
+			}
+			// One block at a time. Others may have filled it meanwhile.
+			room = min(f.cfg.MaxPending-f.q.len, max(f.q.room(), 1))
+		}
 		k := min(room, len(p))
 		appendLocked(f, p[:k])
+		f.chargeLocked()
 		n, p = n+k, p[k:]
 		if f.holding && f.q.len > f.cfg.HTTP10Buffer || f.holding && len(p) > 0 {
 			f.holding = false

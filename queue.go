@@ -23,6 +23,7 @@ var blocks = sync.Pool{New: func() any { return new(block) }}
 type queue struct {
 	head, tail *block
 	len        int
+	blocks     int
 
 	// credit is how many bytes may be appended to tail with no further
 	// question; -1: not even none. See grantLocked.
@@ -36,6 +37,7 @@ func push[T []byte | string](q *queue, p T) {
 	for len(p) > 0 {
 		if q.tail == nil || q.tail.w == blockSize {
 			b := blocks.Get().(*block)
+			q.blocks++
 			if q.tail == nil {
 				q.head = b
 			} else {
@@ -70,6 +72,7 @@ func (q *queue) pop(n int) {
 		return
 	}
 	q.head = b.next
+	q.blocks--
 	if q.head == nil {
 		q.tail, q.credit = nil, min(q.credit, 0)
 	}

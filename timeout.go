@@ -68,7 +68,7 @@ func (f *Flusher) beginSendLocked() {
 	}
 	t.running = true
 	first := t.d
-	if t.source != nil {
+	if t.source != nil || f.cfg.Budget != nil {
 		first = pollEvery(t.d)
 	}
 	if t.timer == nil {
@@ -107,7 +107,14 @@ func (f *Flusher) sendTimeoutFired() {
 		}
 		t.watcher.addLocked(f)
 	}
-	if left := t.d - blocked; left > 0 {
+	d := t.d
+	if f.cfg.Budget != nil {
+		d = f.cfg.Budget.shrink(d)
+	}
+	if left := d - blocked; left > 0 {
+		if f.cfg.Budget != nil {
+			left = min(left, pollEvery(t.d)) // d may shrink meanwhile
+		}
 		t.running = true
 		t.timer.Reset(left)
 		return

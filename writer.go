@@ -75,6 +75,7 @@ type response struct {
 	handlerDeadline time.Time
 	serverDeadline  time.Time // when the server's WriteTimeout ends
 	cancel          context.CancelCauseFunc
+	member          *member     // in the budget; nil: holds nothing yet, or there is none
 	hooks           []closeHook // of handlers that joined
 	lastPush        error       // what the server's last flush said that does not stick
 	stats           Stats
@@ -206,6 +207,7 @@ func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 		n, err = enqueueLocked(f, p)
 	case f.q.len+len(p) < f.cfg.bufferSize:
 		appendLocked(f, p)
+		f.chargeLocked()
 		n = len(p)
 	default:
 		n, err = throughLocked(f, p)

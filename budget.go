@@ -1,0 +1,192 @@
+package flush
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// ErrOverBudget says that the response was aborted as the one that held most
+// for longest when a [Budget] was used up.
+var ErrOverBudget = errors.New("flush: memory budget is used up")
+
+// A Budget bounds the memory of floor 2 of all responses that share it, as
+// [Options.Budget]. Each response still has its own MaxPending.
+//
+// Over soft, send timeouts shrink in proportion to what is left below hard. At
+// hard, the response that holds most for longest is aborted with
+// [ErrOverBudget], never one that keeps up; where all keep up, writers wait.
+// User-level buffers are not counted.
+//
+// All methods are safe for concurrent use.
+type Budget struct {
+	soft, hard int64
+	held       atomic.Int64 // by all, in whole blocks
+
+	mu      sync.Mutex
+	members map[*member]struct{} // those who have ever held something
+	freed   chan struct{}        // closed and made anew when memory comes back; nil: nobody waits
+}
+
+// A member is a response as its budget sees it. The fields are atomic so that
+// nobody has to lock a response to compare it.
+type member struct {
+	f     *Flusher
+	held  atomic.Int64
+	since atomic.Int64 // when it last showed progress
+}
+
+const (
+	blockMemory = 4096
+	// keepsUp is how long a response may go without progress and still be one
+	// that keeps up. Send timeouts shrink no further.
+	keepsUp = 100 * time.Millisecond
+)
+
+// NewBudget returns a Budget of hard bytes, with pressure from soft bytes on.
+// Values are raised to make sense: hard to at least one block of 4 KiB, soft
+// to at least 0; a soft above hard is hard.
+func NewBudget(soft, hard int64) *Budget {
+	hard = max(hard, blockMemory)
+	return &Budget{soft: min(max(soft, 0), hard), hard: hard, members: make(map[*member]struct{})}
+}
+
+// shrink returns d as the budget leaves it.
+func (b *Budget) shrink(d time.Duration) time.Duration {
+	over := b.held.Load() - b.soft
+	if over <= 0 {
+		return d
+	}
+	left := max(b.hard-b.soft-over, 0)
+	return max(time.Duration(float64(d)*float64(left)/float64(max(b.hard-b.soft, 1))), min(d, keepsUp))
+}
+
+// chargeLocked brings the budget's count of f up to date. f.mu is held; the
+// count changes only when a block comes or goes, not with every write.
+func (f *Flusher) chargeLocked() {
+	b := f.cfg.Budget
+	if b == nil {
+		return
+	}
+	if f.member == nil {
+		if f.q.blocks == 0 {
+			return
+		}
+		f.member = &member{f: f}
+		f.member.since.Store(int64(now()))
+		b.mu.Lock()
+		b.members[f.member] = struct{}{}
+		b.mu.Unlock()
+	}
+	m := f.member
+	all := int64(f.q.blocks) * blockMemory
+	delta := all - m.held.Load()
+	if delta == 0 {
+		return
+	}
+	if m.held.Load() == 0 {
+		m.since.Store(int64(now()))
+	}
+	m.held.Store(all)
+	b.held.Add(delta)
+	if delta < 0 {
+		m.since.Store(int64(now()))
+		b.wake()
+	}
+}
+
+// leaveLocked takes f out of its budget at the end.
+func (f *Flusher) leaveLocked() {
+	f.chargeLocked()
+	if b, m := f.cfg.Budget, f.member; m != nil {
+		f.member = nil
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		delete(b.members, m)
+	}
+}
+
+func (b *Budget) wake() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.freed != nil {
+		close(b.freed)
+		b.freed = nil
+	}
+}
+
+// waitBudgetLocked waits until the budget has another block for f. It drops
+// f.mu: a response must not be locked while another is.
+func (f *Flusher) waitBudgetLocked() error {
+	b := f.cfg.Budget
+	began := now()
+	defer func() { f.stats.Waited += now() - began }()
+	for stalls := f.timeout.stalls; b.held.Load()+blockMemory > b.hard; {
+		switch {
+		case f.fail != nil:
+			return f.fail
+		case f.hijacked || f.ended:
+			return f.refuse
+		case f.timeout.stalls != stalls:
+			return ErrTimeout
+		}
+		if f.q.len > 0 {
+			f.moveTo = f.accepted
+			f.kickLocked()
+		}
+		f.mu.Unlock()
+		freed := b.wait()
+		if !b.relieve() {
+			timer := time.NewTimer(keepsUp)
+			select {
+			case <-freed:
+			case <-timer.C:
+			}
+			timer.Stop()
+		}
+		f.mu.Lock()
+	}
+	return f.fail
+}
+
+// wait returns a channel that is closed when memory comes back.
+func (b *Budget) wait() <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.freed == nil {
+		b.freed = make(chan struct{})
+	}
+	return b.freed
+}
+
+// relieve aborts the response that holds most for longest, and reports whether
+// there was one that does not keep up. No response is locked by the caller.
+func (b *Budget) relieve() bool {
+	b.mu.Lock()
+	var worst *member
+	var most float64
+	at := now()
+	for m := range b.members {
+		age := at - time.Duration(m.since.Load())
+		if held := m.held.Load(); held > 0 && age >= keepsUp {
+			if score := float64(held) * float64(age); score > most {
+				worst, most = m, score
+			}
+		}
+	}
+	if worst != nil {
+		delete(b.members, worst) // not twice, though its memory may take a while to come back
+	}
+	b.mu.Unlock()
+	if worst == nil {
+		return false
+	}
+	f := worst.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.ended && !f.hijacked {
+		f.abortLocked(ErrOverBudget)
+	}
+	return true
+}

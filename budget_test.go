@@ -1,0 +1,190 @@
+package flush_test
+
+import (
+	"errors"
+	"net/http"
+	"os"
+	"runtime"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush"
+)
+
+// A tap is a server's writer that takes bytes only while it is open, and ends
+// a blocked write at a deadline in the past.
+type tap struct {
+	mu     sync.Mutex
+	opened chan struct{} // closed: writes go through
+	cut    chan struct{} // closed: the deadline has passed
+	once   sync.Once
+	taken  int
+}
+
+func newTap(open bool) *tap {
+	t := &tap{opened: make(chan struct{}), cut: make(chan struct{})}
+	if open {
+		close(t.opened)
+	}
+	return t
+}
+
+func (t *tap) Header() http.Header { return http.Header{} }
+func (t *tap) WriteHeader(int)     {}
+func (t *tap) FlushError() error   { return nil }
+
+func (t *tap) Write(p []byte) (int, error) {
+	select {
+	case <-t.opened:
+		t.mu.Lock()
+		t.taken += len(p)
+		t.mu.Unlock()
+		return len(p), nil
+	case <-t.cut:
+		return 0, os.ErrDeadlineExceeded
+	}
+}
+
+func (t *tap) SetWriteDeadline(at time.Time) error {
+	if !at.IsZero() && !at.After(time.Now()) {
+		t.once.Do(func() { close(t.cut) })
+	}
+	return nil
+}
+
+// Many clients that do not read, and some that do, share one budget: what is
+// held stays within it, and those that read are never touched.
+func TestBudgetBoundsStalledClients(t *testing.T) {
+	const stalled, reading, hard = 2000, 20, 16 << 20
+	budget := flush.NewBudget(hard/2, hard)
+	opts := &flush.Options{Flush: flush.Async, Budget: budget, SendTimeout: time.Hour}
+	event := make([]byte, 1000)
+
+	runtime.GC()
+	var base, peak runtime.MemStats
+	runtime.ReadMemStats(&base)
+
+	var wg sync.WaitGroup
+	var over, other int
+	var mu sync.Mutex
+	release := make(chan struct{})
+	full := make(chan struct{}, stalled+reading)
+	for i := range stalled + reading {
+		wg.Go(func() {
+			reads := i%((stalled+reading)/reading) == 0
+			f := flush.New(newTap(reads), nil, opts)
+			var err error
+			for range 60 { // under MaxPending: only the budget can stop it
+				if _, err = f.Write(event); err != nil {
+					break
+				}
+				if err = f.FlushAsync(); err != nil {
+					break
+				}
+			}
+			full <- struct{}{}
+			<-release
+			if reads {
+				if cerr := f.Close(); err != nil || cerr != nil {
+					t.Errorf("a client that reads: %v, %v", err, cerr)
+				}
+				return
+			}
+			if err == nil {
+				err = f.Err()
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			switch {
+			case errors.Is(err, flush.ErrOverBudget):
+				over++
+			case err != nil:
+				t.Errorf("a client that does not read: %v", err)
+			default:
+				other++
+			}
+			f.Abort(nil)
+		})
+	}
+	for range stalled + reading {
+		<-full
+	}
+	runtime.GC()
+	runtime.ReadMemStats(&peak)
+	if got, most := int64(peak.HeapAlloc)-int64(base.HeapAlloc), int64(hard+(stalled+reading)*4<<10); got > most {
+		t.Errorf("heap grew by %d bytes, want at most %d", got, most)
+	}
+	close(release)
+	wg.Wait()
+	if over == 0 || other == 0 {
+		t.Errorf("%d responses were aborted and %d were not; want some of each", over, other)
+	}
+	if held := flush.BudgetHeld(budget); held != 0 {
+		t.Errorf("%d bytes are still counted at the end", held)
+	}
+}
+
+// Half-way between soft and hard, half the send timeout is left; below soft,
+// all of it.
+func TestBudgetShrinksSendTimeout(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		soft int64
+		want time.Duration
+	}{
+		{"below soft", 64 << 10, 16 * time.Second},
+		{"half-way", 0, 8 * time.Second},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				// 8 blocks of 4 KiB of 16 are held.
+				opts := &flush.Options{Budget: flush.NewBudget(tc.soft, 64<<10), SendTimeout: 16 * time.Second}
+				f := flush.New(newTap(false), nil, opts)
+				begin := time.Now()
+				f.FlushAsync()
+				for range 8 {
+					f.Write(make([]byte, 4000))
+				}
+				err := f.FlushWait(t.Context())
+				if !errors.Is(err, flush.ErrTimeout) || time.Since(begin) != tc.want {
+					t.Errorf("after %v: %v; want ErrTimeout after %v", time.Since(begin), err, tc.want)
+				}
+				f.Close()
+			})
+		})
+	}
+}
+
+// At the bound a writer waits while all keep up, and goes on when memory comes
+// back.
+func TestBudgetWaitsForThoseWhoKeepUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(8<<10, 8<<10)
+		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1}
+		first := newTap(false)
+		a := flush.New(first, nil, opts)
+		a.Write(make([]byte, 8000))
+		b := flush.New(newTap(true), nil, opts)
+		done := make(chan error, 1)
+		go func() {
+			_, err := b.Write(make([]byte, 100))
+			done <- err
+		}()
+		time.Sleep(50 * time.Millisecond)
+		synctest.Wait()
+		select {
+		case err := <-done:
+			t.Fatalf("Write returned %v over the budget", err)
+		default:
+		}
+		close(first.opened)
+		if err := <-done; err != nil {
+			t.Errorf("Write: %v", err)
+		}
+		if err := errors.Join(a.Close(), b.Close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
