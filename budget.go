@@ -14,10 +14,10 @@ var ErrOverBudget = errors.New("flush: memory budget is used up")
 // A Budget bounds the memory of floor 2 of all responses that share it, as
 // [Options.Budget]. Each response still has its own MaxPending.
 //
-// Over soft, send timeouts shrink in proportion to what is left below hard. At
-// hard, the response that holds most for longest is aborted with
-// [ErrOverBudget], never one that keeps up; where all keep up, writers wait.
-// User-level buffers are not counted.
+// Over soft, send timeouts shrink in proportion to what is left below hard, to
+// a sixteenth at most. At hard, the response that holds most for longest is
+// aborted with [ErrOverBudget], never one that keeps up; where all keep up,
+// writers wait. User-level buffers are not counted.
 //
 // All methods are safe for concurrent use.
 type Budget struct {
@@ -34,13 +34,13 @@ type Budget struct {
 type member struct {
 	f     *Flusher
 	held  atomic.Int64
-	since atomic.Int64 // when it last showed progress
+	since atomic.Int64 // when the call of the server that blocks began, or last showed progress; 0: none is under way
 }
 
 const (
 	blockMemory = 4096
-	// keepsUp is how long a response may go without progress and still be one
-	// that keeps up. Send timeouts shrink no further.
+	// keepsUp is how long one call of the server may take of a response that
+	// keeps up. Send timeouts shrink no further, nor below a sixteenth.
 	keepsUp = 100 * time.Millisecond
 )
 
@@ -59,7 +59,7 @@ func (b *Budget) shrink(d time.Duration) time.Duration {
 		return d
 	}
 	left := max(b.hard-b.soft-over, 0)
-	return max(time.Duration(float64(d)*float64(left)/float64(max(b.hard-b.soft, 1))), min(d, keepsUp))
+	return max(time.Duration(float64(d)*float64(left)/float64(max(b.hard-b.soft, 1))), max(d/16, min(d, keepsUp)))
 }
 
 // chargeLocked brings the budget's count of f up to date. f.mu is held; the
@@ -74,7 +74,6 @@ func (f *Flusher) chargeLocked() {
 			return
 		}
 		f.member = &member{f: f}
-		f.member.since.Store(int64(now()))
 		b.mu.Lock()
 		b.members[f.member] = struct{}{}
 		b.mu.Unlock()
@@ -85,13 +84,9 @@ func (f *Flusher) chargeLocked() {
 	if delta == 0 {
 		return
 	}
-	if m.held.Load() == 0 {
-		m.since.Store(int64(now()))
-	}
 	m.held.Store(all)
 	b.held.Add(delta)
 	if delta < 0 {
-		m.since.Store(int64(now()))
 		b.wake()
 	}
 }
@@ -168,8 +163,8 @@ func (b *Budget) relieve() bool {
 	var most float64
 	at := now()
 	for m := range b.members {
-		age := at - time.Duration(m.since.Load())
-		if held := m.held.Load(); held > 0 && age >= keepsUp {
+		since := time.Duration(m.since.Load())
+		if held, age := m.held.Load(), at-since; since != 0 && held > 0 && age >= keepsUp {
 			if score := float64(held) * float64(age); score > most {
 				worst, most = m, score
 			}

@@ -98,8 +98,8 @@ func TestBudgetBoundsStalledClients(t *testing.T) {
 			mu.Lock()
 			defer mu.Unlock()
 			switch {
-			case errors.Is(err, flush.ErrOverBudget):
-				over++
+			case errors.Is(err, flush.ErrOverBudget), errors.Is(err, flush.ErrTimeout):
+				over++ // aborted, or its send timeout had shrunk
 			case err != nil:
 				t.Errorf("a client that does not read: %v", err)
 			default:
@@ -112,6 +112,7 @@ func TestBudgetBoundsStalledClients(t *testing.T) {
 		<-full
 	}
 	runtime.GC()
+	runtime.GC() // a pool lets go of what it keeps in the second
 	runtime.ReadMemStats(&peak)
 	if got, most := int64(peak.HeapAlloc)-int64(base.HeapAlloc), int64(hard+(stalled+reading)*4<<10); got > most {
 		t.Errorf("heap grew by %d bytes, want at most %d", got, most)

@@ -53,6 +53,9 @@ type sendTimeout struct {
 func (f *Flusher) beginSendLocked() {
 	t := &f.timeout
 	t.calling = true
+	if f.member != nil {
+		f.member.since.Store(int64(now()))
+	}
 	if t.d <= 0 {
 		return
 	}
@@ -85,6 +88,9 @@ func (f *Flusher) endSendLocked(at time.Duration) {
 	t := &f.timeout
 	t.calling = false
 	t.since, t.fresh = at, true
+	if f.member != nil {
+		f.member.since.Store(0)
+	}
 }
 
 // sendTimeoutFired runs on the timer's goroutine. Close and Abort wait for it:

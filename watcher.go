@@ -77,6 +77,9 @@ func (w *watcher) look(f *Flusher) {
 		if n, err := t.source.acked(); err == nil {
 			if n != t.acked {
 				t.acked, t.since = n, now()
+				if f.member != nil {
+					f.member.since.Store(int64(t.since))
+				}
 			}
 			return
 		}
