@@ -2,6 +2,7 @@ package flush
 
 import (
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,7 +27,9 @@ type Budget struct {
 
 	mu      sync.Mutex
 	members map[*member]struct{} // those who have ever held something
-	freed   chan struct{}        // closed and made anew when memory comes back; nil: nobody waits
+	waiting []chan struct{}      // writers, in order; each is told of one piece that came back
+	last    *member              // the one aborted last
+	lastAt  time.Duration        // when that was
 }
 
 // A member is a response as its budget sees it. The fields are atomic so that
@@ -102,12 +105,13 @@ func (f *Flusher) leaveLocked() {
 	}
 }
 
+// wake tells the first writer who waits that memory came back.
 func (b *Budget) wake() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.freed != nil {
-		close(b.freed)
-		b.freed = nil
+	if len(b.waiting) > 0 {
+		close(b.waiting[0])
+		b.waiting = b.waiting[1:]
 	}
 }
 
@@ -131,37 +135,46 @@ func (f *Flusher) waitBudgetLocked() error {
 			f.kickLocked()
 		}
 		f.mu.Unlock()
-		freed := b.wait()
 		if !b.relieve() {
-			timer := time.NewTimer(keepsUp)
-			select {
-			case <-freed:
-			case <-timer.C:
-			}
-			timer.Stop()
+			b.wait()
 		}
 		f.mu.Lock()
 	}
 	return f.fail
 }
 
-// wait returns a channel that is closed when memory comes back.
-func (b *Budget) wait() <-chan struct{} {
+// wait returns when a piece of memory has come back, or when it is time to look
+// again who keeps up.
+func (b *Budget) wait() {
+	freed := make(chan struct{})
+	b.mu.Lock()
+	b.waiting = append(b.waiting, freed)
+	b.mu.Unlock()
+	timer := time.NewTimer(keepsUp)
+	defer timer.Stop()
+	select {
+	case <-freed:
+		return
+	case <-timer.C:
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.freed == nil {
-		b.freed = make(chan struct{})
+	if i := slices.Index(b.waiting, freed); i >= 0 {
+		b.waiting = slices.Delete(b.waiting, i, i+1)
 	}
-	return b.freed
 }
 
 // relieve aborts the response that holds most for longest, and reports whether
 // there was one that does not keep up. No response is locked by the caller.
 func (b *Budget) relieve() bool {
 	b.mu.Lock()
+	at := now()
+	if b.last != nil && b.last.held.Load() > 0 && at-b.lastAt < keepsUp {
+		b.mu.Unlock()
+		return false // its memory is about to come back: one is enough
+	}
 	var worst *member
 	var most float64
-	at := now()
 	for m := range b.members {
 		since := time.Duration(m.since.Load())
 		if held, age := m.held.Load(), at-since; since != 0 && held > 0 && age >= keepsUp {
@@ -171,7 +184,8 @@ func (b *Budget) relieve() bool {
 		}
 	}
 	if worst != nil {
-		delete(b.members, worst) // not twice, though its memory may take a while to come back
+		delete(b.members, worst)
+		b.last, b.lastAt = worst, at
 	}
 	b.mu.Unlock()
 	if worst == nil {
