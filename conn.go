@@ -241,7 +241,7 @@ func (f *Flusher) position() (int64, error) {
 // bytes that the server writes after us. Nobody could tell there that a client
 // who reads slowly is alive.
 func (f *Flusher) drainLocked() {
-	if f.timeout.source == nil || f.stats.Bytes < smallBody {
+	if f.timeout.progress == nil || f.stats.Bytes < smallBody {
 		return
 	}
 	room, err := f.conn.room()

@@ -37,12 +37,7 @@ type sendTimeout struct {
 	armed   time.Duration // when the connection's deadline was set while closing; 0: not
 	stalls  int           // times the timer ran out on a server without deadlines
 
-	// With a source, bytes that the client has acknowledged while a call
-	// blocks are progress too.
-	source  connection // nil: none; set once
-	watcher *watcher
-	watched bool
-	acked   int64 // when since was set, while watched
+	progress *progress // nil: only what the server takes is progress
 }
 
 // beginSendLocked notes that a call of the server begins.
@@ -59,7 +54,7 @@ func (f *Flusher) beginSendLocked() {
 	if t.d <= 0 {
 		return
 	}
-	if t.closing && t.source == nil {
+	if t.closing && t.progress == nil {
 		f.setClosingDeadlineLocked(false)
 		return
 	}
@@ -71,7 +66,7 @@ func (f *Flusher) beginSendLocked() {
 	}
 	t.running = true
 	first := t.d
-	if t.source != nil || f.cfg.Budget != nil {
+	if t.progress != nil || f.cfg.Budget != nil {
 		first = pollEvery(t.d)
 	}
 	if t.timer == nil {
@@ -100,18 +95,18 @@ func (f *Flusher) sendTimeoutFired() {
 	defer f.mu.Unlock()
 	t := &f.timeout
 	t.running = false
-	if !t.calling || f.ended || t.closing && t.source == nil {
+	if !t.calling || f.ended || t.closing && t.progress == nil {
 		return
 	}
 	blocked := now() - t.since
-	if t.source != nil && !t.watched && blocked < t.d {
+	if t.progress != nil && !t.progress.watched && blocked < t.d {
 		every := pollEvery(t.d)
 		if blocked < every {
 			t.running = true
 			t.timer.Reset(every - blocked)
 			return
 		}
-		t.watcher.addLocked(f)
+		t.progress.watcher.addLocked(f)
 	}
 	d := t.d
 	if f.cfg.Budget != nil {

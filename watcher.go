@@ -19,6 +19,15 @@ type watcher struct {
 
 var theWatcher watcher
 
+// A progress lets bytes that the client's kernel has acknowledged while a call
+// of the server blocks count as progress. Guarded by Flusher.mu.
+type progress struct {
+	conn    connection
+	watcher *watcher
+	watched bool
+	acked   int64 // as last looked at
+}
+
 // pollEvery is how often a response with send timeout d is looked at, and how
 // long a write blocks before anybody looks.
 func pollEvery(d time.Duration) time.Duration {
@@ -28,12 +37,12 @@ func pollEvery(d time.Duration) time.Duration {
 // addLocked has f watched until its call of the server has returned. f.mu is
 // held.
 func (w *watcher) addLocked(f *Flusher) {
-	acked, err := f.timeout.source.acked()
+	acked, err := f.timeout.progress.conn.acked()
 	if err != nil {
 		return // the write will say so itself
 	}
-	f.timeout.acked = acked
-	f.timeout.watched = true
+	f.timeout.progress.acked = acked
+	f.timeout.progress.watched = true
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.blocked == nil {
@@ -74,9 +83,9 @@ func (w *watcher) look(f *Flusher) {
 	defer f.mu.Unlock()
 	t := &f.timeout
 	if t.calling && !f.ended {
-		if n, err := t.source.acked(); err == nil {
-			if n != t.acked {
-				t.acked, t.since = n, now()
+		if n, err := t.progress.conn.acked(); err == nil {
+			if n != t.progress.acked {
+				t.progress.acked, t.since = n, now()
 				if f.member != nil {
 					f.member.since.Store(int64(t.since))
 				}
@@ -84,7 +93,7 @@ func (w *watcher) look(f *Flusher) {
 			return
 		}
 	}
-	t.watched = false
+	t.progress.watched = false
 	if t.running {
 		t.timer.Reset(pollEvery(t.d)) // to see the next block in time
 	}

@@ -107,7 +107,7 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	if r != nil {
 		f.conn, _ = r.Context().Value(connKey{}).(connection)
 		if f.conn != nil && f.http1 && f.srv.deadline != nil {
-			f.timeout.source, f.timeout.watcher = f.conn, &theWatcher
+			f.timeout.progress = &progress{conn: f.conn, watcher: &theWatcher}
 		}
 	}
 }
