@@ -112,9 +112,11 @@ func TestBudgetBoundsStalledClients(t *testing.T) {
 		<-full
 	}
 	runtime.GC()
-	runtime.GC() // a pool lets go of what it keeps in the second
+	for range 3 {
+		runtime.GC() // pools let go of what they keep
+	}
 	runtime.ReadMemStats(&peak)
-	if got, most := int64(peak.HeapAlloc)-int64(base.HeapAlloc), int64(hard+(stalled+reading)*4<<10); got > most {
+	if got, most := int64(peak.HeapAlloc)-int64(base.HeapAlloc), int64(hard+(stalled+reading)*4<<10+1<<20) // 4 KiB each, and what the test itself allocates; got > most {
 		t.Errorf("heap grew by %d bytes, want at most %d", got, most)
 	}
 	close(release)

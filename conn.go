@@ -52,10 +52,16 @@ func (o ConnOptions) ConnContext(ctx context.Context, c net.Conn) context.Contex
 	if _, err := k.acked(); err != nil {
 		return ctx
 	}
-	return context.WithValue(ctx, connKey{}, connection(k))
+	return context.WithValue(ctx, connKey{}, &knownConn{k, &theWatcher})
 }
 
 type connKey struct{}
+
+// A knownConn is what ConnContext leaves in the context.
+type knownConn struct {
+	connection
+	watcher *watcher
+}
 
 // A connection is what the kernel knows of the client. Tests have a fake one.
 type connection interface {

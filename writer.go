@@ -105,9 +105,11 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	f.timeout.d = cfg.SendTimeout
 	f.initTimeout()
 	if r != nil {
-		f.conn, _ = r.Context().Value(connKey{}).(connection)
-		if f.conn != nil && f.http1 && f.srv.deadline != nil {
-			f.timeout.progress = &progress{conn: f.conn, watcher: &theWatcher}
+		if known, ok := r.Context().Value(connKey{}).(*knownConn); ok {
+			f.conn = known
+			if f.http1 && f.srv.deadline != nil {
+				f.timeout.progress = &progress{conn: known, watcher: known.watcher}
+			}
 		}
 	}
 }

@@ -1,0 +1,200 @@
+//go:build linux && !386 && !s390x
+
+package flush_test
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush"
+)
+
+// known makes the connections of a server known, with a send buffer that takes
+// a whole response at once.
+func known(s *http.Server) {
+	s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		raw := c
+		if n, ok := c.(interface{ NetConn() net.Conn }); ok {
+			raw = n.NetConn()
+		}
+		raw.(*net.TCPConn).SetWriteBuffer(1 << 20)
+		return flush.ConnContext(ctx, c)
+	}
+}
+
+// FlushAcked returns when the client's kernel has every byte, and not before.
+func TestFlushAcked(t *testing.T) {
+	for _, p := range []proto{http1, https1, h2} {
+		t.Run(p.String(), func(t *testing.T) {
+			park := newPark(t)
+			body := make([]byte, 40<<10)
+			h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				f, _ := flush.From(w)
+				w.Write(body)
+				if err := flush.Flush(w, true); err != nil {
+					t.Errorf("the kernel has no room: %v", err)
+				}
+				if p != h2 { // the HTTP/2 client reads ahead by itself
+					ctx, cancel := context.WithTimeout(r.Context(), 20*time.Millisecond)
+					defer cancel()
+					if err := f.FlushAcked(ctx); !errors.Is(err, context.DeadlineExceeded) {
+						t.Errorf("FlushAcked before the client read: %v", err)
+					}
+					if unsent, unacked, err := f.Backlog(); unsent+unacked == 0 || err != nil {
+						t.Errorf("Backlog before the client read: %d, %d, %v", unsent, unacked, err)
+					}
+				}
+				park.here()
+				if err := f.FlushAcked(t.Context()); err != nil {
+					t.Errorf("FlushAcked: %v", err)
+				}
+				if unsent, unacked, err := f.Backlog(); unsent+unacked != 0 || err != nil {
+					t.Errorf("Backlog after FlushAcked: %d, %d, %v", unsent, unacked, err)
+				}
+			}), nil)
+			srv := serve(t, p, h, smallBuffers, configure(known))
+			s := open(t, srv, "GET", "/", nil)
+			park.next()
+			s.expectEnd(string(body))
+		})
+	}
+}
+
+// A client that leaves ends the wait, and the failure sticks; one that stays
+// and reads nothing ends it after SendTimeout, and that does not stick.
+func TestFlushAckedFails(t *testing.T) {
+	for _, tc := range []struct {
+		name  string
+		leave bool
+		want  error
+		stick bool
+	}{
+		{"the client leaves", true, flush.ErrClientGone, true},
+		{"the client stays", false, flush.ErrTimeout, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			park := newPark(t)
+			done := make(chan struct{})
+			opts := &flush.Options{SendTimeout: 100 * time.Millisecond}
+			if tc.leave {
+				opts.SendTimeout = patience()
+			}
+			srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer close(done)
+				f, _ := flush.From(w)
+				w.Write(make([]byte, 40<<10))
+				flush.Flush(w, true)
+				park.here()
+				if err := f.FlushAcked(t.Context()); !errors.Is(err, tc.want) {
+					t.Errorf("FlushAcked: %v, want %v", err, tc.want)
+				}
+				if err := f.Err(); errors.Is(err, tc.want) != tc.stick {
+					t.Errorf("Err: %v", err)
+				}
+			}), opts), smallBuffers, configure(known))
+			s := open(t, srv, "GET", "/", nil)
+			park.wait()
+			if tc.leave {
+				s.leave()
+			}
+			park.resume()
+			<-done
+			s.leave()
+		})
+	}
+}
+
+// Without ConnContext, and on connections that the kernel does not count, the
+// calls say so.
+func TestConnNotKnown(t *testing.T) {
+	pipe, other := net.Pipe()
+	defer pipe.Close()
+	defer other.Close()
+	for name, ctx := range map[string]context.Context{
+		"no ConnContext": t.Context(),
+		"a pipe":         flush.ConnContext(t.Context(), pipe),
+	} {
+		f := flush.New(httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, "GET", "/", nil), nil)
+		if err := f.FlushAcked(t.Context()); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%s: FlushAcked: %v", name, err)
+		}
+		if _, _, err := f.Backlog(); !errors.Is(err, errors.ErrUnsupported) {
+			t.Errorf("%s: Backlog: %v", name, err)
+		}
+		f.Close()
+	}
+}
+
+// ConnOptions reach the socket.
+func TestConnOptions(t *testing.T) {
+	srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		got, err := flush.TCPOptions(r.Context())
+		if want := [2]int{16 << 10, 5000}; got != want || err != nil {
+			t.Errorf("TCP_NOTSENT_LOWAT and TCP_USER_TIMEOUT are %v, %v; want %v", got, err, want)
+		}
+	}), nil), configure(func(s *http.Server) {
+		s.ConnContext = flush.ConnOptions{NotSentLowat: 16 << 10, UserTimeout: 5 * time.Second}.ConnContext
+	}))
+	open(t, srv, "GET", "/", nil).expectEnd("")
+}
+
+// While one write blocks, acknowledged bytes are progress: a client that moves
+// lives, and dies SendTimeout after it stopped. Without a source the whole
+// time counts.
+func TestSendTimeoutTrueToProgress(t *testing.T) {
+	const timeout = 16 * time.Second
+	for _, tc := range []struct {
+		name  string
+		known bool
+		moves time.Duration // the client moves each 10 s until then
+		want  time.Duration // when the write dies
+	}{
+		{"not known", false, time.Minute, timeout},
+		{"known, never moves", true, 0, timeout},
+		{"known, moves for a minute", true, time.Minute, time.Minute + timeout},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begin := time.Now()
+				ctx := t.Context()
+				if tc.known {
+					ctx = flush.WithAcked(ctx, func() int64 { return int64(min(time.Since(begin), tc.moves) / (10 * time.Second)) })
+				}
+				f := flush.New(newTap(false), httptest.NewRequestWithContext(ctx, "GET", "/", nil), &flush.Options{SendTimeout: timeout})
+				f.Write([]byte("x"))
+				err := f.FlushWait(context.Background())
+				// The kernel is asked every 50 ms.
+				if took := time.Since(begin); !errors.Is(err, flush.ErrTimeout) || took < tc.want || took > tc.want+50*time.Millisecond {
+					t.Errorf("after %v: %v; want ErrTimeout after %v", took, err, tc.want)
+				}
+				f.Abort(nil)
+				time.Sleep(time.Second) // of synctest: the watcher sees that nobody blocks and ends
+			})
+		})
+	}
+}
+
+// The twin lives: it takes the bytes just before the time is up.
+func TestSendTimeoutTrueToProgressLives(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begin := time.Now()
+		ctx := flush.WithAcked(t.Context(), func() int64 { return int64(min(time.Since(begin), time.Minute) / (10 * time.Second)) })
+		client := newTap(false)
+		f := flush.New(client, httptest.NewRequestWithContext(ctx, "GET", "/", nil), &flush.Options{SendTimeout: 16 * time.Second})
+		time.AfterFunc(76*time.Second-time.Nanosecond, func() { close(client.opened) })
+		f.Write([]byte("x"))
+		if err := f.FlushWait(context.Background()); err != nil {
+			t.Errorf("after %v: %v", time.Since(begin), err)
+		}
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+		time.Sleep(time.Second) // of synctest, as above
+	})
+}
