@@ -318,6 +318,7 @@ func handLocked[T []byte | string](f *Flusher, p T, push bool) (n int, err error
 	}
 	f.sent += int64(n)
 	f.stats.Bytes += int64(n)
+	f.noteDrainLocked(push)
 	if err == nil && push {
 		f.stats.Pushes++
 		f.lastPush = f.verdictLocked(perr)
@@ -347,6 +348,7 @@ func (f *Flusher) pushLocked() {
 	}
 	var err error
 	f.callLocked(func() { err = flushLayer(f.srv.flusher) })
+	f.noteDrainLocked(true)
 	f.lastPush = f.verdictLocked(err)
 }
 

@@ -414,6 +414,7 @@ func (f *Flusher) handFileLocked(rf io.ReaderFrom, reg file, slice int64) (n int
 	f.accepted += n
 	f.sent += n
 	f.stats.Bytes += n
+	f.noteDrainLocked(false)
 	return n, f.verdictLocked(err)
 }
 
