@@ -91,7 +91,12 @@ func New(w http.ResponseWriter, r *http.Request, opts *Options) *Flusher {
 	f := new(Flusher)
 	f.init(w, r, opts.compile())
 	if r != nil {
-		r.Body = f.watchBody(r)
+		// A server that meets another body than its own asks nobody for the
+		// 100 Continue, and waits for an upload that never starts. So such a
+		// body stays, and counts as unread until the headers are out.
+		if body := f.watchBody(r); f.body == nil || !f.body.expects {
+			r.Body = body
+		}
 	}
 	f.start(r)
 	return f
