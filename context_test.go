@@ -67,6 +67,7 @@ func TestContextCause(t *testing.T) {
 					derived, cancel := context.WithCancel(r.Context())
 					defer cancel()
 					test.h(flusher(w), r.Context(), <-opened)
+					synctest.Wait() // derived contexts end just after
 					if r.Context().Err() != nil && (derived.Err() == nil || context.Cause(derived) != context.Cause(r.Context())) {
 						t.Error("the derived context says", context.Cause(derived))
 					}
