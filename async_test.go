@@ -338,6 +338,51 @@ func TestAsyncFromTheFirstFlushOn(t *testing.T) {
 	}
 }
 
+// What is asked for while a caller works is done after it, without a further call.
+func TestAsyncPassesTheBatonOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSink(t)
+		f := flush.New(deadlineSink{s}, nil, nil)
+		s.hold(0)
+		mustWrite(t, f, "a")
+		go func() { must(t, f.FlushWait(nil)) }()
+		synctest.Wait()
+		mustWrite(t, f, "b")
+		must(t, f.FlushAsync())
+		s.release()
+		synctest.Wait()
+		if at, _ := s.lastFlush(); at != 2 {
+			t.Errorf("%d bytes flushed", at)
+		}
+		must(t, f.Close())
+	})
+}
+
+// Once a failure sticks no Write succeeds, not even while the server's call is
+// under way and the bytes would fit.
+func TestAsyncNoWriteAfterTheFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSink(t)
+		f := flush.New(s, nil, nil) // no deadlines: Abort waits
+		s.hold(0)
+		mustWrite(t, f, "a")
+		must(t, f.FlushAsync())
+		synctest.Wait()
+		mustWrite(t, f, "b")
+		reason := errors.New("reason")
+		go f.Abort(reason)
+		synctest.Wait()
+		if n, err := f.Write([]byte("c")); n != 0 || !errors.Is(err, reason) {
+			t.Errorf("%d, %v", n, err)
+		}
+		if err := f.FlushAsync(); !errors.Is(err, reason) {
+			t.Error(err)
+		}
+		s.release()
+		f.Close()
+	})
+}
+
 // FlushWait waits for its own bytes and not for what others write behind it.
 func TestFlushWaitForItsOwnBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

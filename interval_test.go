@@ -30,7 +30,7 @@ func TestIntervalExact(t *testing.T) {
 			io.WriteString(w, "d") // counts anew
 			at(10 * d)
 			io.WriteString(w, "e")
-			at(11 * d)
+			at(12 * d)
 		}), &flush.Options{FlushInterval: d}), 0)
 		s := open(t, srv, "GET", "/", nil)
 		began := time.Now()

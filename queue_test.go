@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -241,6 +243,59 @@ func TestQueueFirstComeFirstServed(t *testing.T) {
 		must(t, f.Close())
 		if s.body() != want.String() {
 			t.Errorf("out of order, or torn: %s", runs(s.body()))
+		}
+	})
+}
+
+// A Write that would fit stands in line behind one that waits for more room.
+func TestQueueNobodyOvertakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSink(t)
+		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 20000})
+		s.hold(0)
+		mustWrite(t, f, strings.Repeat("-", 20000))
+		var wg sync.WaitGroup
+		wg.Go(func() { mustWrite(t, f, strings.Repeat("a", 100)) })
+		synctest.Wait()
+		s.hold(6000) // there is room now, but not down to the low mark
+		synctest.Wait()
+		wg.Go(func() { mustWrite(t, f, "b") })
+		synctest.Wait()
+		s.release()
+		wg.Wait()
+		must(t, f.Close())
+		if want := strings.Repeat("-", 20000) + strings.Repeat("a", 100) + "b"; s.body() != want {
+			t.Errorf("got %s", runs(s.body()))
+		}
+	})
+}
+
+// A response that ends while a begun Write cannot finish is aborted: it must
+// not look complete.
+func TestQueueUnfinishedWriteAborts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSink(t)
+		opts, told := tellClosing(flush.Options{Flush: flush.Async, MaxPending: 5000, SendTimeout: time.Second})
+		h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			s.hold(0)
+			go func() {
+				if n, err := w.Write(make([]byte, 50000)); n != 5000 || !errors.Is(err, flush.ErrTimeout) {
+					t.Errorf("Write: %d, %v", n, err)
+				}
+			}()
+			synctest.Wait()
+			time.AfterFunc(time.Minute, s.release)
+		}), opts)
+		var recovered any
+		func() {
+			defer func() { recovered = recover() }()
+			h.ServeHTTP(s, httptest.NewRequest("GET", "/", nil))
+		}()
+		if recovered != http.ErrAbortHandler {
+			t.Errorf("recovered %v", recovered)
+		}
+		if c := <-told; c.err == nil {
+			t.Errorf("%+v", c)
 		}
 	})
 }
