@@ -157,6 +157,9 @@ func carriers() int {
 	return n
 }
 
+// noContext is the nil that FlushWait takes for no context.
+var noContext context.Context
+
 // A closing is what OnClose was told.
 type closing struct {
 	flush.Stats
@@ -345,7 +348,7 @@ func TestAsyncPassesTheBatonOn(t *testing.T) {
 		f := flush.New(deadlineSink{s}, nil, nil)
 		s.hold(0)
 		mustWrite(t, f, "a")
-		go func() { must(t, f.FlushWait(nil)) }()
+		go func() { must(t, f.FlushWait(noContext)) }()
 		synctest.Wait()
 		mustWrite(t, f, "b")
 		must(t, f.FlushAsync())
@@ -358,7 +361,7 @@ func TestAsyncPassesTheBatonOn(t *testing.T) {
 	})
 }
 
-// Once a failure sticks no Write succeeds, not even while the server's call is
+// Once a failure sticks every wait ends and no Write succeeds, not even while the server's call is
 // under way and the bytes would fit.
 func TestAsyncNoWriteAfterTheFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -370,8 +373,27 @@ func TestAsyncNoWriteAfterTheFailure(t *testing.T) {
 		synctest.Wait()
 		mustWrite(t, f, "b")
 		reason := errors.New("reason")
+		waits := []func() error{
+			func() error { return f.FlushWait(noContext) },
+			func() error { return f.FlushWait(t.Context()) },
+			func() error { _, err := f.Write(make([]byte, 100<<10)); return err },
+			func() error { _, err := f.WriteString("in line"); return err },
+		}
+		var ended atomic.Int64
+		for _, wait := range waits {
+			go func() {
+				if err := wait(); !errors.Is(err, reason) {
+					t.Error(err)
+				}
+				ended.Add(1)
+			}()
+			synctest.Wait()
+		}
 		go f.Abort(reason)
 		synctest.Wait()
+		if n := int(ended.Load()); n != len(waits) {
+			t.Errorf("%d of %d waits ended with the failure", n, len(waits))
+		}
 		if n, err := f.Write([]byte("c")); n != 0 || !errors.Is(err, reason) {
 			t.Errorf("%d, %v", n, err)
 		}
@@ -671,7 +693,7 @@ func TestAsyncPanicBelowACaller(t *testing.T) {
 	var got any
 	func() {
 		defer func() { got = recover() }()
-		f.FlushWait(nil)
+		f.FlushWait(noContext)
 	}()
 	if got != "broken" {
 		t.Errorf("recovered %v", got)
@@ -787,7 +809,7 @@ func TestAsyncIdleStreamsCostLittle(t *testing.T) {
 			f.Write(make([]byte, 20000))
 			must(t, f.FlushAsync())
 		}
-		must(t, f.FlushWait(nil))
+		must(t, f.FlushWait(noContext))
 	}
 	for end := time.Now().Add(patience()); carriers() > 0; runtime.Gosched() {
 		if time.Now().After(end) {
@@ -824,7 +846,6 @@ func TestAsyncSweep(t *testing.T) {
 	}
 	type run struct {
 		*stream
-		f       *flush.Flusher // once the handler runs
 		told    chan closing
 		came    chan *flush.Flusher
 		wrote   chan struct{} // closed when the handler has written all

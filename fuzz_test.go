@@ -217,7 +217,7 @@ func fuzzResponse(t *testing.T, setup, ops []byte) {
 				t.Fatalf("FlushAsync took %v", took)
 			}
 		case 'f':
-			err := f.FlushWait(nil)
+			err := f.FlushWait(noContext)
 			result("FlushWait", 0, 0, err)
 			if !m.ended {
 				m.flush()

@@ -109,7 +109,7 @@ func hammer(t *testing.T, seed uint64, unit time.Duration) {
 					if rnd.IntN(10) == 0 && opts.MaxPending != 1 {
 						size = rnd.IntN(12000)
 					}
-					p := []byte(fmt.Sprintf("<%d %d %d|%s>", id, seq, size, strings.Repeat("x", size)))
+					p := fmt.Appendf(nil, "<%d %d %d|%s>", id, seq, size, strings.Repeat("x", size))
 					seq++
 					var n int
 					var err error
@@ -133,7 +133,7 @@ func hammer(t *testing.T, seed uint64, unit time.Duration) {
 				case 12:
 					flush.Flush(f, rnd.IntN(2) == 0)
 				case 13:
-					f.FlushWait(nil)
+					f.FlushWait(noContext)
 				case 14:
 					ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rnd.IntN(5))*unit)
 					f.FlushWait(ctx)
@@ -214,7 +214,7 @@ func hammer(t *testing.T, seed uint64, unit time.Duration) {
 	if st.Pushes > st.Flushes+1 {
 		t.Errorf("%d pushes for %d flushes", st.Pushes, st.Flushes)
 	}
-	for _, err := range []error{f.FlushAsync(), f.FlushWait(nil)} {
+	for _, err := range []error{f.FlushAsync(), f.FlushWait(noContext)} {
 		if !errors.Is(err, flush.ErrClosed) {
 			t.Errorf("after the end: %v", err)
 		}
@@ -320,11 +320,11 @@ func TestStressShortResponses(t *testing.T) {
 				way, _ := strconv.Atoi(r.URL.Path[1:])
 				produced := make(chan string, 1)
 				go func() {
-					accepted := ""
+					var accepted strings.Builder
 					for i := range 1 + way%5 {
 						e := fmt.Sprintf("event %d of response %d\n", i, way)
 						n, err := f.WriteString(e)
-						accepted += e[:n]
+						accepted.WriteString(e[:n])
 						if err == nil && way%2 == 0 {
 							err = f.FlushAsync()
 						}
@@ -332,7 +332,7 @@ func TestStressShortResponses(t *testing.T) {
 							break
 						}
 					}
-					produced <- accepted
+					produced <- accepted.String()
 				}()
 				switch way % 8 {
 				case 0, 1, 2, 3:
