@@ -129,6 +129,12 @@ func TestPHPConformance(t *testing.T) {
 			if want.Headers == nil {
 				got.Headers = nil // a client that has gone saw none
 			}
+			if stopped := c.Expect.Stopped; stopped != nil && (c.Steps[*stopped].Op == "ob_flush" || c.firstCall("flusher") >= 0) {
+				// PHP's stack stays as the client's going left it, half way
+				// through the operation, and not every filter gets its end.
+				want.mask(len(c.Steps), ofCalls)
+				got.mask(len(c.Steps), ofCalls)
+			}
 			diffOutcomes(t, "PHP", want, got)
 		})
 	}
@@ -161,7 +167,7 @@ var differences = []struct {
 	from func(phpCase) int
 }{
 	{
-		"a filter writes", ofResults | ofBytes | ofTrace | ofSent | ofCalls,
+		"a filter writes", ofResults | ofBytes | ofTrace | ofSent | ofStatus | ofHeaders | ofCalls,
 		func(c phpCase) int { return c.firstCall("noisy", "noisyfalse") },
 	},
 	{
@@ -197,10 +203,16 @@ var differences = []struct {
 	{
 		"a filter panics above one that its data makes run", ofAll,
 		func(c phpCase) int {
-			from := c.firstCall("throw")
+			chunked, above := false, len(c.Steps) // above: where one that throws is put on a chunked one
 			for i, s := range c.Steps {
-				if i < from && s.Op == "ob_start" && s.Chunk > 0 && s.Handler != "" && s.Handler != "throw" {
-					return from
+				if chunked && s.Handler == "throw" {
+					above = min(above, i)
+				}
+				chunked = chunked || s.Chunk > 0 && s.Handler != ""
+			}
+			for _, call := range c.Expect.Calls {
+				if step := int(call[0].(float64)); call[1] == "throw" && step > above {
+					return step
 				}
 			}
 			return -1
@@ -553,9 +565,10 @@ func runCase(t testing.TB, c phpCase, onModel bool) *outcome {
 		s.layer = flusherLayer{f}
 	}
 	switch {
-	case c.Options.OutputBuffering != 0:
-		// Any such buffer makes PHP ignore the other option.
-		s.start(phpStep{Chunk: max(c.Options.OutputBuffering, 0) &^ 1})
+	case c.Options.OutputBuffering == 1: // either makes PHP ignore the other option
+		s.start(phpStep{})
+	case c.Options.OutputBuffering > 1:
+		s.start(phpStep{Chunk: c.Options.OutputBuffering})
 	case c.Options.ImplicitFlush:
 		s.SetImplicit(flush.Wait)
 	}
