@@ -409,7 +409,7 @@ func (f *Flusher) FlushAsync() error {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	ferr := f.followFlushLocked()
+	ferr := f.followFlushLocked(true)
 	return joinErrors(f.flushAsyncLocked(), ferr)
 }
 
@@ -446,7 +446,7 @@ func (f *Flusher) flushAsyncLocked() error {
 func (f *Flusher) FlushWait(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	ferr := f.followFlushLocked()
+	ferr := f.followFlushLocked(f.endsLocked(ctx))
 	return joinErrors(f.flushWaitLocked(ctx), ferr)
 }
 
@@ -455,7 +455,7 @@ func (f *Flusher) flushWaitLocked(ctx context.Context) error {
 	if err != nil || seq == 0 {
 		return err
 	}
-	ends := ctx != nil && ctx.Done() != nil && !f.ownContext(ctx)
+	ends := f.endsLocked(ctx)
 	if ends {
 		stop := context.AfterFunc(ctx, func() {
 			f.mu.Lock()
@@ -517,6 +517,11 @@ func (f *Flusher) workLocked() {
 	f.held = true
 	defer f.releaseLocked()
 	f.roundLocked()
+}
+
+// endsLocked reports whether ctx can end a wait.
+func (f *Flusher) endsLocked(ctx context.Context) bool {
+	return ctx != nil && ctx.Done() != nil && !f.ownContext(ctx)
 }
 
 // ownContext reports whether ctx is the request's own: its end is not the

@@ -180,7 +180,7 @@ func (f *Flusher) Level() int {
 func (f *Flusher) FlushAll(wait bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	ferr := f.flushStackLocked(true)
+	ferr := f.flushStackLocked(true, !wait)
 	switch {
 	case ferr == ErrReentrant:
 		return ferr
@@ -193,19 +193,20 @@ func (f *Flusher) FlushAll(wait bool) error {
 
 // followFlushLocked flushes the buffers that follow a flush of the response.
 // While a filter runs it does nothing.
-func (f *Flusher) followFlushLocked() error {
+func (f *Flusher) followFlushLocked(background bool) error {
 	if f.stack.follow == 0 || f.stack.running != nil || f.refuse != nil {
 		return nil
 	}
-	if err := f.flushStackLocked(false); err != ErrReentrant {
+	if err := f.flushStackLocked(false, background); err != ErrReentrant {
 		return err
 	}
 	return nil
 }
 
 // flushStackLocked flushes all buffers, or those with FollowFlush, from the
-// top down. ErrReentrant itself says that it could not begin.
-func (f *Flusher) flushStackLocked(all bool) (err error) {
+// top down; with background, what they let through is not carried further on
+// the caller's goroutine. ErrReentrant itself says that it could not begin.
+func (f *Flusher) flushStackLocked(all, background bool) (err error) {
 	s := &f.stack
 	if !s.active() {
 		return nil
@@ -214,6 +215,10 @@ func (f *Flusher) flushStackLocked(all bool) (err error) {
 		return err
 	}
 	defer f.settleTurnLocked(&err)
+	if background {
+		f.asyncCalls++
+		defer func() { f.asyncCalls-- }()
+	}
 	for i := len(s.bufs) - 1; i >= 0; i-- {
 		if i >= len(s.bufs) {
 			continue // the response was aborted meanwhile
@@ -282,7 +287,9 @@ func (f *Flusher) dropStackLocked() {
 	s := &f.stack
 	n := len(s.late)
 	for _, b := range s.bufs {
-		n += b.lenLocked()
+		if b != s.running { // that one's fate is its operation's to tell
+			n += b.lenLocked()
+		}
 		b.gone = ErrBufferClosed
 		if !s.busy {
 			freeBytes(b.mem)
@@ -364,6 +371,7 @@ func (f *Flusher) runLocked(b *Buffer, phase Phase) (err error) {
 		top := b == s.top()
 		if top && phase&PhaseFinal != 0 {
 			b.gone = ErrBufferClosed
+			s.bufs[b.level] = nil
 			s.bufs = s.bufs[:b.level]
 			if b.opts.FollowFlush {
 				s.follow--
@@ -473,12 +481,12 @@ func (f *Flusher) passTurnLocked() {
 	w <- true
 }
 
-// settleTurnLocked is deferred by whoever has the turn, with f.mu held. A panic of one
-// filter may have left behind what another wrote.
+// settleTurnLocked ends an operation; it is deferred, with f.mu held. After a
+// panic there may be something left that was written while a filter ran.
 func (f *Flusher) settleTurnLocked(err *error) {
-	*err = joinErrors(*err, f.enterLateLocked())
+	defer f.passTurnLocked()
 	f.stack.passing = false
-	f.passTurnLocked()
+	*err = joinErrors(*err, f.enterLateLocked())
 }
 
 // Flush gives what the buffer holds to its filter, and writes the result to

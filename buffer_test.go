@@ -16,6 +16,7 @@ import (
 	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/fa492104/flush"
 )
@@ -487,8 +488,8 @@ func TestAbortWhileAFilterRuns(t *testing.T) {
 		expectError(t, "Flush", <-flushed, errBoom)
 		expectError(t, "Close of the buffer", b.Close(), flush.ErrBufferClosed)
 		expectOutput(t, out, "")
-		if got := f.Stats().Lost; got < 8 {
-			t.Errorf("Lost: %d, want 8 at least", got)
+		if got := f.Stats().Lost; got != 8 {
+			t.Errorf("Lost: %d, want 8", got)
 		}
 	})
 }
@@ -901,4 +902,42 @@ func TestBufferAfterTheClientHasGone(t *testing.T) {
 	if got := f.Stats().Lost - before; got != int64(len("[abc][abc]")) {
 		t.Errorf("%d bytes lost", got)
 	}
+}
+
+// FlushAsync does not wait for the network, whatever a buffer that follows
+// lets through, and the end of its context ends a FlushWait.
+func TestFollowFlushDoesNotBlock(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for name, ask := range map[string]struct {
+			flush func(f *flush.Flusher) error
+			want  error
+		}{
+			"FlushAsync":      {(*flush.Flusher).FlushAsync, nil},
+			"FlushAll(false)": {func(f *flush.Flusher) error { return f.FlushAll(false) }, nil},
+			"FlushWait": {func(f *flush.Flusher) error {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				defer cancel()
+				return f.FlushWait(ctx)
+			}, context.DeadlineExceeded},
+		} {
+			w := newGate()
+			f := flush.NewOutput(w, &flush.Options{SAPI: flush.SAPI{Headers: flush.OutputOnly}, SendTimeout: -1})
+			f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+			f.Write(make([]byte, 20000))
+			returned := make(chan error, 1)
+			go func() { returned <- ask.flush(f) }()
+			time.Sleep(time.Minute)
+			select {
+			case err := <-returned:
+				expectError(t, name, err, ask.want)
+			default:
+				t.Errorf("%s blocks", name)
+			}
+			w.open()
+			expectError(t, "Close", f.Close(), nil)
+			if got := len(w.String()); got != 20000 {
+				t.Errorf("%s: %d bytes came out", name, got)
+			}
+		}
+	})
 }

@@ -156,6 +156,9 @@ func (f *Flusher) rememberHeaderLocked(before *fixedHeader) {
 // the fixed ones. What the handler changed after it had fixed them stays
 // without effect.
 func (f *Flusher) refixLocked(b *fixedHeader) {
+	if f.headersSent {
+		b.header = nil
+	}
 	if !b.valid || f.headersSent {
 		return
 	}
