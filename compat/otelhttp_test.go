@@ -1,0 +1,13 @@
+package compat_test
+
+import (
+	"net/http"
+
+	"go.opentelemetry.io/contrib/instrumentation/net/http/otelhttp"
+)
+
+func otelhttpRows() []subject {
+	return wrapped("`otelhttp.NewHandler`", func(h http.Handler) http.Handler {
+		return otelhttp.NewHandler(h, "stream")
+	}, cells{}, cells{})
+}
