@@ -1,7 +1,6 @@
 package compat_test
 
 import (
-	"io"
 	"log/slog"
 	"net/http"
 	"testing"
@@ -13,8 +12,8 @@ import (
 )
 
 func echoRows() []subject {
-	row := func(name string, m ...echo.MiddlewareFunc) subject {
-		return subject{name: name, place: handler, serve: func(_ *testing.T, opts *flush.Options, run func(*session)) http.Handler {
+	row := func(name string, want cells, m ...echo.MiddlewareFunc) subject {
+		return subject{name: name, place: handler, want: want, serve: func(_ *testing.T, opts *flush.Options, run func(*session)) http.Handler {
 			e := echo.New()
 			e.Logger = slog.New(slog.DiscardHandler)
 			e.Use(m...)
@@ -25,10 +24,8 @@ func echoRows() []subject {
 			return flush.NewHandler(e, opts)
 		}}
 	}
-	bare := row("echo")
-	gz := row("echo with `middleware.Gzip`", middleware.Gzip())
+	bare := row("echo", cells{yes, yes, yes, yes, goneBoth, yes, yes, yes})
+	gz := row("echo with `middleware.Gzip`", cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes}, middleware.Gzip())
 	gz.gzip = true
 	return []subject{bare, gz}
 }
-
-var _ = io.EOF

@@ -1,6 +1,7 @@
 package compat_test
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"testing"
@@ -22,6 +23,9 @@ func ginRow(name string, m []gin.HandlerFunc, do func(c *gin.Context, run func(*
 	}}
 }
 
+// errStreamEnded stands for the return of gin's Stream.
+var errStreamEnded = errors.New("stream ended")
+
 func ginRows() []subject {
 	// What a gin handler has: an http.Flusher, whose errors are in c.Request's context.
 	written := func(c *gin.Context, run func(*session)) {
@@ -35,7 +39,10 @@ func ginRows() []subject {
 		run(&session{c.Request.Context(), c.Writer, func(text string) error {
 			c.SSEvent("message", text)
 			c.Writer.Flush()
-			return c.Errors.Last()
+			if e := c.Errors.Last(); e != nil {
+				return e
+			}
+			return nil
 		}})
 	}
 	// Stream calls its function, flushes after it, and ends when the client has gone.
@@ -51,30 +58,30 @@ func ginRows() []subject {
 			}})
 		}()
 		var err error
-		begun := false
+		flushed := func() {}
 		c.Stream(func(w io.Writer) bool {
-			if begun {
-				done <- err
-			}
+			flushed()
 			text, ok := <-calls
 			if !ok {
+				flushed = func() {}
 				return false
 			}
-			begun = true
+			flushed = func() { done <- err }
 			_, err = io.WriteString(w, text)
 			return true
 		})
+		flushed()
 		for range calls {
-			done <- io.ErrClosedPipe
+			done <- errStreamEnded
 		}
 		<-over
 	}
-	gz := ginRow("gin with `gin-contrib/gzip`", []gin.HandlerFunc{ginzip.Gzip(ginzip.DefaultCompression)}, written, cells{})
+	gz := ginRow("gin with `gin-contrib/gzip`", []gin.HandlerFunc{ginzip.Gzip(ginzip.DefaultCompression)}, written, cells{yes, waits, yes, yes, goneBoth, laterWrite, byCtx, refused})
 	gz.gzip = true
 	return []subject{
-		ginRow("gin `Writer.Flush`", nil, written, cells{}),
-		ginRow("gin `SSEvent`", nil, event, cells{}),
-		ginRow("gin `Stream`", nil, stream, cells{}),
+		ginRow("gin `Writer.Flush`", nil, written, cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes}),
+		ginRow("gin `SSEvent`", nil, event, cells{yes, yes, yes, yes, goneCtx, onClose, yes, yes}),
+		ginRow("gin `Stream`", nil, stream, cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes}),
 		gz,
 	}
 }

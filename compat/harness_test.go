@@ -7,6 +7,8 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"io"
 	"log"
@@ -32,7 +34,8 @@ type subject struct {
 	gzip   bool   // the client accepts gzip, and must be answered in it
 	post   string // what the client posts; "": it gets
 	header http.Header
-	h2only bool // not for HTTP/1
+	path   string // after the slash
+	h2only bool   // not for HTTP/1
 }
 
 type place string
@@ -117,18 +120,21 @@ type cells [8]string
 
 // Outcomes.
 const (
-	yes      = "yes"
-	none     = "–"                         // there is nothing to test
-	refused  = "refused"                   // the error matches http.ErrNotSupported; the bytes come at the end
-	atEnd    = "at the end"                // no error, yet nothing comes before the end
-	late     = "late"                      // no error; the first steps come with later ones
-	waits    = "waits"                     // it arrives, but the call waits for the client
-	noError  = "no error"                  // writes go on without one
-	waitOnly = "wait only"                 // the call returns ErrTimeout, the server's own write stays
-	never    = "no"                        //
-	byCtx    = "`FromContext`"             // From does not, FromContext does
-	goneBoth = "`ErrClientGone`"           // from the call, and as the cause of the context
-	goneCtx  = "cause of the context only" //
+	yes        = "yes"
+	none       = "–"                // there is nothing to test
+	refused    = "refused"          // the error matches http.ErrNotSupported; the bytes come at the end
+	atEnd      = "at the end"       // no error, yet nothing comes before the end
+	late       = "late"             // no error; the first steps come with later ones
+	waits      = "waits"            // it arrives, but the call waits for the client
+	noError    = "no error"         // writes go on without one
+	waitOnly   = "wait only"        // the call returns ErrTimeout, the server's own write stays
+	laterWrite = "at a later write" // the held-up call returns in time, but its error is lost
+	cutOff     = "yes: cuts the upstream off"
+	onClose    = "`OnClose` only"
+	never      = "no"                        //
+	byCtx      = "`FromContext`"             // From does not, FromContext does
+	goneBoth   = "`ErrClientGone`"           // from the call, and as the cause of the context
+	goneCtx    = "cause of the context only" //
 )
 
 // flushing writes a text and flushes with the front door's Flush.
@@ -163,7 +169,7 @@ type server struct {
 // start serves h for p, in a bubble. The server is gone when the test ends.
 func start(t *testing.T, h http.Handler, p proto) *server {
 	t.Helper()
-	s := &server{network: newNetwork()}
+	s := &server{network: newNetwork(t)}
 	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0), Protocols: new(http.Protocols)}
 	srv.Protocols.SetHTTP1(p == http1)
 	srv.Protocols.SetUnencryptedHTTP2(p == http2)
@@ -172,7 +178,7 @@ func start(t *testing.T, h http.Handler, p proto) *server {
 	tr := &http.Transport{DialContext: s.dial, DisableCompression: true, Protocols: srv.Protocols, HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10}}
 	s.client = &http.Client{Transport: tr}
 	t.Cleanup(func() {
-		s.release()
+		s.setHeld(false)
 		tr.CloseIdleConnections()
 		srv.Close()
 		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
@@ -186,6 +192,7 @@ func start(t *testing.T, h http.Handler, p proto) *server {
 type response struct {
 	t      *testing.T
 	cancel context.CancelFunc
+	read   chan struct{} // closed once the client reads
 	pieces chan piece
 	got    []byte
 	err    error // what ended the body
@@ -199,14 +206,22 @@ type piece struct {
 // request asks for the response of s and reads it in the background.
 func (srv *server) request(t *testing.T, s subject) *response {
 	t.Helper()
+	r := srv.ask(t, s)
+	close(r.read)
+	return r
+}
+
+// ask is request by a client that reads nothing before r.read is closed.
+func (srv *server) ask(t *testing.T, s subject) *response {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	t.Cleanup(cancel)
-	r := &response{t: t, cancel: cancel, pieces: make(chan piece, 1<<12)}
+	r := &response{t: t, cancel: cancel, read: make(chan struct{}), pieces: make(chan piece, 1<<12)}
 	method, body := http.MethodGet, io.Reader(nil)
 	if s.post != "" {
 		method, body = http.MethodPost, strings.NewReader(s.post)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://server/", body)
+	req, err := http.NewRequestWithContext(ctx, method, "http://server/"+s.path, body)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -223,6 +238,10 @@ func (srv *server) request(t *testing.T, s subject) *response {
 			return
 		}
 		defer resp.Body.Close()
+		select {
+		case <-r.read:
+		case <-ctx.Done():
+		}
 		body := io.Reader(resp.Body)
 		if s.gzip && resp.Header.Get("Content-Encoding") == "gzip" {
 			if body, err = gzip.NewReader(body); err != nil {
@@ -385,12 +404,16 @@ func background(t *testing.T, s subject, p proto, opts *flush.Options, send func
 	if _, ok := g.reached(); !ok {
 		t.Fatal("the handler did not start")
 	}
+	n := srv.network
+	if s.place == outside {
+		n = networks[0] // in front of ours there may be a proxy
+	}
 	var arrived, refusals, waited int
 	for i, text := range texts {
-		srv.hold()
+		n.setHeld(true)
 		g.next <- struct{}{}
 		err, ok := g.reached()
-		srv.release()
+		n.setHeld(false)
 		if !ok {
 			waited++
 			if err, ok = g.reached(); !ok {
@@ -423,11 +446,12 @@ func gone(t *testing.T, s subject, p proto) string {
 		c.own(texts[0])
 		close(first)
 		<-c.ctx.Done()
+		synctest.Wait() // whatever else the end of the context starts
 		byCause := errors.Is(context.Cause(c.ctx), flush.ErrClientGone)
 		// A server may buffer what it is given, and say so one write later.
 		var err error
 		for range 20 {
-			if err = c.own(strings.Repeat("x", 8<<10)); err != nil {
+			if err = c.own(noise()); err != nil {
 				break
 			}
 		}
@@ -437,6 +461,8 @@ func gone(t *testing.T, s subject, p proto) string {
 			result <- goneBoth
 		case byCause:
 			result <- goneCtx
+		case errors.Is(err, io.ErrClosedPipe):
+			result <- cutOff
 		case err != nil:
 			result <- "another error: " + err.Error()
 		default:
@@ -453,61 +479,74 @@ func gone(t *testing.T, s subject, p proto) string {
 // sendTimeout is far below the 60 s and 90 s that others use.
 const sendTimeout = 10 * time.Second
 
-// timesOut is the outcome of a client that stops reading.
+// timesOut is the outcome of a client that does not read.
 func timesOut(t *testing.T, s subject, p proto) string {
 	type end struct {
 		err    error
+		after  time.Duration // when the call returned that the client held up
+		late   int           // err is that of a call so many after it
 		sticks bool
-		after  time.Duration
 	}
 	result := make(chan end, 1)
 	closed := make(chan error, 1)
-	entered := make(chan *session)
-	held := make(chan struct{})
 	opts := &flush.Options{SendTimeout: sendTimeout, OnClose: func(_ *http.Request, _ flush.Stats, err error) { closed <- err }}
 	srv := start(t, s.serve(t, opts, func(c *session) {
-		entered <- c
-		<-held
+		// What others do once, after the first step, is over before the stall.
+		err := c.own(texts[0])
+		time.Sleep(time.Nanosecond)
 		began := time.Now()
-		var err error
-		for range 20 {
-			if err = c.own(strings.Repeat("x", 8<<10)); err != nil {
+		e := end{}
+		for range 64 {
+			if err != nil || e.late == 20 {
 				break
 			}
+			if e.after > 0 {
+				e.late++
+			}
+			err = c.own(noise())
+			if e.after == 0 {
+				e.after = time.Since(began)
+			}
 		}
-		e := end{err: err, after: time.Since(began)}
+		e.err = err
 		if f, ok := flush.FromContext(c.ctx); ok {
 			e.sticks = f.Err() != nil
 		}
 		result <- e
 	}), p)
-	r := srv.request(t, s)
-	<-entered
-	synctest.Wait()
-	srv.hold()
-	close(held)
+	r := srv.ask(t, s)
 	got := <-result
-	srv.release()
+	close(r.read)
 	r.end()
 	err := <-closed
 	switch {
-	case got.after == 0 && errors.Is(got.err, http.ErrNotSupported):
-		return none
-	case got.after == 0 && got.err == nil:
+	case got.after == 0 && (got.err == nil || errors.Is(got.err, http.ErrNotSupported)):
 		return none
 	case got.after != sendTimeout:
-		t.Fatalf("the handler got %v after %v, and OnClose %v", got.err, got.after, err)
+		t.Fatalf("the handler got %v after %v (%d later, sticks: %v), and OnClose %v", got.err, got.after, got.late, got.sticks, err)
 	case got.sticks && r.err == io.EOF:
 		t.Errorf("the client takes %d bytes for the whole", len(r.got))
 	case got.sticks && errors.Is(got.err, flush.ErrTimeout) && errors.Is(err, flush.ErrTimeout):
+		if got.late > 0 {
+			return laterWrite
+		}
 		return yes
 	case got.sticks && errors.Is(err, flush.ErrTimeout):
-		return "`OnClose` only"
+		return onClose
+	case !got.sticks && errors.Is(got.err, io.ErrClosedPipe) && errors.Is(err, flush.ErrTimeout):
+		return cutOff
 	case !got.sticks && errors.Is(got.err, flush.ErrTimeout):
 		return waitOnly
 	}
 	t.Fatalf("the handler got %v (sticks: %v), and OnClose %v", got.err, got.sticks, err)
 	return ""
+}
+
+// noise is 8 KiB of text that does not compress well.
+func noise() string {
+	p := make([]byte, 6<<10)
+	rand.Read(p)
+	return base64.StdEncoding.EncodeToString(p)
 }
 
 // once runs f on one session and finishes the response.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"testing"
 	"time"
 )
 
@@ -21,14 +22,17 @@ type network struct {
 	halfs []*half // from server to client
 }
 
-func newNetwork() *network {
-	return &network{conns: make(chan net.Conn), done: make(chan struct{})}
+// networks are the networks of the test that runs.
+var networks []*network
+
+func newNetwork(t *testing.T) *network {
+	n := &network{conns: make(chan net.Conn), done: make(chan struct{})}
+	networks = append(networks, n)
+	t.Cleanup(func() { networks = nil })
+	return n
 }
 
-// hold stops what servers send; a Write of theirs waits until release.
-func (n *network) hold()    { n.setHeld(true) }
-func (n *network) release() { n.setHeld(false) }
-
+// setHeld stops what servers send, or lets it go on: their Writes wait.
 func (n *network) setHeld(held bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()

@@ -1,7 +1,6 @@
 package compat_test
 
 import (
-	"context"
 	"io"
 	"log"
 	"net/http"
@@ -14,12 +13,12 @@ import (
 
 func nethttpRows() []subject {
 	same := func(h http.Handler) http.Handler { return h }
-	all := wrapped("`NewHandler` alone", same, cells{}, cells{})[:1]
+	all := wrapped("`NewHandler` alone", same, cells{yes, yes, yes, yes, goneBoth, yes, yes, yes}, cells{})[:1]
 	timeout := func(h http.Handler) http.Handler { return http.TimeoutHandler(h, time.Hour, "too late") }
-	all = append(all, wrapped("`http.TimeoutHandler`", timeout, cells{}, cells{})...)
+	all = append(all, wrapped("`http.TimeoutHandler`", timeout, cells{refused, refused, refused, refused, goneCtx, none, byCtx, refused}, cells{refused, refused, refused, refused, goneBoth, none, yes, refused})...)
 	return append(all,
-		subject{name: "`httputil.ReverseProxy`", place: handler, want: cells{}, serve: proxyInside},
-		subject{name: "`httputil.ReverseProxy`", place: outside, want: cells{}, serve: proxyOutside},
+		subject{name: "`httputil.ReverseProxy`", place: handler, want: cells{none, none, yes, yes, cutOff, cutOff, never, none}, serve: proxyInside},
+		subject{name: "`httputil.ReverseProxy`", place: outside, want: cells{yes, yes, yes, yes, goneBoth, yes, yes, yes}, serve: proxyOutside},
 	)
 }
 
@@ -48,5 +47,3 @@ func proxyInside(t *testing.T, opts *flush.Options, run func(*session)) http.Han
 func proxyOutside(t *testing.T, opts *flush.Options, run func(*session)) http.Handler {
 	return upstream(t, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { run(plain(w, r)) }), opts))
 }
-
-var _ = context.Background
