@@ -23,7 +23,8 @@ func ginRow(name string, m []gin.HandlerFunc, do func(c *gin.Context, run func(*
 	}}
 }
 
-// errStreamEnded stands for the return of gin's Stream.
+// errStreamEnded stands for the return of gin's Stream: by its own look at
+// CloseNotify, or because a write failed.
 var errStreamEnded = errors.New("stream ended")
 
 func ginRows() []subject {
@@ -67,8 +68,10 @@ func ginRows() []subject {
 				return false
 			}
 			flushed = func() { done <- err }
-			_, err = io.WriteString(w, text)
-			return true
+			if _, werr := io.WriteString(w, text); werr != nil {
+				err = errStreamEnded
+			}
+			return err == nil
 		})
 		flushed()
 		for range calls {
@@ -81,7 +84,7 @@ func ginRows() []subject {
 	return []subject{
 		ginRow("gin `Writer.Flush`", nil, written, cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes}),
 		ginRow("gin `SSEvent`", nil, event, cells{yes, yes, yes, yes, goneCtx, onClose, yes, yes}),
-		ginRow("gin `Stream`", nil, stream, cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes}),
+		ginRow("gin `Stream`", nil, stream, cells{yes, yes, yes, yes, streamEnds, streamEnds, yes, yes}),
 		gz,
 	}
 }

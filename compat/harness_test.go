@@ -129,6 +129,7 @@ const (
 	noError    = "no error"         // writes go on without one
 	waitOnly   = "wait only"        // the call returns ErrTimeout, the server's own write stays
 	laterWrite = "at a later write" // the held-up call returns in time, but its error is lost
+	streamEnds = "ends `Stream`"
 	cutOff     = "yes: cuts the upstream off"
 	onClose    = "`OnClose` only"
 	never      = "no"                        //
@@ -457,6 +458,8 @@ func gone(t *testing.T, s subject, p proto) string {
 		}
 		byError := errors.Is(err, flush.ErrClientGone)
 		switch {
+		case byCause && errors.Is(err, errStreamEnded):
+			result <- streamEnds
 		case byCause && byError:
 			result <- goneBoth
 		case byCause:
@@ -531,6 +534,8 @@ func timesOut(t *testing.T, s subject, p proto) string {
 			return laterWrite
 		}
 		return yes
+	case got.sticks && errors.Is(got.err, errStreamEnded) && errors.Is(err, flush.ErrTimeout):
+		return streamEnds
 	case got.sticks && errors.Is(err, flush.ErrTimeout):
 		return onClose
 	case !got.sticks && errors.Is(got.err, io.ErrClosedPipe) && errors.Is(err, flush.ErrTimeout):
