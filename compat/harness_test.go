@@ -12,6 +12,7 @@ import (
 	"errors"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"strings"
 	"testing"
@@ -118,24 +119,24 @@ var columns = []struct {
 // cells are the expected outcomes of a row, by column.
 type cells [8]string
 
-// Outcomes.
+// What a cell can say.
 const (
 	yes        = "yes"
-	none       = "–"                // there is nothing to test
-	refused    = "refused"          // the error matches http.ErrNotSupported; the bytes come at the end
-	atEnd      = "at the end"       // no error, yet nothing comes before the end
-	late       = "late"             // no error; the first steps come with later ones
-	waits      = "waits"            // it arrives, but the call waits for the client
-	noError    = "no error"         // writes go on without one
-	waitOnly   = "wait only"        // the call returns ErrTimeout, the server's own write stays
-	laterWrite = "at a later write" // the held-up call returns in time, but its error is lost
+	none       = "–"                         // there is nothing to test
+	refused    = "refused"                   // the error matches http.ErrNotSupported; bytes come at the end
+	atEnd      = "at the end"                // no error, yet nothing comes before the end
+	late       = "late"                      // no error; some steps come with later ones
+	waits      = "waits"                     // it arrives, but the call waits for the client
+	noError    = "no error"                  // writes go on without one
+	goneBoth   = "`ErrClientGone`"           // from the call, and as the cause of the context
+	goneCtx    = "cause of the context only" // the calls have no error to give
+	laterWrite = "at a later write"          // the call that the client held up returns in time, but its error is lost
+	onClose    = "`OnClose` only"            // it returns in time; no call of the handler's has an error to give
+	waitOnly   = "wait only"                 // it returns ErrTimeout in time; the server's own write stays
 	streamEnds = "ends `Stream`"
 	cutOff     = "yes: cuts the upstream off"
-	onClose    = "`OnClose` only"
-	never      = "no"                        //
-	byCtx      = "`FromContext`"             // From does not, FromContext does
-	goneBoth   = "`ErrClientGone`"           // from the call, and as the cause of the context
-	goneCtx    = "cause of the context only" //
+	byCtx      = "`FromContext`" // From does not find it, FromContext does
+	never      = "no"
 )
 
 // flushing writes a text and flushes with the front door's Flush.
@@ -226,9 +227,7 @@ func (srv *server) ask(t *testing.T, s subject) *response {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for k, v := range s.header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, s.header)
 	if s.gzip {
 		req.Header.Set("Accept-Encoding", "gzip")
 	}

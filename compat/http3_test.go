@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"runtime"
 	"testing"
 	"time"
 
@@ -28,6 +29,7 @@ const patience = 20 * time.Second
 // serveQUIC serves h over HTTP/3 on loopback and returns a client for it.
 func serveQUIC(t *testing.T, h http.Handler) (*http.Client, string) {
 	t.Helper()
+	t.Cleanup(func() { noneLeft(t) })
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -58,6 +60,23 @@ func serveQUIC(t *testing.T, h http.Handler) (*http.Client, string) {
 		socket.Close()
 	})
 	return &http.Client{Transport: tr}, "https://" + socket.LocalAddr().String() + "/"
+}
+
+// noneLeft fails the test unless every goroutine of ours and of quic-go ends.
+func noneLeft(t *testing.T) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	p := make([]byte, 1<<20)
+	for limit := time.Now().Add(patience); ; <-tick.C {
+		stacks := p[:runtime.Stack(p, true)]
+		if !bytes.Contains(stacks, []byte("fa492104/flush.")) && !bytes.Contains(stacks, []byte("quic-go/http3.")) {
+			return
+		}
+		if time.Now().After(limit) {
+			t.Fatalf("left behind:\n%s", stacks)
+		}
+	}
 }
 
 // within fails the test if nothing comes from c.

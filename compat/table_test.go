@@ -9,7 +9,7 @@ import (
 	"testing/synctest"
 )
 
-var update = flag.Bool("update", false, "write the table into ../docs/compat.md")
+var update = flag.Bool("update", false, "write what is tested into ../docs/compat.md")
 
 // rows are the rows of the table.
 func rows() []subject {
@@ -51,39 +51,58 @@ func TestCells(t *testing.T) {
 	}
 }
 
-const (
-	document = "../docs/compat.md"
-	begin    = "<!-- table: go test -run TestTable -update -->\n"
-	end      = "<!-- end of table -->\n"
-)
+const document = "../docs/compat.md"
 
-// The document has the table that TestCells has tested.
-func TestTable(t *testing.T) {
-	var b strings.Builder
-	b.WriteString("| with | where |")
+// The document has the table that TestCells has tested, and the versions that
+// go.mod requires.
+func TestDocument(t *testing.T) {
+	var table strings.Builder
+	table.WriteString("| with | where |")
 	for _, c := range columns {
-		fmt.Fprintf(&b, " %s |", c.title)
+		fmt.Fprintf(&table, " %s |", c.title)
 	}
-	b.WriteString("\n| --- | --- |" + strings.Repeat(" --- |", len(columns)) + "\n")
+	table.WriteString("\n| --- | --- |" + strings.Repeat(" --- |", len(columns)) + "\n")
 	for _, s := range rows() {
-		fmt.Fprintf(&b, "| %s | %s | %s |\n", s.name, s.place, strings.Join(s.want[:], " | "))
+		fmt.Fprintf(&table, "| %s | %s | %s |\n", s.name, s.place, strings.Join(s.want[:], " | "))
 	}
+
+	mod, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var versions strings.Builder
+	for line := range strings.Lines(string(mod)) {
+		words := strings.Fields(strings.TrimPrefix(line, "require"))
+		if len(words) == 2 && strings.Contains(words[0], ".") && strings.HasPrefix(words[1], "v") && !strings.HasPrefix(words[0], "github.com/fa492104/") {
+			fmt.Fprintf(&versions, "- %s %s\n", words[0], words[1])
+		}
+	}
+
 	p, err := os.ReadFile(document)
 	if err != nil {
 		t.Fatal(err)
 	}
-	before, rest, ok := strings.Cut(string(p), begin)
-	table, after, ok2 := strings.Cut(rest, end)
-	if !ok || !ok2 {
-		t.Fatal("the document has no place for the table")
-	}
-	if *update {
-		if err := os.WriteFile(document, []byte(before+begin+b.String()+end+after), 0o666); err != nil {
+	text := replace(t, string(p), "table", table.String())
+	text = replace(t, text, "versions", versions.String())
+	switch {
+	case text == string(p):
+	case !*update:
+		t.Errorf("%s is not what is tested: go test -run TestDocument -update", document)
+	default:
+		if err := os.WriteFile(document, []byte(text), 0o666); err != nil {
 			t.Fatal(err)
 		}
-		return
 	}
-	if table != b.String() {
-		t.Errorf("%s is not what is tested: go test -run TestTable -update", document)
+}
+
+// replace puts what between the marks of that name.
+func replace(t *testing.T, text, name, what string) string {
+	t.Helper()
+	begin, end := "<!-- "+name+" -->\n", "<!-- end of "+name+" -->\n"
+	before, rest, ok := strings.Cut(text, begin)
+	_, after, ok2 := strings.Cut(rest, end)
+	if !ok || !ok2 {
+		t.Fatalf("%s has no place for %s", document, name)
 	}
+	return before + begin + what + end + after
 }
