@@ -169,12 +169,15 @@ type server struct {
 }
 
 // start serves h for p, in a bubble. The server is gone when the test ends.
-func start(t *testing.T, h http.Handler, p proto) *server {
+func start(t *testing.T, h http.Handler, p proto, configure ...func(*http.Server)) *server {
 	t.Helper()
 	s := &server{network: newNetwork(t)}
 	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0), Protocols: new(http.Protocols)}
 	srv.Protocols.SetHTTP1(p == http1)
 	srv.Protocols.SetUnencryptedHTTP2(p == http2)
+	for _, c := range configure {
+		c(srv)
+	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(s.network) }()
 	tr := &http.Transport{DialContext: s.dial, DisableCompression: true, Protocols: srv.Protocols, HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10}}

@@ -1,11 +1,13 @@
 package compat_test
 
 import (
+	"errors"
 	"io"
 	"log"
 	"net/http"
 	"net/http/httputil"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fa492104/flush"
@@ -46,4 +48,40 @@ func proxyInside(t *testing.T, opts *flush.Options, run func(*session)) http.Han
 // proxyOutside is a proxy in front of a server with our handler.
 func proxyOutside(t *testing.T, opts *flush.Options, run func(*session)) http.Handler {
 	return upstream(t, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { run(plain(w, r)) }), opts))
+}
+
+// Over HTTP/2 a connection that takes nothing at all is ended by the server's
+// WriteByteTimeout.
+func TestWriteByteTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		entered, held := make(chan struct{}), make(chan struct{})
+		result := make(chan error, 1)
+		h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			close(entered)
+			<-held
+			var err error
+			for range 64 {
+				io.WriteString(w, noise())
+				if err = flush.Flush(w, true); err != nil {
+					break
+				}
+			}
+			result <- err
+		}), &flush.Options{SendTimeout: sendTimeout})
+		s := start(t, h, http2, func(s *http.Server) {
+			s.HTTP2 = &http.HTTP2Config{WriteByteTimeout: 2 * sendTimeout}
+		})
+		r := s.request(t, subject{})
+		<-entered
+		s.setHeld(true)
+		close(held)
+		if err := <-result; !errors.Is(err, flush.ErrTimeout) {
+			t.Errorf("the flush got %v", err)
+		}
+		s.setHeld(false)
+		r.end()
+		if r.err == io.EOF {
+			t.Error("the client takes what it has for the whole")
+		}
+	})
 }

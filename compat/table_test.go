@@ -3,10 +3,13 @@ package compat_test
 import (
 	"flag"
 	"fmt"
+	"net/http"
 	"os"
 	"strings"
 	"testing"
 	"testing/synctest"
+
+	"github.com/fa492104/flush"
 )
 
 var update = flag.Bool("update", false, "write what is tested into ../docs/compat.md")
@@ -48,6 +51,40 @@ func TestCells(t *testing.T) {
 				})
 			}
 		})
+	}
+}
+
+// Where a wrapper's own flush loses the error of a client that stops reading,
+// flush.Flush returns it, if the wrapper has Unwrap and is inside.
+func TestFrontDoorTellsTimeout(t *testing.T) {
+	tested := 0
+	for _, s := range rows() {
+		lost := s.want[5] == laterWrite || s.want[5] == onClose
+		if !lost || s.place == outside || s.want[6] != yes {
+			continue
+		}
+		tested++
+		t.Run(s.name, func(t *testing.T) {
+			for _, p := range []proto{http1, http2} {
+				t.Run(p.String(), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						direct := s
+						direct.serve = func(t *testing.T, opts *flush.Options, run func(*session)) http.Handler {
+							return s.serve(t, opts, func(c *session) {
+								c.own = flushing(c, true)
+								run(c)
+							})
+						}
+						if got := timesOut(t, direct, p); got != yes {
+							t.Errorf("got %q", got)
+						}
+					})
+				})
+			}
+		})
+	}
+	if tested == 0 {
+		t.Error("no row loses an error")
 	}
 }
 
