@@ -116,7 +116,8 @@ func TestBudgetBoundsStalledClients(t *testing.T) {
 		runtime.GC() // pools let go of what they keep
 	}
 	runtime.ReadMemStats(&peak)
-	if got, most := int64(peak.HeapAlloc)-int64(base.HeapAlloc), int64(hard+(stalled+reading)*4<<10+1<<20) // 4 KiB each, and what the test itself allocates; got > most {
+	// 4 KiB each, and what the test itself allocates.
+	if got, most := int64(peak.HeapAlloc)-int64(base.HeapAlloc), int64(hard+(stalled+reading)*(4<<10)+1<<20); got > most {
 		t.Errorf("heap grew by %d bytes, want at most %d", got, most)
 	}
 	close(release)
