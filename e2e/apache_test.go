@@ -20,6 +20,10 @@ var apache = &lazy[string]{
 		if err != nil {
 			return "", err
 		}
+		sapi, err := sapiProgram.ensure()
+		if err != nil {
+			return "", err
+		}
 		httpAddr, err := httpBackend.ensure()
 		if err != nil {
 			return "", err
@@ -49,13 +53,14 @@ ScriptSock %s/cgid.sock
 SetEnv %s %s
 SetEnv REDIRECT_STATUS 200
 ScriptAlias /cgi %s
+ScriptAlias /sapi %s
 ScriptAlias /php-cgi %s
 ProxyPass /http http://%s/
 ProxyPass /fcgi fcgi://%s/
 ProxyPass /fcgi-flush fcgi://%s/ flushpackets=on
 ProxyPass /fpm-flush unix:%s|fcgi://localhost%s flushpackets=on
 `, filepath.Join(dir, "apache"), "STEPS_SENDTIMEOUT", strings.TrimPrefix(sendTimeout, "STEPS_SENDTIMEOUT="),
-			bin, phpCGI, httpAddr, fcgiAddr, strings.Replace(fcgiAddr, "127.0.0.1", "localhost", 1), fpmSock, php.script))
+			bin, sapi, phpCGI, httpAddr, fcgiAddr, strings.Replace(fcgiAddr, "127.0.0.1", "localhost", 1), fpmSock, php.script))
 	},
 }
 

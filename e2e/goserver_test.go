@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
 	"testing"
 
@@ -31,11 +32,11 @@ func serveHere(t *testing.T, h http.Handler) (addr string) {
 	return l.Addr().String()
 }
 
-// backend is cmd/steps with a listening socket as its standard input, which is
+// backend is a program with a listening socket as its standard input, which is
 // how FastCGI servers have been started since the beginning.
-func backend(env ...string) *lazy[string] {
+func backend(program *lazy[string], env ...string) *lazy[string] {
 	return &lazy[string]{start: func() (string, error) {
-		bin, err := stepsProgram.ensure()
+		bin, err := program.ensure()
 		if err != nil {
 			return "", err
 		}
@@ -52,7 +53,7 @@ func backend(env ...string) *lazy[string] {
 		cmd := exec.Command(bin)
 		cmd.Env = append(os.Environ(), env...)
 		cmd.Stdin = stdin
-		_, err = launch("steps", cmd, syscall.SIGTERM)
+		_, err = launch(filepath.Base(bin), cmd, syscall.SIGTERM)
 		return l.Addr().String(), err
 	}}
 }
@@ -66,11 +67,13 @@ const (
 )
 
 var (
-	httpBackend    = backend(asHTTP, sendTimeout)
-	httpUnbuffered = backend(asHTTP, sendTimeout, noProxyBuffering)
-	bareBackend    = backend(asBare)
-	fcgiBackend    = backend(sendTimeout)
-	fcgiUnbuffered = backend(sendTimeout, noProxyBuffering)
+	sapiBackend    = backend(sapiProgram)
+	httpBackend    = backend(stepsProgram, asHTTP, sendTimeout)
+	httpUnbuffered = backend(stepsProgram, asHTTP, sendTimeout, noProxyBuffering)
+	fastBackend    = backend(stepsProgram, asHTTP) // all defaults
+	bareBackend    = backend(stepsProgram, asBare)
+	fcgiBackend    = backend(stepsProgram, sendTimeout)
+	fcgiUnbuffered = backend(stepsProgram, sendTimeout, noProxyBuffering)
 )
 
 func goCLI(t *testing.T, tty bool) cli {

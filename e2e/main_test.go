@@ -114,16 +114,26 @@ func program(name string) string {
 	return ""
 }
 
-// stepsProgram is the step language as a program: CGI, FastCGI, command line
-// and HTTP server in one.
-var stepsProgram = &lazy[string]{start: func() (string, error) {
-	bin := filepath.Join(dir, "cgi-bin", "steps")
-	out, err := exec.Command("go", "build", "-o", bin, "./cmd/steps").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("building cmd/steps: %w\n%s", err, out)
-	}
-	return bin, nil
-}}
+// built is a program of ours.
+func built(name, pkg string) *lazy[string] {
+	return &lazy[string]{start: func() (string, error) {
+		bin := filepath.Join(dir, "cgi-bin", name)
+		out, err := exec.Command("go", "build", "-o", bin, pkg).CombinedOutput()
+		if err != nil {
+			return "", fmt.Errorf("building %s: %w\n%s", pkg, err, out)
+		}
+		return bin, nil
+	}}
+}
+
+var (
+	// stepsProgram is the step language as a program: CGI, FastCGI, command
+	// line and HTTP server in one.
+	stepsProgram = built("steps", "./cmd/steps")
+
+	sapiProgram     = built("sapi", "github.com/fa492104/flush/examples/sapi")
+	progressProgram = built("progress", "github.com/fa492104/flush/examples/progress")
+)
 
 // file writes a file into the run's folder.
 func file(name string, content []byte, perm os.FileMode) (string, error) {

@@ -21,7 +21,7 @@ const (
 var nginx = &lazy[string]{
 	needs: []string{"nginx", nginxModules + luaModule, "/usr/sbin/php-fpm*"},
 	start: func() (string, error) {
-		var upstream struct{ http, httpUnbuffered, fcgi, fcgiUnbuffered, fpm, bare string }
+		var upstream struct{ http, httpUnbuffered, fcgi, fcgiUnbuffered, fpm, sapi string }
 		for _, u := range []struct {
 			to   *string
 			from *lazy[string]
@@ -30,7 +30,7 @@ var nginx = &lazy[string]{
 			{&upstream.httpUnbuffered, httpUnbuffered},
 			{&upstream.fcgi, fcgiBackend},
 			{&upstream.fcgiUnbuffered, fcgiUnbuffered},
-			{&upstream.bare, bareBackend},
+			{&upstream.sapi, sapiBackend},
 			{&upstream.fpm, fpm},
 		} {
 			var err error
@@ -74,6 +74,7 @@ fastcgi_param SCRIPT_FILENAME ` + php.script + `;
 			location("/fcgi-option", "fastcgi_pass %s;", upstream.fcgiUnbuffered),
 			location("/fcgi-off", "fastcgi_pass %s; fastcgi_buffering off;", upstream.fcgi),
 			location("/fpm", "fastcgi_pass unix:%s; fastcgi_buffering off;", upstream.fpm),
+			location("/sapi", "fastcgi_pass %s;", upstream.sapi),
 			location("/lua", "content_by_lua_file %s;", lua),
 			location("/lua-timeout", "content_by_lua_file %s; send_timeout 1s;", lua),
 			location("/lua-http10-off", "content_by_lua_file %s; lua_http10_buffering off;", lua),

@@ -563,6 +563,7 @@ func TestBesideLuaClientLeaves(t *testing.T) {
 			r.goOn()
 			results := r.parked(t)
 			r.goOn()
+			t.Log(results)
 			if got := results[len(results)-1]; got != "client aborted" && !(side == "Lua" && got == "nginx output filter error") {
 				t.Errorf("the flush returned %q", got)
 			}

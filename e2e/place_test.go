@@ -62,6 +62,12 @@ func (p web) open(t *testing.T, r *run, script string, o ask) *stream {
 
 func (p web) dial(t *testing.T, r *run, script string, o ask) *stream {
 	t.Helper()
+	return p.request(t, query(r, script), o)
+}
+
+// request sends a request with the given query.
+func (p web) request(t *testing.T, query string, o ask) *stream {
+	t.Helper()
 	d := net.Dialer{}
 	if o.small {
 		d.Control = func(_, _ string, c syscall.RawConn) error {
@@ -78,7 +84,7 @@ func (p web) dial(t *testing.T, r *run, script string, o ask) *stream {
 	t.Cleanup(func() { c.Close() })
 	method, proto := first(o.method, http.MethodGet), first(o.proto, "HTTP/1.1")
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s?%s %s\r\nHost: e2e.test\r\nConnection: close\r\n", method, p.path, query(r, script), proto)
+	fmt.Fprintf(&b, "%s %s?%s %s\r\nHost: e2e.test\r\nConnection: close\r\n", method, p.path, query, proto)
 	for _, k := range slices.Sorted(maps.Keys(o.header)) {
 		fmt.Fprintf(&b, "%s: %s\r\n", k, o.header[k])
 	}

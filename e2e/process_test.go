@@ -12,6 +12,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"testing"
 	"time"
 )
 
@@ -97,15 +98,23 @@ func (p *process) stop() error {
 		<-p.done
 		return fmt.Errorf("%s did not stop on %v and was killed:\n%s", p.name, p.signal, &p.log)
 	}
-	// Orphans of the group are reaped by others: allow them the time.
+	if err := gone(p.cmd.Process.Pid); err != nil {
+		return fmt.Errorf("%s: %w", p.name, err)
+	}
+	return nil
+}
+
+// gone makes sure that a process group whose leader has ended is empty.
+// Orphans in it are reaped by others, which takes its time.
+func gone(group int) error {
 	for range 500 {
-		if errors.Is(syscall.Kill(group, 0), syscall.ESRCH) {
+		if errors.Is(syscall.Kill(-group, 0), syscall.ESRCH) {
 			return nil
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	syscall.Kill(group, syscall.SIGKILL)
-	return fmt.Errorf("%s left processes behind", p.name)
+	syscall.Kill(-group, syscall.SIGKILL)
+	return errors.New("processes were left behind and killed")
 }
 
 func stopAll() (errs []error) {
@@ -183,4 +192,20 @@ func freePorts(n int) (addrs []string, err error) {
 		addrs = append(addrs, l.Addr().String())
 	}
 	return addrs, nil
+}
+
+// asleep waits until a process with one thread waits in a read.
+func asleep(t testing.TB, pid int) {
+	t.Helper()
+	for deadline := time.Now().Add(bound); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+		stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return // it has ended
+		}
+		_, state, _ := bytes.Cut(stat, []byte(") "))
+		if bytes.HasPrefix(state, []byte("S")) || bytes.HasPrefix(state, []byte("Z")) {
+			return
+		}
+	}
+	t.Fatal("the filter does not come to rest")
 }

@@ -52,7 +52,7 @@ local ops = {
         emit(tonumber(n), ("x"):rep(tonumber(size)), true)
     end,
     ef = function(arg) emit(tonumber(arg), event, true) end,
-    ea = function(arg) emit(tonumber(arg), event) end,
+    ea = function(arg) emit(tonumber(arg), event, false) end,
 }
 
 for op in args.s:gmatch("[^,]+") do

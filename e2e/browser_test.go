@@ -1,0 +1,204 @@
+package e2e
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"image/png"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/chromedp/cdproto/page"
+	"github.com/chromedp/chromedp"
+)
+
+const screenshotFile = "../docs/progress.png"
+
+// progressSite is examples/progress over a folder of files without content on
+// the disk, large enough to be hashed for a second or more.
+func progressSite(t *testing.T) (*process, string) {
+	t.Helper()
+	bin := progressProgram.get(t)
+	folder := t.TempDir()
+	for _, trip := range []string{"harbour", "lighthouse", "marsh", "ridge"} {
+		if err := os.Mkdir(filepath.Join(folder, trip), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		for i := range 16 {
+			f, err := os.Create(filepath.Join(folder, trip, fmt.Sprintf("photo-%02d.raw", i+1)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			fmt.Fprintln(f, trip, i)
+			if err := f.Truncate(int64(24+i) << 20); err != nil {
+				t.Fatal(err)
+			}
+			f.Close()
+		}
+	}
+	p, err := launch("progress", exec.Command(bin, "-addr", "127.0.0.1:0", "-dir", folder), syscall.SIGINT)
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := regexp.MustCompile(`http://\S+`)
+	for deadline := time.Now().Add(bound); ; time.Sleep(5 * time.Millisecond) {
+		if u := address.FindString(p.log.String()); u != "" {
+			return p, u
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("examples/progress does not say where it listens:\n%s", &p.log)
+		}
+	}
+}
+
+// browser starts a headless Chromium that ends with the test.
+func browser(t *testing.T) context.Context {
+	t.Helper()
+	need(t, "chromium")
+	opts := []chromedp.ExecAllocatorOption{
+		chromedp.ExecPath(program("chromium")),
+		chromedp.UserDataDir(t.TempDir()),
+		chromedp.WindowSize(800, 600),
+		chromedp.NoFirstRun,
+		chromedp.Headless,
+		chromedp.ModifyCmdFunc(func(cmd *exec.Cmd) {
+			cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+		}),
+	}
+	for _, f := range []string{
+		"no-sandbox", "disable-gpu", "disable-quic", "disable-background-networking",
+		"disable-component-update", "disable-sync", "disable-dev-shm-usage",
+	} {
+		opts = append(opts, chromedp.Flag(f, true))
+	}
+	alloc, stopAlloc := chromedp.NewExecAllocator(context.Background(), opts...)
+	ctx, stop := chromedp.NewContext(alloc)
+	if err := chromedp.Do(ctx); err != nil {
+		t.Fatal(err)
+	}
+	pid := chromedp.FromContext(ctx).Browser.Process().Pid
+	remember(pid)
+	ctx, cancel := context.WithTimeout(ctx, 2*bound)
+	t.Cleanup(func() {
+		cancel()
+		chromedp.Cancel(ctx)
+		stop()
+		stopAlloc()
+		if err := gone(pid); err != nil {
+			t.Error(err)
+		}
+	})
+	return ctx
+}
+
+// progressPage is what the browser shows.
+type progressPage struct {
+	State string  // loading: the response is still open
+	Label string  // the bar's
+	Width float64 // of the bar, of 1
+	Lines int     // in the log
+}
+
+func (p progressPage) percent() int {
+	n, err := strconv.Atoi(strings.Trim(p.Label, `"%`))
+	if err != nil {
+		return -1
+	}
+	return n
+}
+
+const lookAtPage = `(() => {
+	const bar = document.getElementById("bar");
+	if (!bar) return {State: document.readyState, Label: "", Width: 0, Lines: 0};
+	return {
+		State: document.readyState,
+		Label: getComputedStyle(bar, "::after").content,
+		Width: bar.getBoundingClientRect().width / bar.parentElement.getBoundingClientRect().width,
+		Lines: document.querySelectorAll("li").length,
+	};
+})()`
+
+// TestBrowser opens examples/progress in Chromium. The server is stopped
+// (SIGSTOP) whenever the bar has moved, so that what the page shows is there
+// while the response is open and its sender does nothing at all.
+func TestBrowser(t *testing.T) {
+	site, address := progressSite(t)
+	ctx := browser(t)
+	look := func() progressPage {
+		t.Helper()
+		p, err := chromedp.Run(ctx, chromedp.Evaluate[progressPage](lookAtPage))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	// until looks at the page until ok is content with it.
+	until := func(what string, ok func(progressPage) bool) progressPage {
+		t.Helper()
+		for deadline := time.Now().Add(bound); ; time.Sleep(10 * time.Millisecond) {
+			p := look()
+			if ok(p) {
+				return p
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("no %s: %+v", what, p)
+			}
+		}
+	}
+	halt := func() { syscall.Kill(site.cmd.Process.Pid, syscall.SIGSTOP) }
+	goOn := func() { syscall.Kill(site.cmd.Process.Pid, syscall.SIGCONT) }
+	defer goOn()
+
+	// Not chromedp.Navigate, which waits for the end of the response.
+	if _, err := chromedp.Call(ctx, page.Navigate, page.NavigateParams{URL: address}); err != nil {
+		t.Fatal(err)
+	}
+
+	var seen []progressPage
+	last := progressPage{Label: `"0%"`}
+	var shot []byte
+	for len(seen) < 3 || shot == nil {
+		goOn()
+		until("progress", func(p progressPage) bool { return p.percent() >= last.percent()+15 && p.Lines > last.Lines })
+		halt()
+		// The bar moves for 0.2 s to where its label is already.
+		p := until("bar at its place", func(p progressPage) bool {
+			return p.Width > float64(p.percent())/100-0.01 && p.Width < float64(p.percent())/100+0.01
+		})
+		if p.State != "loading" {
+			t.Fatalf("the response has ended after %d values: %+v", len(seen), p)
+		}
+		if p.percent() <= last.percent() || p.Lines <= last.Lines || p.Width <= last.Width {
+			t.Errorf("after %+v the page shows %+v", last, p)
+		}
+		seen, last = append(seen, p), p
+		if shot == nil && p.percent() >= 40 {
+			var err error
+			if shot, err = chromedp.Run(ctx, chromedp.CaptureScreenshot()); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	t.Logf("while the response was open: %+v", seen)
+	if _, err := png.Decode(bytes.NewReader(shot)); err != nil {
+		t.Error(err)
+	}
+	if *update {
+		if err := os.WriteFile(screenshotFile, shot, 0o644); err != nil {
+			t.Error(err)
+		}
+	}
+
+	goOn()
+	p := until("end", func(p progressPage) bool { return p.State == "complete" && p.percent() == 100 })
+	if p.Lines != 64 {
+		t.Errorf("the log has %d lines in the end, want one for each of the 64 files", p.Lines)
+	}
+}
