@@ -18,6 +18,10 @@ type arrangement struct {
 	buffers         bool // the server holds what the handler flushes: the row that shows the problem
 }
 
+func (a arrangement) name() string {
+	return strings.NewReplacer("`", "", "/", " ").Replace(a.server + " " + a.setting)
+}
+
 func nginxRow(path string) func(*testing.T) place {
 	return func(t *testing.T) place { return onNginx(t, path) }
 }
@@ -261,7 +265,7 @@ func tell(result, ok string) string {
 func TestMatrix(t *testing.T) {
 	table := readTable(t)
 	for _, a := range arrangements {
-		t.Run(strings.ReplaceAll(a.server+" "+a.setting, "/", " "), func(t *testing.T) {
+		t.Run(a.name(), func(t *testing.T) {
 			p := a.place(t)
 			for _, f := range features {
 				t.Run(f.name, func(t *testing.T) {

@@ -76,7 +76,7 @@ fastcgi_param SCRIPT_FILENAME ` + php.script + `;
 			location("/fpm", "fastcgi_pass unix:%s; fastcgi_buffering off;", upstream.fpm),
 			location("/sapi", "fastcgi_pass %s;", upstream.sapi),
 			location("/lua", "content_by_lua_file %s;", lua),
-			location("/lua-timeout", "content_by_lua_file %s; send_timeout 1s;", lua),
+			location("/lua-timeout", "content_by_lua_file %s; send_timeout 3s;", lua),
 			location("/lua-http10-off", "content_by_lua_file %s; lua_http10_buffering off;", lua),
 		}, "")
 		_, addrs, err := onPorts(1, func(addrs []string) (*process, error) {

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -524,18 +525,52 @@ func TestBesideLua(t *testing.T) {
 	}
 }
 
-// TestBesideLuaTimeout has a client that does not read: send_timeout 1s and
-// SendTimeout.
-func TestBesideLuaTimeout(t *testing.T) {
+// TestBesideLuaDoesNotWait has a client that reads nothing while 32 MiB are
+// written and flushed without waiting. (The library's bound has to be lifted for
+// that: MaxPending. nginx has none.) Then the client gets every byte.
+func TestBesideLuaDoesNotWait(t *testing.T) {
+	const size = 32 << 20
 	for side, at := range map[string]func(*testing.T) place{
-		"Lua": nginxRow("/lua-timeout"),
+		"Lua": nginxRow("/lua"),
 		"Go": func(t *testing.T) place {
-			return direct(t, &flush.Options{SAPI: flush.OpenResty(), SendTimeout: time.Second})
+			return direct(t, &flush.Options{SAPI: flush.OpenResty(), MaxPending: 2 * size})
 		},
 	} {
 		t.Run(side, func(t *testing.T) {
 			r := newRun(t)
-			s := at(t).open(t, r, "w:one,f,l:1024:65536,p", ask{small: true})
+			s := at(t).open(t, r, fmt.Sprintf("w:one,a,x:%d,a,p,w:two", size), ask{small: true})
+			if got := r.parked(t); !slices.Equal(got, []string{"ok", "ok"}) {
+				t.Errorf("the flushes returned %q", got)
+			}
+			r.goOn()
+			if n, tail := s.rest(t); n < size || !strings.HasSuffix(string(tail), "0\r\n\r\n") {
+				t.Errorf("the client got %d bytes that end in %q", n, tail)
+			}
+		})
+	}
+}
+
+// TestBesideLuaTimeout has a client that does not read: send_timeout 3s and
+// SendTimeout. The flush that waits holds up nobody else: another request, to the
+// same worker of nginx, is answered meanwhile.
+func TestBesideLuaTimeout(t *testing.T) {
+	for side, at := range map[string]func(*testing.T) place{
+		"Lua": nginxRow("/lua-timeout"),
+		"Go": func(t *testing.T) place {
+			return direct(t, &flush.Options{SAPI: flush.OpenResty(), SendTimeout: 3 * time.Second})
+		},
+	} {
+		t.Run(side, func(t *testing.T) {
+			r := newRun(t)
+			s := at(t).open(t, r, "w:one,f,p,l:1024:65536,p", ask{small: true})
+			r.parked(t)
+			r.goOn()
+			s.pings()
+			select {
+			case <-r.arrived:
+				t.Error("the flush that waits was over before the other requests were")
+			default:
+			}
 			results := r.parked(t)
 			r.goOn()
 			if got := results[len(results)-1]; got != "timeout" {

@@ -110,20 +110,23 @@ func versions() string {
 	return strings.Join(all, ", ")
 }
 
-const serversHead = `# What the servers make of a flush
+const serversHead = `# What servers make of a flush
 
-This table is written by the run of ` + "`e2e/run -update`" + ` and checked by every other run of it. One handler, the same everywhere,
-writes and flushes step by step and stops after each step until the test lets it go on; the client looks at what has
-arrived meanwhile.
+` + "`e2e/run -update`" + ` has written this table, and every run of ` + "`e2e/run`" + ` checks it. One handler, the same everywhere, writes and
+flushes step by step and stops after each step until the test lets it go on; the client looks at what has arrived
+meanwhile.
 
 `
 
 const serversFoot = `
-**streamed**: at every step everything flushed up to there had arrived, and nothing else, before the handler went on.
-**held to the end**: nothing arrived before the handler had returned, however often it flushed.
-**with the first byte**: the headers came with the first output, and everything from then on as flushed.
-**each step late**: everything arrived before the handler went on, but only after the kernel's cork timer, 200 ms on
-Linux: HAProxy says that more will follow when it forwards a chunk. Its ` + "`option http-no-delay`" + ` does away with it.
+What the cells say:
+
+- **streamed**: at every step everything flushed up to there had arrived, and nothing else, before the handler went on.
+- **held to the end**: nothing had arrived before the handler returned, however often it flushed.
+- **with the first byte**: the headers came with the first output, and everything from then on as flushed. nginx passes
+  a FastCGI head on by itself only if its record happens to need no padding, one length in eight.
+- **each step late**: everything arrived before the handler went on, but only after the kernel's cork timer, 200 ms on
+  Linux: HAProxy tells the kernel that more will follow whenever it forwards a chunk. Its ` + "`option http-no-delay`" + ` ends that.
 
 The columns:
 
@@ -134,11 +137,20 @@ The columns:
   Accept-Encoding, so its output stays plain.
 - *HEAD*: the headers arrive at the flush, and no body ever.
 - *client leaves*: after the first step the client closes; the handler goes on writing up to 64 MB. What its Write or
-  flush returns; *process ended*: the server, or the hang-up of the terminal, ended it.
+  flush returns. *process ended*: the server, or the hang-up of the terminal, ended the handler's process.
 - *client does not read*: the handler writes up to 64 MB with a SendTimeout of 2 s, flushing and waiting, and the client
-  reads nothing until the handler has finished or failed. *absorbed*: the servers in between took it all. ` + "`ErrTimeout`" + `: the
-  handler was told. Then the client reads: *delivered* is everything up to there and a proper end, *cut* a broken one.
+  reads nothing until the handler has finished or failed. *absorbed*: the servers in between took it all. ` + "`ErrTimeout`" + `:
+  the handler was told. Then the client reads: *delivered* is everything up to there and a proper end, *cut* a broken one.
 
-The settings are the servers' own, save NoProxyBuffering, which is this library's option and needs no access to
-the server: the response says ` + "`X-Accel-Buffering: no`" + `. nginx heeds it, Apache and HAProxy do not.
+What to know besides:
+
+- The settings are the servers' own, save ` + "`NoProxyBuffering`" + `: that is an option of this library and needs no access to the
+  server. The response then says ` + "`X-Accel-Buffering: no`" + `. nginx heeds it, Apache and HAProxy do not.
+- NoProxyBuffering works when a flush sends the headers. A first Write of more than BufferSize (4 KiB) sends them before any
+  flush: flush something small first, if only the headers.
+- nginx speaks HTTP/1.0 to its upstreams by default. There the end of the connection is the end of the response, and a
+  response that was cut looks complete to the client: *` + "`ErrTimeout`" + `, then delivered*. With ` + "`proxy_http_version 1.1`" + ` the client
+  sees the cut.
+- Apache gives a backend's connection to the next request as soon as it has the headers of a response to HEAD. A handler
+  that goes on after flushing one holds that request up.
 `
