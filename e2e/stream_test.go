@@ -217,18 +217,6 @@ func (s *stream) settle(t testing.TB) view {
 	return s.view()
 }
 
-// expect waits for a view that prints as want and then makes sure that no
-// more has come.
-func (s *stream) expect(t testing.TB, when, want string) view {
-	t.Helper()
-	s.reach(func(v view) bool { return v.String() == want })
-	v := s.settle(t)
-	if v.String() != want {
-		t.Errorf("%s: %s has arrived, want %s", when, brief(v.String()), want)
-	}
-	return v
-}
-
 func brief(s string) string {
 	if len(s) > 200 {
 		return fmt.Sprintf("%.200s… (%d bytes)", s, len(s))

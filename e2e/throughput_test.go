@@ -114,7 +114,7 @@ func writeThroughput(t *testing.T, table string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	section := tableBegin + fmt.Sprintf("Made by `e2e/run -update -run Throughput`: %d interleaved rounds, medians; each server is a process of its own, the\nclient reads and discards. %s, PHP %s.\n\n", rounds, versions(), phpVersion()) + table + tableEnd
+	section := tableBegin + fmt.Sprintf("Made by `e2e/run -update -run Throughput`: %d interleaved rounds, medians; each server is a process of its own, the\nclient reads and discards. Asynchronous flushes of this library coalesce while one is under way, and nginx gathers what\nPHP-FPM flushes; the others send each event by itself. %s, PHP %s.\n\n", rounds, versions(), phpVersion()) + table + tableEnd
 	before, rest, ok := strings.Cut(string(text), tableBegin)
 	if !ok {
 		before += "\n## Beside the originals\n\n"
