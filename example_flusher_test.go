@@ -255,7 +255,8 @@ func ExampleFlusher_Unwrap() {
 
 // After Hijack the connection is the handler's own.
 func ExampleFlusher_Hijack() {
-	srv := httptest.NewServer(flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	late := make(chan error, 1)
+	srv := httptest.NewUnstartedServer(flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		conn, _, err := http.NewResponseController(w).Hijack()
 		if err != nil {
 			log.Fatal(err)
@@ -263,19 +264,19 @@ func ExampleFlusher_Hijack() {
 		defer conn.Close()
 		io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi")
 		_, err = io.WriteString(w, "too late")
-		fmt.Println(errors.Is(err, http.ErrHijacked))
+		late <- err
 	}), nil))
+	srv.Config.ErrorLog = log.New(io.Discard, "", 0) // the late Write is logged, as by net/http
+	srv.Start()
+	defer srv.Close()
 	resp, err := http.Get(srv.URL)
 	if err != nil {
 		log.Fatal(err)
 	}
+	defer resp.Body.Close()
 	body, _ := io.ReadAll(resp.Body)
-	resp.Body.Close()
-	srv.Close()
-	fmt.Printf("%s\n", body)
-	// Unordered output:
-	// true
-	// hi
+	fmt.Printf("%s, %t\n", body, errors.Is(<-late, http.ErrHijacked))
+	// Output: hi, true
 }
 
 // Where the server cannot push, the error says so, as without the Flusher.
