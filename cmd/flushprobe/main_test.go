@@ -1,0 +1,154 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush/flushtest"
+)
+
+func held(w http.ResponseWriter, r *http.Request) {
+	time.Sleep(3 * time.Second)
+	w.Header().Set("Server", "nginx")
+	io.WriteString(w, strings.Repeat("an event for "+r.Header.Get("X-Name")+"\n", 10))
+}
+
+func TestProbe(t *testing.T) {
+	nothing := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
+	for _, test := range []struct {
+		name   string
+		h      http.Handler
+		args   []string
+		status int
+		lines  int
+		says   []string
+	}{
+		{"streamed", flushtest.Endpoint(), []string{"http://memory/?n=5"}, statusStreamed, 6, []string{"0.300s    +0.300s       64 bytes", "streamed"}},
+		{"no scheme", flushtest.Endpoint(), []string{"memory/?n=5"}, statusStreamed, 6, []string{"http://memory/?n=5: streamed"}},
+		{"held", http.HandlerFunc(held), []string{"-H", "X-Name: me", "http://memory/"}, statusHeld, 2, []string{"held to the end", "nginx", "X-Accel-Buffering", "160 bytes"}},
+		{"unclear", http.NotFoundHandler(), []string{"http://memory/"}, statusUnclear, 2, []string{"unclear", "404"}},
+		{"endless", flushtest.Endpoint(), []string{"-for", "2s", "http://memory/?n=1000"}, statusStreamed, 8, []string{"deadline"}},
+		{"nothing", http.HandlerFunc(nothing), []string{"-for", "2s", "http://memory/"}, statusHeld, 1, []string{"No response came within 2s"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var out, complaints bytes.Buffer
+				p := program{stdout: &out, stderr: &complaints, client: flushtest.Serve(t, test.h, nil).Client()}
+				status := p.run(t.Context(), test.args)
+				if n := strings.Count(out.String(), "\n"); status != test.status || n != test.lines || complaints.Len() > 0 {
+					t.Errorf("status %d, %d lines:\n%s%s", status, n, &out, &complaints)
+				}
+				for _, want := range test.says {
+					if !strings.Contains(out.String(), want) {
+						t.Errorf("does not say %q:\n%s", want, &out)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A line is there as soon as what it tells of has arrived.
+func TestLinesComeAsTheyCome(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		p := program{stdout: w, stderr: io.Discard, client: flushtest.Serve(t, flushtest.Endpoint(), nil).Client()}
+		start := time.Now()
+		go func() {
+			p.run(t.Context(), []string{"http://memory/?n=2&every=1m"})
+			w.Close()
+		}()
+		line := make([]byte, 100)
+		if n, err := r.Read(line); !strings.Contains(string(line[:n]), "64 bytes") || err != nil || time.Since(start) > time.Second {
+			t.Errorf("%q, %v after %v", line[:n], err, time.Since(start))
+		}
+		go p.client.CloseIdleConnections()
+		io.Copy(io.Discard, r)
+	})
+}
+
+func TestJSON(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out bytes.Buffer
+		p := program{stdout: &out, stderr: io.Discard, client: flushtest.Serve(t, http.HandlerFunc(held), nil).Client()}
+		if status := p.run(t.Context(), []string{"-json", "http://memory/a?b&c"}); status != statusHeld {
+			t.Errorf("status %d", status)
+		}
+		var f flushtest.Finding
+		if err := json.Unmarshal(out.Bytes(), &f); err != nil {
+			t.Fatal(err)
+		}
+		if f.Verdict != flushtest.Held || f.Layer != "nginx" || f.URL != "http://memory/a?b&c" || len(f.Arrivals) != 1 {
+			t.Errorf("%+v", f)
+		}
+	})
+}
+
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, errors.New("broken pipe") }
+
+func TestMisuse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := flushtest.Serve(t, flushtest.Endpoint(), nil).Client()
+		for _, test := range []struct {
+			args   []string
+			status int
+			says   string
+		}{
+			{nil, statusUnclear, "usage"},
+			{[]string{"a", "b"}, statusUnclear, "usage"},
+			{[]string{"-serve", "x", "http://memory/"}, statusUnclear, "usage"},
+			{[]string{"-h"}, 0, "usage"},
+			{[]string{"-what"}, statusUnclear, "-what"},
+			{[]string{"-H", "novalue", "x"}, statusUnclear, "want Name: value"},
+			{[]string{"http://a b/"}, statusUnclear, "flushprobe: "},
+			{[]string{"http://memory/?n=5"}, statusUnclear, "broken pipe"},
+			{[]string{"-json", "http://memory/?n=5"}, statusUnclear, "broken pipe"},
+			{[]string{"-serve", "x"}, statusUnclear, "no such address"},
+		} {
+			var complaints bytes.Buffer
+			p := program{stdout: brokenWriter{}, stderr: &complaints, client: client,
+				listen: func(string, string) (net.Listener, error) { return nil, errors.New("no such address") }}
+			if status := p.run(t.Context(), test.args); status != test.status || !strings.Contains(complaints.String(), test.says) {
+				t.Errorf("%q: status %d, %q", test.args, status, &complaints)
+			}
+		}
+	})
+}
+
+func TestServe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := flushtest.Listen(0)
+		var out bytes.Buffer
+		p := program{stdout: &out, stderr: io.Discard, listen: func(_, address string) (net.Listener, error) {
+			if address != "here:80" {
+				t.Errorf("address %q", address)
+			}
+			return l, nil
+		}}
+		ctx, cancel := context.WithCancel(t.Context())
+		status := make(chan int, 1)
+		go func() { status <- p.run(ctx, []string{"-serve", "here:80"}) }()
+		tr := &http.Transport{DialContext: l.Dial}
+		prober := flushtest.Prober{Client: &http.Client{Transport: tr}}
+		f, err := prober.Probe(t.Context(), "http://memory/")
+		if err != nil || f.Verdict != flushtest.Streamed {
+			t.Errorf("%v, %v", f, err)
+		}
+		tr.CloseIdleConnections()
+		cancel()
+		if s := <-status; s != 0 || !strings.Contains(out.String(), "http://memory:80/ streams") {
+			t.Errorf("status %d, %q", s, &out)
+		}
+	})
+}

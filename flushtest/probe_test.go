@@ -1,0 +1,393 @@
+package flushtest_test
+
+import (
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/flushtest"
+)
+
+// ticker returns a handler that writes line n times and flushes each.
+func ticker(n int, every time.Duration, line string) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		for i := range n {
+			if i > 0 {
+				select {
+				case <-time.After(every):
+				case <-r.Context().Done():
+					return
+				}
+			}
+			if _, err := io.WriteString(w, line); err != nil {
+				return
+			}
+			flush.Flush(w, true)
+		}
+	}
+}
+
+// A layer is a writer through which a proxy or middleware sends.
+type layer struct {
+	http.ResponseWriter
+	io.Writer
+	flush func() error
+}
+
+func (l layer) Write(p []byte) (int, error) { return l.Writer.Write(p) }
+func (l layer) FlushError() error           { return l.flush() }
+
+func ignore() error { return nil }
+
+// holding is a proxy that passes on whatever fills a buffer of this size, or
+// everything at the end if size is 0.
+func holding(h http.Handler, size int, header ...string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		for i := 0; i < len(header); i += 2 {
+			w.Header().Set(header[i], header[i+1])
+		}
+		if size == 0 {
+			var b bytes.Buffer
+			h.ServeHTTP(layer{w, &b, ignore}, r)
+			w.Write(b.Bytes())
+			return
+		}
+		b := bufio.NewWriterSize(writeAndFlush{w}, size)
+		h.ServeHTTP(layer{w, b, ignore}, r)
+		b.Flush()
+	})
+}
+
+type writeAndFlush struct{ http.ResponseWriter }
+
+func (w writeAndFlush) Write(p []byte) (int, error) {
+	n, err := w.ResponseWriter.Write(p)
+	return n, errors.Join(err, flush.Flush(w.ResponseWriter, true))
+}
+
+// compressing is a middleware that compresses, and flushes the compressor or
+// not.
+func compressing(h http.Handler, flushes bool) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !strings.Contains(r.Header.Get("Accept-Encoding"), "gzip") {
+			h.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Encoding", "gzip")
+		z := gzip.NewWriter(w)
+		defer z.Close()
+		h.ServeHTTP(layer{w, z, func() error {
+			if flushes {
+				z.Flush()
+			}
+			return flush.Flush(w, true)
+		}}, r)
+	})
+}
+
+func with(h http.Handler, key, value string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set(key, value)
+		h.ServeHTTP(w, r)
+	})
+}
+
+// quiet hides the writer's Flush: what a handler without flushes does.
+func quiet(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(layer{w, w, ignore}, r) })
+}
+
+func TestProbe(t *testing.T) {
+	lines := ticker(20, 100*time.Millisecond, "an event of some length\n")
+	many := ticker(1000, 25*time.Millisecond, "an event of sixty-one bytes, which no buffer can divide by..\n")
+	event := strings.Repeat("x", 1023) + "\n"
+	sse := "id: 1\ndata: something\n\n"
+	for _, test := range []struct {
+		name    string
+		h       http.Handler
+		script  flushtest.Script
+		verdict flushtest.Verdict
+		step    int
+		delay   time.Duration
+		layer   string
+		remedy  string
+	}{
+		{name: "the endpoint", h: flushtest.Endpoint(), verdict: flushtest.Streamed},
+		{name: "lines", h: lines, verdict: flushtest.Streamed},
+		{name: "lines of 1024 bytes", h: ticker(10, time.Second, event), verdict: flushtest.Streamed},
+		{name: "several lines of odd size", h: ticker(10, time.Second, strings.Repeat(event[1:], 4)), verdict: flushtest.Streamed},
+		{name: "dots", h: ticker(10, time.Second, "."), verdict: flushtest.Streamed},
+		{name: "events", h: with(ticker(10, time.Second, sse), "Content-Type", "text/event-stream"), verdict: flushtest.Streamed},
+		{name: "a late start", h: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(time.Second)
+			lines(w, r)
+		}), verdict: flushtest.Streamed},
+		{name: "first a little, then nothing", h: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "working\n")
+			flush.Flush(w, true)
+			time.Sleep(time.Second)
+		}), verdict: flushtest.Streamed},
+		{name: "a slow line", h: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			for range 100 {
+				io.WriteString(w, event)
+			}
+		}), script: flushtest.Script{Bandwidth: 400_000}, verdict: flushtest.Streamed},
+
+		{name: "a proxy that holds", h: holding(lines, 0), verdict: flushtest.Held, layer: "application", remedy: "flush.Inspect"},
+		{name: "the endpoint behind it", h: holding(flushtest.Endpoint(), 0, "Server", "nginx/1.22"), verdict: flushtest.Held, layer: "nginx", remedy: "X-Accel-Buffering"},
+		{name: "one that sends the headers", h: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			flush.Flush(w, true)
+			holding(lines, 0, "Via", "1.1 odd").ServeHTTP(w, r)
+		}), verdict: flushtest.Held},
+		{name: "one that says Via", h: holding(lines, 0, "Via", "1.1 odd"), verdict: flushtest.Held, layer: "Via: 1.1 odd", remedy: "buffering"},
+		{name: "never a flush, little", h: quiet(lines), verdict: flushtest.Held, layer: "application"},
+		{name: "compression in front of it", h: compressing(holding(lines, 0, "Server", "Apache"), true), verdict: flushtest.Held, layer: "Apache", remedy: "flushpackets"},
+
+		{name: "steps", h: holding(many, 4096, "Server", "openresty"), verdict: flushtest.Stepped, step: 4096, layer: "OpenResty", remedy: "proxy_buffering"},
+		{name: "large steps", h: holding(many, 32768), verdict: flushtest.Stepped, step: 32768, layer: "application"},
+		{name: "steps of whole lines", h: holding(ticker(100, 100*time.Millisecond, event), 8192), verdict: flushtest.Stepped, step: 8192},
+		{name: "never a flush, much", h: quiet(many), verdict: flushtest.Stepped, step: 4096},
+		{name: "the endpoint in steps", h: holding(flushtest.Endpoint(), 500), verdict: flushtest.Stepped, step: 512},
+
+		{name: "compressor that holds", h: compressing(lines, false), verdict: flushtest.CompressorHolds, layer: "gzip", remedy: "flush the compressor"},
+		{name: "that of a known server", h: with(compressing(lines, false), "Server", "Apache/2.4"), verdict: flushtest.CompressorHolds, layer: "Apache", remedy: "no-gzip"},
+		{name: "compressor that flushes", h: compressing(lines, true), verdict: flushtest.Streamed},
+		{name: "our own", h: flush.NewHandler(with(lines, "Content-Type", "text/plain"), &flush.Options{OnStart: func(f *flush.Flusher, r *http.Request) {
+			f.StartBuffer(&flush.BufferOptions{Filter: flush.Gzip(f, r, -1), ChunkSize: 4096, FollowFlush: true})
+		}}), verdict: flushtest.Streamed},
+		{name: "our own, not following", h: flush.NewHandler(with(lines, "Content-Type", "text/plain"), &flush.Options{OnStart: func(f *flush.Flusher, r *http.Request) {
+			f.StartBuffer(&flush.BufferOptions{Filter: flush.Gzip(f, r, -1)})
+		}}), verdict: flushtest.Held},
+
+		{name: "latency", h: flushtest.Endpoint(), script: flushtest.Script{Latency: 2 * time.Second}, verdict: flushtest.Delayed, delay: 2 * time.Second},
+		{name: "little latency", h: flushtest.Endpoint(), script: flushtest.Script{Latency: 200 * time.Millisecond}, verdict: flushtest.Streamed},
+		{name: "events by the clock", h: with(ticker(10, time.Second, strings.Repeat(sse, 5)), "Content-Type", "text/event-stream"), verdict: flushtest.Delayed, delay: time.Second},
+
+		{name: "quick", h: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "done") }), verdict: flushtest.Unclear},
+		{name: "empty", h: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Second) }), verdict: flushtest.Unclear},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			for _, http2 := range []bool{false, true} {
+				synctest.Test(t, func(t *testing.T) {
+					s := flushtest.Serve(t, test.h, &flushtest.ServeOptions{HTTP2: http2, Script: test.script})
+					p := flushtest.Prober{Client: s.Client()}
+					f, err := p.Probe(t.Context(), s.URL)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if f.Verdict != test.verdict || f.Step != test.step || (f.Delay-test.delay).Abs() > 10*time.Millisecond {
+						t.Errorf("HTTP/2 %t: %s, step %d, delay %v; want %s, %d, %v\n%v\n%v", http2,
+							f.Verdict, f.Step, f.Delay, test.verdict, test.step, test.delay, f, f.Arrivals)
+					}
+					if !strings.Contains(f.Layer, test.layer) || !strings.Contains(f.Remedy, test.remedy) {
+						t.Errorf("layer %q, remedy %q; want %q, %q", f.Layer, f.Remedy, test.layer, test.remedy)
+					}
+					held := test.verdict != flushtest.Streamed && test.verdict != flushtest.Unclear
+					if f.Held() != held || held != (f.Layer != "") {
+						t.Errorf("held %t, layer %q", f.Held(), f.Layer)
+					}
+					if text := f.String(); strings.Contains(text, "\n") || !strings.HasPrefix(text, s.URL) {
+						t.Errorf("%q", text)
+					}
+				})
+			}
+		})
+	}
+}
+
+// What the arrivals say, to the millisecond.
+func TestProbeArrivals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := flushtest.Serve(t, compressing(ticker(3, time.Second, "one\ntwo\nthr"), true), nil)
+		var seen []flushtest.Arrival
+		p := flushtest.Prober{Client: s.Client(), OnArrival: func(a flushtest.Arrival) { seen = append(seen, a) }, Header: http.Header{"X-One": {"1"}}}
+		f, err := p.Probe(t.Context(), s.URL)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(f.Arrivals) != 3 || len(seen) < 3 || f.End != 2*time.Second || f.Head != 0 || f.Status != 200 || f.Proto != "HTTP/1.1" {
+			t.Fatalf("%+v", f)
+		}
+		for i, a := range f.Arrivals {
+			want := flushtest.Arrival{At: time.Duration(i) * time.Second, Until: time.Duration(i) * time.Second, Plain: 11, Lines: 2, Cut: true}
+			if a.Size = 0; a != want {
+				t.Errorf("%d: %+v, want %+v", i, a, want)
+			}
+		}
+		out, err := json.Marshal(f)
+		if err != nil || !strings.Contains(string(out), `"verdict":"streamed"`) || !strings.Contains(string(out), `"plain":11`) {
+			t.Errorf("%s, %v", out, err)
+		}
+	})
+}
+
+func TestProbeEndless(t *testing.T) {
+	endless := ticker(1<<30, time.Second, "still there\n")
+	nothing := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	headers := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		flush.Flush(w, true)
+		<-r.Context().Done()
+	})
+	for _, test := range []struct {
+		name    string
+		h       http.Handler
+		verdict flushtest.Verdict
+		says    string
+	}{
+		{"streaming", endless, flushtest.Streamed, "deadline"},
+		{"held", nothing, flushtest.Held, "No response came within 1m0s"},
+		{"headers only", headers, flushtest.Held, "no body within 1m0s"},
+		{"one event", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(59 * time.Second)
+			io.WriteString(w, "now")
+			headers(w, r)
+		}), flushtest.Unclear, "unclear"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := flushtest.Serve(t, test.h, nil)
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				p := flushtest.Prober{Client: s.Client()}
+				f, err := p.Probe(ctx, s.URL)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if f.Verdict != test.verdict || f.End != time.Minute || !strings.Contains(f.String(), test.says) {
+					t.Errorf("%s: %v", f.Verdict, f)
+				}
+			})
+		})
+	}
+}
+
+func TestProbeErrors(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := flushtest.Serve(t, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) }), nil)
+		p := flushtest.Prober{Client: s.Client()}
+		if f, err := p.Probe(t.Context(), s.URL); err == nil {
+			t.Errorf("no answer: %v", f)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if f, err := p.Probe(ctx, s.URL); !errors.Is(err, context.Canceled) {
+			t.Errorf("%v, %v", f, err)
+		}
+		if f, err := p.Probe(t.Context(), "http://a b"); err == nil {
+			t.Errorf("%v", f)
+		}
+	})
+}
+
+// A body that is not what Content-Encoding says must not hang the probe.
+func TestProbeBadEncoding(t *testing.T) {
+	for _, encoding := range []string{"gzip", "br", "unknown"} {
+		synctest.Test(t, func(t *testing.T) {
+			s := flushtest.Serve(t, with(ticker(5, time.Second, "not compressed at all\n"), "Content-Encoding", encoding), nil)
+			p := flushtest.Prober{Client: s.Client()}
+			f, err := p.Probe(t.Context(), s.URL)
+			if err != nil || len(f.Arrivals) != 5 {
+				t.Errorf("%v, %v", f, err)
+			}
+		})
+	}
+}
+
+// With its own client, on a real socket.
+func TestProbeRealServer(t *testing.T) {
+	s := httptest.NewServer(flushtest.Endpoint())
+	defer s.Close()
+	f, err := flushtest.Probe(t.Context(), s.URL+"?n=3&every=1ms&size=100")
+	if err != nil || f.Status != 200 || len(f.Arrivals) == 0 || f.End < f.Head {
+		t.Errorf("%v, %v", f, err)
+	}
+}
+
+func TestEndpoint(t *testing.T) {
+	for _, test := range []struct {
+		query string
+		lines int
+		took  time.Duration
+		size  int // of the first line
+		start string
+	}{
+		{"", 10, 2700 * time.Millisecond, 64, "flushprobe 0 0.000000 ."},
+		{"?n=3&every=1s&size=100", 3, 2 * time.Second, 100, "flushprobe 0 "},
+		{"?n=2&size=0", 2, 300 * time.Millisecond, 23, "flushprobe 0 "},
+		{"?n=0&every=0s", 1, 0, 64, "flushprobe 0 "},
+		{"?n=x&every=x&size=x", 10, 2700 * time.Millisecond, 64, "flushprobe 0 "},
+		{"?n=2&type=text/event-stream", 4, 300 * time.Millisecond, 63, "data: flushprobe 0 "},
+	} {
+		t.Run(test.query, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := flushtest.Serve(t, flushtest.Endpoint(), nil)
+				start := time.Now()
+				resp, err := s.Client().Get(s.URL + "/" + test.query)
+				if err != nil {
+					t.Fatal(err)
+				}
+				got, err := io.ReadAll(resp.Body)
+				lines := strings.SplitAfter(string(got), "\n")
+				if n := len(lines) - 1; err != nil || n != test.lines || time.Since(start) != test.took {
+					t.Errorf("%d lines after %v, %v", n, time.Since(start), err)
+				}
+				if len(lines[0]) != test.size || !strings.HasPrefix(lines[0], test.start) {
+					t.Errorf("%d bytes: %q", len(lines[0]), lines[0])
+				}
+				if resp.Header.Get("X-Accel-Buffering") != "" {
+					t.Error("hints unasked")
+				}
+			})
+		})
+	}
+	rec := httptest.NewRecorder()
+	flushtest.Endpoint().ServeHTTP(rec, httptest.NewRequest("GET", "/?hints=1&n=1", nil))
+	if h := rec.Header(); h.Get("X-Accel-Buffering") != "no" || !strings.Contains(h.Get("Cache-Control"), "no-transform") {
+		t.Errorf("%v", h)
+	}
+}
+
+// It ends with its client.
+func TestEndpointEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan struct{})
+		s := flushtest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer close(ended)
+			flushtest.Endpoint().ServeHTTP(w, r)
+		}), nil)
+		resp, err := s.Client().Get(s.URL + "/?n=100000&every=1m")
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		start := time.Now()
+		<-ended
+		if d := time.Since(start); d > time.Minute {
+			t.Errorf("after %v", d)
+		}
+	})
+}
+
+func ExampleProbe() {
+	s := httptest.NewServer(flushtest.Endpoint())
+	defer s.Close()
+	f, err := flushtest.Probe(context.Background(), s.URL+"/?n=4&every=100ms")
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(f.Status, f.Header.Get("Content-Type"))
+	// Output: 200 text/plain; charset=utf-8
+}
