@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"strings"
@@ -27,11 +28,11 @@ const (
 // A Finding is what [Probe] found out about a stream. Times count from the
 // moment the request was sent. In JSON they are nanoseconds.
 type Finding struct {
-	URL     string      `json:"url"`
-	Proto   string      `json:"proto"`  // of the response: HTTP/1.1
-	Status  int         `json:"status"` // 0: no response came
-	Header  http.Header `json:"header"`
-	Verdict Verdict     `json:"verdict"`
+	URL     string      `json:"url"`     // as asked for
+	Proto   string      `json:"proto"`   // of the response: HTTP/1.1
+	Status  int         `json:"status"`  // 0: no response came
+	Header  http.Header `json:"header"`  // of the response
+	Verdict Verdict     `json:"verdict"` // what the stream went through
 
 	Step  int           `json:"step,omitempty"`     // with Stepped: about how many bytes at a time
 	Delay time.Duration `json:"delay_ns,omitempty"` // with Delayed: by how much at most
@@ -39,9 +40,9 @@ type Finding struct {
 	Layer  string `json:"layer,omitempty"`  // what is likely to hold the stream, from the headers
 	Remedy string `json:"remedy,omitempty"` // what that layer's documentation offers
 
-	Head     time.Duration `json:"head_ns"` // when the headers came
-	End      time.Duration `json:"end_ns"`  // when the response ended, or the context
-	Arrivals []Arrival     `json:"arrivals"`
+	Head     time.Duration `json:"head_ns"`         // when the headers came
+	End      time.Duration `json:"end_ns"`          // when the response ended, or the context
+	Arrivals []Arrival     `json:"arrivals"`        // the body, part by part
 	Err      string        `json:"error,omitempty"` // what ended the body, if not its end
 }
 
@@ -140,9 +141,7 @@ func (p *Prober) fetch(ctx context.Context, client *http.Client, url, encoding s
 	}
 	req.Header.Set("User-Agent", "flushprobe")
 	req.Header.Set("Accept", "*/*")
-	for k, v := range p.Header {
-		req.Header[k] = v
-	}
+	maps.Copy(req.Header, p.Header)
 	req.Header.Set("Accept-Encoding", encoding)
 	resp, err := client.Do(req)
 	if err != nil {

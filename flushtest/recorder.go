@@ -29,10 +29,10 @@ type Recorder struct {
 // An Event is one entry in the timeline of a [Recorder].
 type Event struct {
 	At     time.Duration // since the first event
-	Kind   EventKind
-	Status int         // of Headers: the status, 1xx included
-	Header http.Header // of Headers: a copy of the header map
-	Data   []byte      // of Bytes: what was written
+	Kind   EventKind     // what happened
+	Status int           // of Headers: the status, 1xx included
+	Header http.Header   // of Headers: a copy of the header map
+	Data   []byte        // of Bytes: what was written
 }
 
 // An EventKind says what an [Event] is.

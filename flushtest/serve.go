@@ -16,9 +16,9 @@ type ServeOptions struct {
 
 // A Server is a real [http.Server] on a network in memory. See [Serve].
 type Server struct {
-	Config   *http.Server
-	Listener *Listener // its Dial opens a connection of one's own
-	URL      string    // what requests of its Client begin with: http://memory
+	Config   *http.Server // the server itself
+	Listener *Listener    // its Dial opens a connection of one's own
+	URL      string       // what requests of its Client begin with: http://memory
 	client   *http.Client
 }
 
