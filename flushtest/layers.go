@@ -3,6 +3,7 @@ package flushtest
 import (
 	"net/http"
 	"strings"
+	"time"
 )
 
 // A suspect is a kind of server that may stand between an application and its
@@ -56,6 +57,13 @@ var suspects = []suspect{
 		"take the path out of encode."},
 }
 
+const flushCompressor = "flush the compressor with each flush (flush.Gzip in a buffer with FollowFlush does; a middleware needs a FlushError or Flush method " +
+	"that reaches it), or keep it off the path with Cache-Control: no-transform."
+
+// corked is how long Linux keeps a packet that is not full for a sender that
+// has said there is more to come.
+const corked = 200 * time.Millisecond
+
 // blame finds the likely layer.
 func (f *Finding) blame() {
 	if !f.Held() {
@@ -68,16 +76,23 @@ func (f *Finding) blame() {
 		}
 		f.Layer, f.Remedy = s.name, s.hold
 		if f.Verdict == CompressorHolds {
-			f.Layer = s.name + ", or a compressor (" + f.Header.Get("Content-Encoding") + ") in the application behind it"
-			f.Remedy = s.compress
+			by := "a compressor (" + f.Header.Get("Content-Encoding") + ") in the application behind "
+			if f.Header.Get("Content-Length") != "" {
+				// A proxy that compresses as it goes does not know the length.
+				f.Layer, f.Remedy = by+s.name, flushCompressor
+				return
+			}
+			f.Layer, f.Remedy = s.name+", or "+by+"it", s.compress
 		}
 		return
 	}
 	switch {
 	case f.Verdict == CompressorHolds:
 		f.Layer = "a compressor (" + f.Header.Get("Content-Encoding") + ") in the application, or a proxy that does not show itself"
-		f.Remedy = "flush the compressor with each flush (flush.Gzip in a buffer with FollowFlush does; a middleware needs a FlushError or Flush method that reaches it), " +
-			"or keep it off the path with Cache-Control: no-transform."
+		f.Remedy = flushCompressor
+	case f.Verdict == Delayed && f.Delay >= tooLate && f.Delay <= 2*corked:
+		f.Layer = "a proxy that leaves its output in the kernel for 200 ms, as HAProxy does"
+		f.Remedy = "set option http-no-delay in HAProxy's frontend and backend, or defaults."
 	case f.Header.Get("Via") != "":
 		f.Layer = "the proxy that says Via: " + f.Header.Get("Via")
 		f.Remedy = "look for its setting for response buffering; probe the application without it to be sure."

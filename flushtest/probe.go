@@ -161,7 +161,6 @@ func (p *Prober) fetch(ctx context.Context, client *http.Client, url, encoding s
 	t.Head = t.elapsed()
 	t.Proto, t.Status, t.Header = resp.Proto, resp.StatusCode, resp.Header
 	t.read = newText(resp.Header)
-	defer t.read.close()
 	in := t.receive(resp)
 	for range in.ready {
 		// What comes in one go should be in hand as a whole.
@@ -273,7 +272,7 @@ func (t *trip) arrive(c chunk) Arrival {
 
 const (
 	tooShort = 200 * time.Millisecond // a shorter response may just have been quick
-	tooLate  = 250 * time.Millisecond // a line that comes this late was held
+	tooLate  = 150 * time.Millisecond // a line that comes this late was held
 )
 
 // judge finds the Verdict.
@@ -303,9 +302,7 @@ func (t *trip) judge() {
 			t.Verdict, t.Delay = Delayed, t.late.Round(time.Millisecond)
 			return
 		}
-		if strings.HasPrefix(t.Header.Get("Content-Type"), "text/event-stream") {
-			t.Delay = t.batches()
-		}
+		t.Delay = t.batches()
 		t.Verdict = Streamed
 		if t.Delay > 0 {
 			t.Verdict = Delayed
@@ -328,44 +325,55 @@ func step(arrivals []Arrival) int {
 	if len(full) > 1 {
 		full = full[1:]
 	}
-	least, most, cut, even := full[0].Size, 0, 0, true
-	for _, a := range full {
-		least, most = min(least, a.Size), max(most, a.Size)
-		if a.Cut && a.Lines > 0 {
-			cut++
+	most := func(is func(Arrival) bool) bool {
+		n := 0
+		for _, a := range full {
+			if is(a) {
+				n++
+			}
 		}
-		even = even && a.Size%1024 == 0 && a.Lines != 1
+		return 4*n >= 3*len(full)
 	}
-	if most-least > most/5 || 2*cut < len(full) && !even {
+	even := most(func(a Arrival) bool { return a.Size%1024 == 0 && a.Lines != 1 })
+	if !even && !most(func(a Arrival) bool { return a.Cut && a.Lines > 0 }) {
 		return 0
 	}
-	for n := 512; n <= 1<<20; n *= 2 {
-		if most <= n && n-most <= n/8 {
+	for n := 1 << 20; n >= 512; n /= 2 {
+		if most(func(a Arrival) bool { return a.Size%n == 0 || a.Size <= n && a.Size >= n-n/8 }) {
 			return n
 		}
-	}
-	if even {
-		return most
 	}
 	return 0
 }
 
 // batches returns the time between parts that come by the clock with several
-// events each, or 0.
+// events each, or 0. An application may write so itself. It is less likely to
+// do it with server-sent events, or several times a second and to begin with a
+// pause as long as the others.
 func (t *trip) batches() time.Duration {
 	n := len(t.Arrivals)
 	if n < 4 {
 		return 0
 	}
-	var least, most, events = time.Duration(1 << 62), time.Duration(0), 0
+	least, most, lines := time.Duration(1<<62), time.Duration(0), 0
 	for i := 1; i < n-1; i++ {
 		gap := t.Arrivals[i].At - t.Arrivals[i-1].At
 		least, most = min(least, gap), max(most, gap)
-		events += t.Arrivals[i].Lines
+		lines += t.Arrivals[i].Lines
 	}
-	// An event is two lines or more: data and an empty one. Many have an id and a
-	// name too.
-	if events < 8*(n-2) || most-least > most/5 {
+	if most-least > most/3 {
+		return 0
+	}
+	first := t.Arrivals[0].At
+	paused := most <= 300*time.Millisecond && first >= least*3/4 && first <= most*5/4
+	enough := 2 * (n - 2)
+	if strings.HasPrefix(t.Header.Get("Content-Type"), "text/event-stream") {
+		// An event is two lines or more: data and an empty one. Many have an id
+		// and a name too.
+		enough *= 4
+		paused = true
+	}
+	if !paused || lines < enough {
 		return 0
 	}
 	return most.Round(time.Millisecond)

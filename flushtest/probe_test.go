@@ -97,6 +97,23 @@ func compressing(h http.Handler, flushes bool) http.Handler {
 	})
 }
 
+// dribbling compresses in a way that a decompressor can follow, though no block
+// of it ends before the response does.
+func dribbling(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		var whole bytes.Buffer
+		z := gzip.NewWriter(&whole)
+		io.WriteString(z, strings.Repeat("abc def ghi jkl\n", 3)+"and then something else\n")
+		z.Close()
+		for i := range whole.Len() {
+			w.Write(whole.Bytes()[i : i+1])
+			flush.Flush(w, true)
+			time.Sleep(50 * time.Millisecond)
+		}
+	})
+}
+
 func with(h http.Handler, key, value string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(key, value)
@@ -163,6 +180,14 @@ func TestProbe(t *testing.T) {
 
 		{name: "compressor that holds", h: compressing(lines, false), verdict: flushtest.CompressorHolds, layer: "gzip", remedy: "flush the compressor"},
 		{name: "that of a known server", h: with(compressing(lines, false), "Server", "Apache/2.4"), verdict: flushtest.CompressorHolds, layer: "Apache", remedy: "no-gzip"},
+		{name: "one behind a known server", h: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Accept-Encoding") == "gzip" {
+				holding(compressing(lines, false), 0, "Server", "nginx").ServeHTTP(w, r)
+				return
+			}
+			lines(w, r)
+		}), verdict: flushtest.CompressorHolds, layer: "behind nginx", remedy: "flush the compressor"},
+		{name: "one that sends what it has, without a flush", h: dribbling(lines), verdict: flushtest.Streamed},
 		{name: "compressor that flushes", h: compressing(lines, true), verdict: flushtest.Streamed},
 		{name: "our own", h: flush.NewHandler(with(lines, "Content-Type", "text/plain"), &flush.Options{OnStart: func(f *flush.Flusher, r *http.Request) {
 			f.StartBuffer(&flush.BufferOptions{Filter: flush.Gzip(f, r, -1), ChunkSize: 4096, FollowFlush: true})
@@ -172,8 +197,14 @@ func TestProbe(t *testing.T) {
 		}}), verdict: flushtest.Held},
 
 		{name: "latency", h: flushtest.Endpoint(), script: flushtest.Script{Latency: 2 * time.Second}, verdict: flushtest.Delayed, delay: 2 * time.Second},
-		{name: "little latency", h: flushtest.Endpoint(), script: flushtest.Script{Latency: 200 * time.Millisecond}, verdict: flushtest.Streamed},
+		{name: "little latency", h: flushtest.Endpoint(), script: flushtest.Script{Latency: 100 * time.Millisecond}, verdict: flushtest.Streamed},
 		{name: "events by the clock", h: with(ticker(10, time.Second, strings.Repeat(sse, 5)), "Content-Type", "text/event-stream"), verdict: flushtest.Delayed, delay: time.Second},
+
+		{name: "lines by the clock", h: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			time.Sleep(200 * time.Millisecond)
+			ticker(10, 200*time.Millisecond, strings.Repeat("event\n", 4))(w, r)
+		}), verdict: flushtest.Delayed, delay: 200 * time.Millisecond, layer: "HAProxy", remedy: "http-no-delay"},
+		{name: "the same without a pause", h: ticker(10, 200*time.Millisecond, strings.Repeat("event\n", 4)), verdict: flushtest.Streamed},
 
 		{name: "quick", h: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "done") }), verdict: flushtest.Unclear},
 		{name: "empty", h: http.HandlerFunc(func(http.ResponseWriter, *http.Request) { time.Sleep(time.Second) }), verdict: flushtest.Unclear},

@@ -11,12 +11,16 @@ import (
 // A text is the body as it can be read: it decodes what arrives as far as that
 // goes.
 type text struct {
-	gzip    *decoder // nil: not compressed
-	opaque  bool     // compressed in a way that is not known here
-	line    []byte   // the line that has not ended; only its beginning
+	gzip       bool
+	opaque     bool   // compressed in a way that is not known here
+	compressed []byte // all of it so far
+	decoded    int    // how much of it has been decoded
+	plain      int64  // into how many bytes
+
+	line    []byte // the line that has not ended; only its beginning
 	inLine  bool
 	onLine  func(string)
-	n, ends int
+	n, ends int // since feed began
 }
 
 func newText(h http.Header) *text {
@@ -24,7 +28,7 @@ func newText(h http.Header) *text {
 	switch strings.ToLower(h.Get("Content-Encoding")) {
 	case "", "identity":
 	case "gzip", "x-gzip":
-		t.gzip = newDecoder(t)
+		t.gzip = true
 	default:
 		t.opaque = true
 	}
@@ -39,8 +43,8 @@ func (t *text) feed(p []byte, onLine func(string)) (n, lines int, cut bool) {
 	switch {
 	case t.opaque:
 		return len(p), 0, false
-	case t.gzip != nil:
-		t.gzip.feed(p)
+	case t.gzip:
+		t.decode(p)
 	default:
 		t.Write(p)
 	}
@@ -66,70 +70,44 @@ func (t *text) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// close ends decoding, and returns how many bytes could be read only with the
-// end. It may be called twice.
+// close returns how many bytes can be read only now, at the end.
 func (t *text) close() int {
 	t.n = 0
-	if t.gzip != nil {
-		t.gzip.close()
-		t.gzip = nil
-	}
+	t.finish()
 	return t.n
 }
 
-// A decoder decompresses what it is fed, step by step: feed returns once all
-// that can be read has been written.
-type decoder struct {
-	chunks chan []byte
-	hungry chan struct{} // the reader wants another chunk; closed at its end
-	rest   []byte
-	closed bool
-}
+// mostCompressed bounds what is kept. What comes later counts as it came.
+const mostCompressed = 1 << 20
 
-func newDecoder(w io.Writer) *decoder {
-	d := &decoder{chunks: make(chan []byte), hungry: make(chan struct{})}
-	go func() {
-		defer close(d.hungry)
-		z, err := gzip.NewReader(d)
-		if err != nil {
-			return
-		}
-		io.Copy(w, z)
-	}()
-	<-d.hungry
-	return d
-}
-
-// Read is for the decompressor.
-func (d *decoder) Read(p []byte) (int, error) {
-	if len(d.rest) == 0 {
-		d.hungry <- struct{}{}
-		var ok bool
-		if d.rest, ok = <-d.chunks; !ok {
-			return 0, io.EOF
-		}
-	}
-	n := copy(p, d.rest)
-	d.rest = d.rest[n:]
-	return n, nil
-}
-
-func (d *decoder) feed(p []byte) {
-	if d.closed || len(p) == 0 {
+// decode reads what has come of a compressed body from its beginning. The
+// decompressor hands out all that it has only when its input ends, and so it
+// has to end after each part. Once there is much of it, that is done when it
+// has grown.
+func (t *text) decode(p []byte) {
+	t.compressed = append(t.compressed, p...)
+	if n := len(t.compressed); n > 32<<10 && n < t.decoded+t.decoded/16 {
 		return
 	}
-	d.chunks <- p
-	if _, ok := <-d.hungry; !ok {
-		d.closed = true
+	t.finish()
+	if len(t.compressed) > mostCompressed {
+		t.compressed, t.gzip, t.opaque = nil, false, true
 	}
 }
 
-func (d *decoder) close() {
-	if d.closed {
+// finish decodes what is left.
+func (t *text) finish() {
+	if !t.gzip || t.decoded == len(t.compressed) {
 		return
 	}
-	d.closed = true
-	close(d.chunks)
-	for range d.hungry {
+	t.decoded = len(t.compressed)
+	z, err := gzip.NewReader(bytes.NewReader(t.compressed))
+	if err != nil {
+		return
 	}
+	if _, err := io.CopyN(io.Discard, z, t.plain); err != nil {
+		return
+	}
+	n, _ := io.Copy(t, z)
+	t.plain += n
 }
