@@ -276,3 +276,36 @@ func TestNewAndClose(t *testing.T) {
 		t.Errorf("%q, %+v", rec.Body, f.Stats())
 	}
 }
+
+// Where the server has no deadlines the wait of a begun Write ends with an
+// error that does not stick: the response is aborted all the same.
+func TestCloseDuringWriteWithoutDeadlines(t *testing.T) {
+	for _, opens := range []time.Duration{5 * time.Minute, time.Second} {
+		t.Run(opens.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				clock := newClock()
+				s := stuck{flushable{newPlain()}, afterFunc(true, opens)}
+				finishes := opens < time.Minute
+				defer func() {
+					if v := recover(); finishes != (v == nil) || v != nil && v != http.ErrAbortHandler || clock.now() != opens {
+						t.Errorf("recovered %v after %v", v, clock.now())
+					}
+				}()
+				opts := &flush.Options{SendTimeout: time.Minute, MaxPending: 8000, Flush: flush.Async, OnClose: func(_ *http.Request, _ flush.Stats, err error) {
+					if finishes != (err == nil) {
+						t.Error("OnClose:", err)
+					}
+				}}
+				wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					go func() {
+						n, err := w.Write(make([]byte, 10_000))
+						if finishes != (n == 10_000 && err == nil) {
+							t.Errorf("%d, %v", n, err)
+						}
+					}()
+					synctest.Wait()
+				}).ServeHTTP(s, httptest.NewRequest("GET", "/", nil))
+			})
+		})
+	}
+}

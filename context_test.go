@@ -241,3 +241,32 @@ func TestContextKeepsDeadlineAndValues(t *testing.T) {
 		open(t, srv, "GET", "/", nil).expectEnd("")
 	})
 }
+
+// A slowly closing connection delays the verdict of a write that has failed:
+// net/http ends its context first, then closes, then returns.
+type slowlyClosing struct{ net.Conn }
+
+func (c slowlyClosing) Close() error { <-time.After(time.Second); return c.Conn.Close() }
+
+// The cause of a passed deadline is the write's own verdict, not the end of the server's
+// context before it.
+func TestContextWaitsForTheVerdict(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clock := newClock()
+		ended := make(chan struct{})
+		srv := serveMemory(t, http1, wrapped(&flush.Options{SendTimeout: -1}, func(w http.ResponseWriter, r *http.Request) {
+			flusher(w).SetWriteDeadline(time.Now().Add(time.Minute))
+			context.AfterFunc(r.Context(), func() {
+				defer close(ended)
+				if err := context.Cause(r.Context()); !errors.Is(err, flush.ErrTimeout) || clock.now() != time.Minute+time.Second {
+					t.Errorf("cause %v after %v", err, clock.now())
+				}
+			})
+			w.Write(make([]byte, much))
+		}), 1000, wrapConn(func(c net.Conn) net.Conn { return slowlyClosing{c} }))
+		s := open(t, srv, "GET", "/", nil)
+		<-ended
+		s.leave()
+		<-time.After(time.Minute)
+	})
+}

@@ -112,6 +112,7 @@ func TestSendTimeoutOfStalledClient(t *testing.T) {
 							}
 							return
 						}
+						ended := r.Context().Done() // from here on the server's context is watched
 						err := way.send(w)
 						f := flusher(w)
 						if lives {
@@ -124,6 +125,7 @@ func TestSendTimeoutOfStalledClient(t *testing.T) {
 							t.Errorf("%v after %v", err, clock.now())
 						}
 						// It sticks, and everybody says the same.
+						<-ended
 						_, werr := w.Write(nil)
 						for _, err := range []error{f.Err(), werr, flush.Flush(w, true), flush.Flush(w, false), f.FlushError(), f.SendHeaders(), context.Cause(r.Context())} {
 							if !errors.Is(err, flush.ErrTimeout) {
@@ -472,4 +474,36 @@ func TestHandlerWaitsWithoutDeadlines(t *testing.T) {
 			t.Errorf("server saw %q, want %q", s, want)
 		}
 	})
+}
+
+// A call of the server that cannot be ended is waited for on every other way
+// out as well: the server's writer is never left behind in use.
+func TestAbortWaitsWithoutDeadlines(t *testing.T) {
+	for name, end := range map[string]func(w http.ResponseWriter){
+		"panic": func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
+		"Abort": func(w http.ResponseWriter) { flusher(w).Abort(nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				clock := newClock()
+				s := stuck{flushable{newPlain()}, afterFunc(true, time.Hour)}
+				defer func() {
+					if v := recover(); v != http.ErrAbortHandler || clock.now() != time.Hour {
+						t.Errorf("recovered %v after %v", v, clock.now())
+					}
+					if want := "200 one flush"; s.String() != want {
+						t.Errorf("server saw %q, want %q", s, want)
+					}
+				}()
+				r, _ := http.NewRequest("GET", "/", nil)
+				wrapped(&flush.Options{SendTimeout: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
+					io.WriteString(w, "one")
+					flush.Flush(w, false)
+					synctest.Wait()
+					io.WriteString(w, "two")
+					end(w)
+				}).ServeHTTP(s, r)
+			})
+		})
+	}
 }
