@@ -60,10 +60,6 @@ var suspects = []suspect{
 const flushCompressor = "flush the compressor with each flush (flush.Gzip in a buffer with FollowFlush does; a middleware needs a FlushError or Flush method " +
 	"that reaches it), or keep it off the path with Cache-Control: no-transform."
 
-// corked is how long Linux keeps a packet that is not full for a sender that
-// has said there is more to come.
-const corked = 200 * time.Millisecond
-
 // blame finds the likely layer.
 func (f *Finding) blame() {
 	if !f.Held() {
@@ -90,7 +86,9 @@ func (f *Finding) blame() {
 	case f.Verdict == CompressorHolds:
 		f.Layer = "a compressor (" + f.Header.Get("Content-Encoding") + ") in the application, or a proxy that does not show itself"
 		f.Remedy = flushCompressor
-	case f.Verdict == Delayed && f.Delay >= tooLate && f.Delay <= 2*corked:
+	case f.Verdict == Delayed && f.Delay >= tooLate && f.Delay < 500*time.Millisecond:
+		// So long does Linux keep a packet that is not full when its sender says
+		// that there is more to come.
 		f.Layer = "a proxy that leaves its output in the kernel for 200 ms, as HAProxy does"
 		f.Remedy = "set option http-no-delay in HAProxy's frontend and backend, or defaults."
 	case f.Header.Get("Via") != "":

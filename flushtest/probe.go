@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptrace"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -93,12 +94,16 @@ func (p *Prober) Probe(ctx context.Context, url string) (*Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	if encoded(f.Header) && (f.Verdict == Held || f.Verdict == Stepped) && ctx.Err() == nil {
+	if encoded(f.Header) && (f.Verdict == Held || f.Verdict == Stepped || f.coarse()) && ctx.Err() == nil {
 		quiet := *p
 		quiet.OnArrival = nil
 		plain, err := quiet.fetch(ctx, client, url, "identity")
-		if err != nil || encoded(plain.Header) || plain.Verdict == Streamed || plain.Verdict == Unclear {
-			f.Verdict, f.Step = CompressorHolds, 0
+		switch {
+		case err != nil || ctx.Err() != nil:
+		case f.Verdict == Held && plain.Verdict == Held, f.Verdict == Stepped && plain.Verdict == Stepped:
+		case !f.Held() && len(plain.Arrivals) < 3*len(f.Arrivals):
+		default:
+			f.Verdict, f.Step, f.Delay = CompressorHolds, 0, 0
 		}
 	}
 	f.blame()
@@ -108,6 +113,16 @@ func (p *Prober) Probe(ctx context.Context, url string) (*Finding, error) {
 func encoded(h http.Header) bool {
 	e := h.Get("Content-Encoding")
 	return e != "" && e != "identity"
+}
+
+// coarse reports whether parts are so few and large that the compressor may
+// hand out only what it has no room for.
+func (f *Finding) coarse() bool {
+	n, plain := len(f.Arrivals), 0
+	for _, a := range f.Arrivals {
+		plain += a.Plain
+	}
+	return n > 0 && plain >= n*4096 && f.End >= time.Duration(n)*100*time.Millisecond
 }
 
 // A trip is one request on its way, and what has come back.
@@ -294,18 +309,27 @@ func (t *trip) judge() {
 	case t.marked && t.late < tooLate:
 		t.Verdict = Streamed
 	default:
-		if t.Step = step(t.Arrivals); t.Step > 0 {
+		// Where a compressor ends a part says nothing of lines.
+		compressed := encoded(t.Header)
+		if !compressed {
+			t.Step = step(t.Arrivals, true)
+		}
+		if t.Step == 0 {
+			t.Delay = t.batches()
+		}
+		if t.marked && t.Step == 0 {
+			t.Delay = t.late.Round(time.Millisecond)
+		}
+		if t.Step == 0 && t.Delay == 0 {
+			t.Step = step(t.Arrivals, false)
+		}
+		switch {
+		case t.Step > 0:
 			t.Verdict = Stepped
-			return
-		}
-		if t.marked {
-			t.Verdict, t.Delay = Delayed, t.late.Round(time.Millisecond)
-			return
-		}
-		t.Delay = t.batches()
-		t.Verdict = Streamed
-		if t.Delay > 0 {
+		case t.Delay > 0:
 			t.Verdict = Delayed
+		default:
+			t.Verdict = Streamed
 		}
 	}
 }
@@ -317,7 +341,7 @@ func (t *trip) judge() {
 // Buffers do not care for lines, flushes do. Parts of one size that end with a
 // line are what the application sent, unless they are several lines, or none,
 // and the size is a buffer's to the byte.
-func step(arrivals []Arrival) int {
+func step(arrivals []Arrival, lines bool) int {
 	if len(arrivals) < 2 {
 		return 0
 	}
@@ -335,7 +359,7 @@ func step(arrivals []Arrival) int {
 		return 4*n >= 3*len(full)
 	}
 	even := most(func(a Arrival) bool { return a.Size%1024 == 0 && a.Lines != 1 })
-	if !even && !most(func(a Arrival) bool { return a.Cut && a.Lines > 0 }) {
+	if !even && !(lines && most(func(a Arrival) bool { return a.Cut && a.Lines > 0 })) {
 		return 0
 	}
 	for n := 1 << 20; n >= 512; n /= 2 {
@@ -355,17 +379,25 @@ func (t *trip) batches() time.Duration {
 	if n < 4 {
 		return 0
 	}
-	least, most, lines := time.Duration(1<<62), time.Duration(0), 0
+	var gaps []time.Duration
+	lines := 0
 	for i := 1; i < n-1; i++ {
-		gap := t.Arrivals[i].At - t.Arrivals[i-1].At
-		least, most = min(least, gap), max(most, gap)
+		gaps = append(gaps, t.Arrivals[i].At-t.Arrivals[i-1].At)
 		lines += t.Arrivals[i].Lines
 	}
-	if most-least > most/3 {
+	slices.Sort(gaps)
+	usual := gaps[len(gaps)/2]
+	near := func(d time.Duration) bool { return (d - usual).Abs() <= usual/4 }
+	regular := 0
+	for _, gap := range gaps {
+		if near(gap) {
+			regular++
+		}
+	}
+	if 4*regular < 3*len(gaps) {
 		return 0
 	}
-	first := t.Arrivals[0].At
-	paused := most <= 300*time.Millisecond && first >= least*3/4 && first <= most*5/4
+	paused := usual <= 300*time.Millisecond && near(t.Arrivals[0].At)
 	enough := 2 * (n - 2)
 	if strings.HasPrefix(t.Header.Get("Content-Type"), "text/event-stream") {
 		// An event is two lines or more: data and an empty one. Many have an id
@@ -376,7 +408,7 @@ func (t *trip) batches() time.Duration {
 	if !paused || lines < enough {
 		return 0
 	}
-	return most.Round(time.Millisecond)
+	return usual.Round(time.Millisecond)
 }
 
 // String says the verdict in one paragraph: what came when, the likely layer

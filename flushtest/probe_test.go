@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -35,6 +36,19 @@ func ticker(n int, every time.Duration, line string) http.HandlerFunc {
 				return
 			}
 			flush.Flush(w, true)
+		}
+	}
+}
+
+// noise writes lines that do not compress well.
+func noise(n int, every time.Duration, size int) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		c := rand.NewChaCha8([32]byte{})
+		p := make([]byte, size/2)
+		for range n {
+			c.Read(p)
+			ticker(1, 0, fmt.Sprintf("%x\n", p))(w, r)
+			time.Sleep(every)
 		}
 	}
 }
@@ -188,6 +202,8 @@ func TestProbe(t *testing.T) {
 			lines(w, r)
 		}), verdict: flushtest.CompressorHolds, layer: "behind nginx", remedy: "flush the compressor"},
 		{name: "one that sends what it has, without a flush", h: dribbling(lines), verdict: flushtest.Streamed},
+		{name: "one with much to hold", h: compressing(noise(500, 100*time.Millisecond, 500), false), verdict: flushtest.CompressorHolds, layer: "gzip"},
+		{name: "much that is flushed", h: compressing(noise(50, time.Second, 5000), true), verdict: flushtest.Streamed},
 		{name: "compressor that flushes", h: compressing(lines, true), verdict: flushtest.Streamed},
 		{name: "our own", h: flush.NewHandler(with(lines, "Content-Type", "text/plain"), &flush.Options{OnStart: func(f *flush.Flusher, r *http.Request) {
 			f.StartBuffer(&flush.BufferOptions{Filter: flush.Gzip(f, r, -1), ChunkSize: 4096, FollowFlush: true})
