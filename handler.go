@@ -1,6 +1,10 @@
 package flush
 
-import "net/http"
+import (
+	"context"
+	"fmt"
+	"net/http"
+)
 
 // NewHandler wraps h, or [http.DefaultServeMux] if h is nil: it and everything
 // below it see a [Flusher] as their writer.
@@ -50,10 +54,11 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		r.Pattern = own.Pattern
 	}()
 	defer func() {
-		f.finish(!returned, errUnwound)
 		if !returned {
+			f.finish(true, unwound(own.Context()))
 			return // a panic or Goexit, which goes on
 		}
+		f.finish(false, nil)
 		f.rethrow()
 		if f.aborted {
 			panic(http.ErrAbortHandler)
@@ -62,4 +67,14 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	f.start(own)
 	h.next.ServeHTTP(f, own)
 	returned = true
+}
+
+// unwound is the failure of a response whose handler did not return. Handlers
+// such as httputil.ReverseProxy panic because the client has gone: then that is
+// worth knowing.
+func unwound(ctx context.Context) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return fmt.Errorf("%w: %w", errUnwound, cause)
+	}
+	return errUnwound
 }

@@ -180,7 +180,7 @@ func burst(http2 bool) func() (lane, lane, func()) {
 					f.Write(event)
 					f.FlushAsync()
 				}
-				f.FlushWait(nil)
+				f.FlushWait(context.Background())
 			}
 		})
 		return bare, ours, both(stopBare, stopOurs)
