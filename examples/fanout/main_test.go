@@ -46,6 +46,7 @@ func startMachine(t *testing.T, natsURL string) *machine {
 		in.serve(ctx, m.ln)
 	}()
 	t.Cleanup(func() {
+		http.DefaultClient.CloseIdleConnections() // Shutdown waits 5 s for one that was never used
 		stop()
 		<-ended
 	})
