@@ -132,11 +132,15 @@ func (f *Flusher) kickLocked() {
 }
 
 func (f *Flusher) startCarrierLocked() {
+	f.readyCarrierLocked()
+	go f.carry()
+}
+
+func (f *Flusher) readyCarrierLocked() {
 	if f.carry == nil {
 		f.carry = f.carrier
 	}
 	f.q.credit = 0
-	go f.carry()
 }
 
 // quickenLocked opens the short way of FlushAsync if nothing else must be
@@ -182,7 +186,6 @@ func (f *Flusher) releaseLocked() {
 
 func (f *Flusher) freeLocked() {
 	f.held = false
-	f.timeout.fresh = false
 	f.q.credit = 0
 	if f.fail != nil {
 		f.stats.Lost += int64(f.dropLocked())
@@ -224,9 +227,8 @@ func (f *Flusher) callLocked(call func()) {
 	f.mu.Unlock()
 	returned := false
 	defer func() {
-		at := now()
 		f.mu.Lock()
-		f.endSendLocked(at)
+		f.endSendLocked()
 		if !returned {
 			f.failLocked(errPanicked)
 		}
@@ -284,9 +286,18 @@ func (f *Flusher) roundLocked() {
 // handFrontLocked hands one piece of floor 2 to the server and, if it is the
 // last before goal, flushes in the same call. It reports whether it did.
 func (f *Flusher) handFrontLocked(goal int64, push bool) (flushed bool) {
-	p := f.q.front(int(min(goal-f.sent, sliceSize)))
+	p := f.q.front(int(min(goal-f.sent, blockSize)))
 	push = push && f.sent+int64(len(p)) == goal
-	n, err := handLocked(f, p, push)
+	var n int
+	var err, perr error
+	f.callLocked(func() {
+		n, err = f.srv.w.Write(p)
+		n, err = wrote(n, len(p), err)
+		if push && err == nil {
+			perr = f.srv.flusher.FlushError()
+		}
+	})
+	err = f.handedLocked(n, err, push, perr)
 	f.measurePendingLocked()
 	f.q.pop(n)
 	f.chargeLocked()
@@ -303,28 +314,35 @@ func (f *Flusher) handFrontLocked(goal int64, push bool) (flushed bool) {
 	return push && err == nil
 }
 
-// handLocked is one Write of the server, and one flush if push says so.
-func handLocked[T []byte | string](f *Flusher, p T, push bool) (n int, err error) {
-	var perr error
+// handLocked is one Write of the server.
+func handLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	f.callLocked(func() {
 		n, err = put(f.srv.w, p)
-		if push && err == nil && n == len(p) {
-			perr = flushLayer(f.srv.flusher)
-		}
+		n, err = wrote(n, len(p), err)
 	})
-	n = min(max(n, 0), len(p))
-	if err == nil && n < len(p) {
+	return n, f.handedLocked(n, err, false, nil)
+}
+
+// wrote makes sense of what a Write of size bytes returned.
+func wrote(n, size int, err error) (int, error) {
+	if err == nil && n < size {
 		err = io.ErrShortWrite
 	}
+	return min(max(n, 0), size), err
+}
+
+// handedLocked notes that n bytes were handed over, and flushed with push, and
+// takes the verdict.
+func (f *Flusher) handedLocked(n int, err error, push bool, perr error) error {
 	f.sent += int64(n)
 	f.stats.Bytes += int64(n)
 	f.noteDrainLocked(push)
 	if err == nil && push {
 		f.stats.Pushes++
 		f.lastPush = f.verdictLocked(perr)
-		return n, nil
+		return nil
 	}
-	return n, f.verdictLocked(err)
+	return f.verdictLocked(err)
 }
 
 func put[T []byte | string](w io.Writer, p T) (int, error) {
@@ -347,7 +365,7 @@ func (f *Flusher) pushLocked() {
 		return
 	}
 	var err error
-	f.callLocked(func() { err = flushLayer(f.srv.flusher) })
+	f.callLocked(func() { err = f.srv.flusher.FlushError() })
 	f.noteDrainLocked(true)
 	f.lastPush = f.verdictLocked(err)
 }
@@ -359,7 +377,7 @@ func (f *Flusher) soloLocked() bool { return f.srv.deadline == nil && f.timeout.
 // backgroundLocked reports whether what moves by itself moves in the
 // background.
 func (f *Flusher) backgroundLocked() bool {
-	return (f.async || f.asyncCalls > 0) && !f.bodyFirstLocked()
+	return (f.async || f.asyncCalls.Load() > 0) && !f.bodyFirstLocked()
 }
 
 // Flush is for [http.Flusher]: it does what [Options.Flush] says. The error
@@ -370,9 +388,7 @@ func (f *Flusher) Flush() { f.FlushError() }
 // against it. As those take an error for a dead client, it returns nil where
 // the other calls return [ErrBuffering].
 func (f *Flusher) FlushError() error {
-	f.mu.Lock()
-	async := f.cfg.Flush == Async || f.asyncCalls > 0
-	f.mu.Unlock()
+	async := f.cfg.Flush == Async || f.asyncCalls.Load() > 0
 	var err error
 	switch {
 	case f.cfg.Flush == Off:
@@ -407,13 +423,22 @@ func (f *Flusher) FlushAsync() error {
 		f.kickLocked()
 		return f.refuse
 	}
+	start := false
 	f.mu.Lock()
-	defer f.mu.Unlock()
+	defer func() {
+		f.mu.Unlock()
+		if start {
+			go f.carry()
+		}
+	}()
 	ferr := f.followFlushLocked(true)
-	return joinErrors(f.flushAsyncLocked(), ferr)
+	return joinErrors(f.flushAsyncLocked(&start), ferr)
 }
 
-func (f *Flusher) flushAsyncLocked() error {
+// flushAsyncLocked asks for a flush. If later is given, it says that the caller
+// is to start the carrier, with mu dropped: a carrier that starts on another
+// thread would meet it and go to sleep.
+func (f *Flusher) flushAsyncLocked(later *bool) error {
 	seq, err := f.askLocked()
 	if err != nil || seq == 0 {
 		return err
@@ -423,6 +448,10 @@ func (f *Flusher) flushAsyncLocked() error {
 	case f.held:
 	case f.bodyFirstLocked():
 		f.workLocked()
+	case later != nil && f.dueLocked() && !f.ended:
+		f.held = true
+		f.readyCarrierLocked()
+		*later = true
 	default:
 		f.kickLocked()
 	}
@@ -446,8 +475,44 @@ func (f *Flusher) flushAsyncLocked() error {
 func (f *Flusher) FlushWait(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.plainLocked() && (ctx == nil || ctx.Done() == nil) {
+		return f.flushPlainLocked()
+	}
 	ferr := f.followFlushLocked(f.endsLocked(ctx))
 	return joinErrors(f.flushWaitLocked(ctx), ferr)
+}
+
+// plainLocked reports whether a flush has nothing else to look at than the
+// bytes it is for: the case of most, once the headers are out.
+func (f *Flusher) plainLocked() bool {
+	return !f.held && f.q.head != nil && f.q.head == f.q.tail && f.headersSent && f.refuse == nil && !f.head &&
+		f.asked.seq == f.done && f.asks.Load() == f.absorbed && !f.stack.active() && f.srv.flusher != nil && !f.soloLocked()
+}
+
+// flushPlainLocked is flushWaitLocked for that case.
+func (f *Flusher) flushPlainLocked() error {
+	f.held = true
+	defer func() {
+		f.releaseLocked()
+		f.grantLocked()
+	}()
+	f.stats.Flushes++
+	f.asked = mark{f.asked.seq + 1, f.accepted}
+	ask := f.asked
+	f.lastPush = nil
+	flushed := f.handFrontLocked(ask.pos, true)
+	if f.fail != nil {
+		return f.fail
+	}
+	if !flushed {
+		f.pushLocked()
+		f.stats.Pushes++
+	}
+	if f.fail != nil {
+		return f.fail
+	}
+	f.done = ask.seq
+	return f.lastPush
 }
 
 func (f *Flusher) flushWaitLocked(ctx context.Context) error {

@@ -83,7 +83,7 @@ func request(b *testing.B, srv *httptest.Server) net.Conn {
 	return c
 }
 
-// stream runs body in the handler of one response, whose client reads as fast
+// runInHandler runs body in the handler of one response, whose client reads as fast
 // as it can. body has the benchmark's loop.
 func runInHandler(b *testing.B, http2 bool, wrap func(http.Handler) http.Handler, body func(w http.ResponseWriter)) {
 	done := make(chan bool)

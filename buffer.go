@@ -187,7 +187,7 @@ func (f *Flusher) FlushAll(wait bool) error {
 	case wait:
 		return joinErrors(f.flushWaitLocked(context.Background()), ferr)
 	default:
-		return joinErrors(f.flushAsyncLocked(), ferr)
+		return joinErrors(f.flushAsyncLocked(nil), ferr)
 	}
 }
 
@@ -216,8 +216,8 @@ func (f *Flusher) flushStackLocked(all, background bool) (err error) {
 	}
 	defer f.settleTurnLocked(&err)
 	if background {
-		f.asyncCalls++
-		defer func() { f.asyncCalls-- }()
+		f.asyncCalls.Add(1)
+		defer f.asyncCalls.Add(-1)
 	}
 	for i := len(s.bufs) - 1; i >= 0; i-- {
 		if i >= len(s.bufs) {

@@ -66,14 +66,8 @@ func (f *Flusher) flush(wait bool) error {
 // either: asyncCalls says so to Write, Flush and FlushError.
 func (f *Flusher) flushFrom(outer http.ResponseWriter, wait bool) error {
 	if !wait {
-		f.mu.Lock()
-		f.asyncCalls++
-		f.mu.Unlock()
-		defer func() {
-			f.mu.Lock()
-			f.asyncCalls--
-			f.mu.Unlock()
-		}()
+		f.asyncCalls.Add(1)
+		defer f.asyncCalls.Add(-1)
 	}
 	err := flushLayer(outer)
 	return joinErrors(err, f.flush(wait))

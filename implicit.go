@@ -34,7 +34,7 @@ func (f *Flusher) implicitLocked(werr error) error {
 			f.kickLocked()
 		}
 	case f.implicit == Async:
-		f.flushAsyncLocked()
+		f.flushAsyncLocked(nil)
 		return f.fail
 	default:
 		if err := f.flushWaitLocked(context.Background()); err != nil && (f.fail != nil || isTimeout(err)) {

@@ -58,23 +58,36 @@ func flushLayer(w http.ResponseWriter) error {
 	return errCannotFlush
 }
 
+// onlyFlush is a layer whose Flush returns no error.
+type onlyFlush struct{ http.Flusher }
+
+func (o onlyFlush) FlushError() error {
+	o.Flush()
+	return nil
+}
+
 type writeDeadliner interface{ SetWriteDeadline(time.Time) error }
 
 // server is what a Flusher knows about the writer below it. It is looked up
 // once, so that a flush costs no walk and no guess.
 type server struct {
 	w         http.ResponseWriter
-	flusher   http.ResponseWriter // the layer whose flush counts; nil: none can
-	deadline  writeDeadliner      // nil: none is supported
-	netHTTP   bool                // the request came through an http.Server
-	takesInfo bool                // a 1xx reaches the client as such
+	flusher   flushErrorer   // the layer whose flush counts; nil: none can
+	deadline  writeDeadliner // nil: none is supported
+	netHTTP   bool           // the request came through an http.Server
+	takesInfo bool           // a 1xx reaches the client as such
 }
 
 func newServer(w http.ResponseWriter, r *http.Request) server {
 	s := server{w: w}
 	for layer := range layers(w) {
-		if s.flusher == nil && canFlush(layer) {
-			s.flusher = layer
+		if s.flusher == nil {
+			switch t := layer.(type) {
+			case flushErrorer:
+				s.flusher = t
+			case http.Flusher:
+				s.flusher = onlyFlush{t}
+			}
 		}
 		if s.deadline == nil {
 			s.deadline, _ = layer.(writeDeadliner)

@@ -98,7 +98,7 @@ func throughLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 			break
 		}
 		var m int
-		m, err = handLocked(f, p[:min(len(p), sliceSize)], false)
+		m, err = handLocked(f, p[:min(len(p), sliceSize)])
 		n, p = n+m, p[m:]
 	}
 	if f.head {

@@ -25,8 +25,8 @@ type queue struct {
 	len        int
 	blocks     int
 
-	// credit is how many bytes may be appended to tail with no further
-	// question; -1: not even none. See grantLocked.
+	// credit is how many bytes may be appended to tail, or to a first block,
+	// with no further question. See grantLocked.
 	credit int
 }
 
@@ -74,7 +74,7 @@ func (q *queue) pop(n int) {
 	q.head = b.next
 	q.blocks--
 	if q.head == nil {
-		q.tail, q.credit = nil, min(q.credit, 0)
+		q.tail, q.credit = nil, 0
 	}
 	b.free()
 }
@@ -82,6 +82,11 @@ func (q *queue) pop(n int) {
 // spend appends p, which the credit allows.
 func spend[T []byte | string](q *queue, p T) {
 	b := q.tail
+	if b == nil {
+		b = blocks.Get().(*block)
+		q.head, q.tail = b, b
+		q.blocks++
+	}
 	n := copy(b.data[b.w:], p)
 	b.w += n
 	q.len += n
@@ -104,7 +109,7 @@ func (q *queue) reset() int {
 		b.free()
 		b = next
 	}
-	*q = queue{credit: min(q.credit, 0)}
+	*q = queue{}
 	return n
 }
 

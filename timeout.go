@@ -27,8 +27,7 @@ var aLongTimeAgo = time.Unix(1, 0)
 // All of it is guarded by Flusher.mu.
 type sendTimeout struct {
 	d       time.Duration // 0: none
-	since   time.Duration // when the present call began or last showed progress
-	fresh   bool          // since was read just now, by a holder who goes on
+	since   time.Duration // when the present call began or last showed progress, as now says
 	timer   *time.Timer   // made by the first call
 	running bool          // the timer will fire
 	calling bool          // a call of the server is under way
@@ -48,20 +47,15 @@ type sendTimeout struct {
 func (f *Flusher) beginSendLocked() {
 	t := &f.timeout
 	t.calling = true
-	if f.member != nil {
-		f.member.since.Store(int64(now()))
+	closing := t.closing && t.progress == nil
+	if f.member != nil || t.d > 0 && !closing {
+		f.progressedLocked()
 	}
-	if t.d <= 0 {
-		return
-	}
-	if t.closing && t.progress == nil {
+	if closing {
 		f.setClosingDeadlineLocked(false)
 		return
 	}
-	if !t.fresh {
-		t.since = now()
-	}
-	if t.running {
+	if t.d <= 0 || t.running {
 		return
 	}
 	t.running = true
@@ -76,15 +70,21 @@ func (f *Flusher) beginSendLocked() {
 	}
 }
 
-// endSendLocked notes that the call returned at the given time, which is
-// progress. The clock was read with no lock held: a reading costs as much as
-// all that is done under the lock.
-func (f *Flusher) endSendLocked(at time.Duration) {
-	t := &f.timeout
-	t.calling = false
-	t.since, t.fresh = at, true
+// endSendLocked notes that the call has returned. The time is not noted: a
+// reading of the clock costs as much as all that is done under the lock, and
+// between two calls nothing is watched.
+func (f *Flusher) endSendLocked() {
+	f.timeout.calling = false
 	if f.member != nil {
 		f.member.since.Store(0)
+	}
+}
+
+// progressedLocked notes that the call under way has just begun, or got on.
+func (f *Flusher) progressedLocked() {
+	f.timeout.since = now()
+	if f.member != nil {
+		f.member.since.Store(int64(f.timeout.since))
 	}
 }
 

@@ -85,10 +85,8 @@ func (w *watcher) look(f *Flusher) {
 	if t.calling && !f.ended {
 		if n, err := t.progress.conn.acked(); err == nil {
 			if n != t.progress.acked {
-				t.progress.acked, t.since = n, now()
-				if f.member != nil {
-					f.member.since.Store(int64(t.since))
-				}
+				t.progress.acked = n
+				f.progressedLocked()
 			}
 			return
 		}

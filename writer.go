@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -71,7 +72,7 @@ type response struct {
 	panicked any   // from the carrier, for the handler's goroutine
 
 	implicit        Mode
-	asyncCalls      int // Flush calls without wait that are flushing a wrapper above
+	asyncCalls      atomic.Int32 // Flush calls without wait that are flushing a wrapper above
 	handlerDeadline time.Time
 	serverDeadline  time.Time // when the server's WriteTimeout ends
 	cancel          context.CancelCauseFunc
@@ -234,7 +235,7 @@ func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 // ends that state takes the credit back.
 func (f *Flusher) grantLocked() {
 	f.q.credit = 0
-	if f.refuse != nil || f.q.tail == nil || f.stack.active() || f.length >= 0 || f.head || f.holding ||
+	if f.refuse != nil || !f.fixed || !bodyAllowed(f.status) || f.q.tail == nil && f.cfg.Budget != nil || f.stack.active() || f.length >= 0 || f.head || f.holding ||
 		f.implicit != Off || f.interval.d > 0 || f.penTakenLocked() {
 		return
 	}

@@ -66,27 +66,6 @@ func dial(addr string) net.Conn {
 	return c
 }
 
-// openHTTP2 asks for / and returns the body.
-func openHTTP2(addr string) io.ReadCloser {
-	p := new(http.Protocols)
-	p.SetUnencryptedHTTP2(true)
-	res, err := (&http.Client{Transport: &http.Transport{Protocols: p}}).Get("http://" + addr)
-	if err != nil {
-		log.Fatal(err)
-	}
-	return res.Body
-}
-
-// drain reads until the end with a large buffer.
-func drain(r io.Reader) {
-	buf := make([]byte, 256<<10)
-	for {
-		if _, err := r.Read(buf); err != nil {
-			return
-		}
-	}
-}
-
 // inHandler opens a stream whose handler does the work of a lane, size units at
 // a time; body gets ready and returns the work.
 func inHandler(wrap func(http.Handler) http.Handler, http2 bool, size int, body func(w http.ResponseWriter) func(n int)) (lane, func()) {
@@ -99,20 +78,14 @@ func inHandler(wrap func(http.Handler) http.Handler, http2 bool, size int, body 
 			took <- medianCost(n, size, work)
 		}
 	})), nil)
-	var c io.ReadCloser
-	if http2 {
-		c = openHTTP2(addr)
-	} else {
-		c = dial(addr)
-	}
-	go drain(c)
+	reader := startReader(addr, http2)
 	work := func(n int) float64 {
 		groups <- n
 		return <-took
 	}
 	return work, func() {
 		close(groups)
-		c.Close()
+		reader.stop()
 		stop()
 	}
 }
@@ -172,8 +145,8 @@ func syncFlush(wraps int, http2 bool) func() (lane, lane, func()) {
 // its last event has been handed over.
 func burst(http2 bool) func() (lane, lane, func()) {
 	return func() (lane, lane, func()) {
-		bare, stopBare := inHandler(bareHandler, http2, 200, bareFlush(0))
-		ours, stopOurs := inHandler(ourHandler, http2, 10000, func(w http.ResponseWriter) func(n int) {
+		bare, stopBare := inHandler(bareHandler, http2, 2000, bareFlush(0))
+		ours, stopOurs := inHandler(ourHandler, http2, 100000, func(w http.ResponseWriter) func(n int) {
 			f, _ := flush.From(w)
 			return func(n int) {
 				for range n {
@@ -427,12 +400,14 @@ var comparisons = []comparison{
 	{name: "sync flush", what: "write + flush of one event, waiting", unit: "ns", pairs: 200, n: [2]int{50, 50}, size: 20, open: syncFlush(0, false), limit: 1.05, allocs: true},
 	{name: "sync flush, 1 wrapper", what: "the same below one wrapper", unit: "ns", pairs: 100, n: [2]int{50, 50}, size: 20, open: syncFlush(1, false), limit: 1.05, allocs: true},
 	{name: "sync flush, 2 wrappers", what: "the same below two wrappers", unit: "ns", pairs: 100, n: [2]int{50, 50}, size: 20, open: syncFlush(2, false), limit: 1.05, allocs: true},
-	{name: "burst", what: "write + FlushAsync against write + Flush", unit: "events/s", pairs: 200, n: [2]int{10, 10}, size: 10000, open: burst(false), rate: true, limit: 50, allocs: true},
+	{name: "burst", what: "write + FlushAsync against write + Flush", unit: "events/s", pairs: 200, n: [2]int{1, 1}, size: 100000, open: burst(false), rate: true, limit: 50, allocs: true},
+	{name: "paced, p50", what: "an event a millisecond, from the write to the client", unit: "ns", pairs: 40, n: [2]int{50, 50}, open: paced(0.5), limit: 1.15},
+	{name: "paced, p99", what: "the same at the 99th percentile", unit: "ns", pairs: 20, n: [2]int{100, 100}, open: paced(0.99)},
 	{name: "short response", what: "256 bytes through NewHandler, the client's work included", unit: "ns", pairs: 200, n: [2]int{50, 50}, open: exchanges(http.HandlerFunc(shortResponse)), limit: 1.10},
 	{name: "sendfile", what: "http.ServeFile of 8 MiB", unit: "ns", pairs: 100, n: [2]int{3, 3}, open: sendFile, limit: 1.03},
 	{name: "large writes", what: "8 MiB in writes of 32 KiB", unit: "ns", pairs: 100, n: [2]int{3, 3}, open: exchanges(http.HandlerFunc(largeWrites))},
 	{name: "HTTP/2 sync flush", what: "write + flush of one event, waiting", unit: "ns", pairs: 100, n: [2]int{50, 50}, size: 20, open: syncFlush(0, true)},
-	{name: "HTTP/2 burst", what: "write + FlushAsync against write + Flush", unit: "events/s", pairs: 100, n: [2]int{10, 10}, size: 10000, open: burst(true), rate: true},
+	{name: "HTTP/2 burst", what: "write + FlushAsync against write + Flush", unit: "events/s", pairs: 100, n: [2]int{1, 1}, size: 100000, open: burst(true), rate: true},
 	{name: "slow client", what: "how long the handler is held", unit: "ns", pairs: 20, n: [2]int{1, 1}, open: slowClient},
 	{name: "idle heap", what: "heap of a stream that is idle", unit: "B/stream", pairs: 10, n: [2]int{2000, 2000}, open: idleStreams(idleHeap), delta: true, limit: 1024},
 	{name: "idle goroutines", what: "goroutines of a stream that is idle", unit: "goroutines", pairs: 10, n: [2]int{2000, 2000}, open: idleStreams(idleGoroutines), delta: true, limit: 0.001},

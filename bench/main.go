@@ -27,10 +27,11 @@ func main() {
 	dir := flag.String("dir", "..", "where BENCHMARKS.md and docs are")
 	only := flag.String("only", "", "measure what matches this regular expression, and write nothing")
 	repeat := flag.Float64("x", 1, "how many times as many pairs to measure")
-	reader := flag.String("reader", "", "read the paced events of the server at this address (the command runs itself so)")
+	reader := flag.String("reader", "", "read the stream of the server at this address (the command runs itself so)")
+	http2 := flag.Bool("http2", false, "the reader speaks HTTP/2")
 	flag.Parse()
 	if *reader != "" {
-		readPaced(*reader, os.Stdin, os.Stdout)
+		readStream(*reader, *http2)
 		return
 	}
 	match, err := regexp.Compile(*only)
