@@ -78,7 +78,7 @@ func inHandler(wrap func(http.Handler) http.Handler, http2 bool, size int, body 
 			took <- medianCost(n, size, work)
 		}
 	})), nil)
-	reader := startReader(addr, http2)
+	reader := startReader(addr, http2, false)
 	work := func(n int) float64 {
 		groups <- n
 		return <-took

@@ -29,9 +29,10 @@ func main() {
 	repeat := flag.Float64("x", 1, "how many times as many pairs to measure")
 	reader := flag.String("reader", "", "read the stream of the server at this address (the command runs itself so)")
 	http2 := flag.Bool("http2", false, "the reader speaks HTTP/2")
+	paced := flag.Bool("paced", false, "the reader measures paced events")
 	flag.Parse()
 	if *reader != "" {
-		readStream(*reader, *http2)
+		readStream(*reader, *http2, *paced)
 		return
 	}
 	match, err := regexp.Compile(*only)

@@ -32,7 +32,7 @@ func paced(q float64) func() (lane, lane, func()) {
 					flushEvent(w)
 				}
 			})), nil)
-			r := startReader(addr, false)
+			r := startReader(addr, false, true)
 			return func(n int) float64 {
 					counts <- n
 					return quantile(r.latencies(), q)

@@ -21,12 +21,12 @@ type reader struct {
 	out *bufio.Reader
 }
 
-func startReader(addr string, http2 bool) *reader {
+func startReader(addr string, http2, paced bool) *reader {
 	self, err := os.Executable()
 	if err != nil {
 		log.Fatal(err)
 	}
-	r := &reader{cmd: exec.Command(self, "-reader", addr, "-http2="+strconv.FormatBool(http2))}
+	r := &reader{cmd: exec.Command(self, "-reader", addr, "-http2="+strconv.FormatBool(http2), "-paced="+strconv.FormatBool(paced))}
 	r.cmd.Stderr = os.Stderr
 	if r.in, err = r.cmd.StdinPipe(); err != nil {
 		log.Fatal(err)
@@ -73,7 +73,7 @@ const (
 
 // readStream reads a stream to its end, or until standard input ends. It writes
 // the latencies of paced events to standard output when asked to.
-func readStream(addr string, http2 bool) {
+func readStream(addr string, http2, paced bool) {
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
@@ -98,8 +98,8 @@ func readStream(addr string, http2 bool) {
 		if err != nil {
 			return
 		}
-		if n > 1000 {
-			continue // a burst
+		if !paced {
+			continue
 		}
 		for line := range strings.Lines(string(buf[:n])) {
 			if text, ok := strings.CutPrefix(line, pacedPrefix); ok {
