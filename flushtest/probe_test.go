@@ -202,8 +202,8 @@ func TestProbe(t *testing.T) {
 			lines(w, r)
 		}), verdict: flushtest.CompressorHolds, layer: "behind nginx", remedy: "flush the compressor"},
 		{name: "one that sends what it has, without a flush", h: dribbling(lines), verdict: flushtest.Streamed},
-		{name: "one with much to hold", h: compressing(noise(500, 100*time.Millisecond, 500), false), verdict: flushtest.CompressorHolds, layer: "gzip"},
-		{name: "much that is flushed", h: compressing(noise(50, time.Second, 5000), true), verdict: flushtest.Streamed},
+		{name: "one with much to hold", h: compressing(noise(250, 100*time.Millisecond, 500), false), verdict: flushtest.CompressorHolds, layer: "gzip"},
+		{name: "much that is flushed", h: compressing(noise(10, time.Second, 5000), true), verdict: flushtest.Streamed},
 		{name: "compressor that flushes", h: compressing(lines, true), verdict: flushtest.Streamed},
 		{name: "our own", h: flush.NewHandler(with(lines, "Content-Type", "text/plain"), &flush.Options{OnStart: func(f *flush.Flusher, r *http.Request) {
 			f.StartBuffer(&flush.BufferOptions{Filter: flush.Gzip(f, r, -1), ChunkSize: 4096, FollowFlush: true})
