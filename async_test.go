@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -20,6 +19,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/flushtest"
 )
 
 // A sink is a server's writer for one response. It records what reaches it,
@@ -591,7 +591,7 @@ func TestAsyncReverseProxy(t *testing.T) {
 		must(t, err)
 		proxy := httputil.NewSingleHostReverseProxy(to)
 		proxy.FlushInterval = -1
-		tr := &http.Transport{DialContext: backend.listener.(*memListener).dialer()}
+		tr := &http.Transport{DialContext: backend.listener.(*flushtest.Listener).Dial}
 		t.Cleanup(tr.CloseIdleConnections)
 		proxy.Transport = tr
 		opts, told := tellClosing(flush.Options{Flush: flush.Async})
@@ -616,11 +616,6 @@ func TestAsyncReverseProxy(t *testing.T) {
 			t.Errorf("%+v", c)
 		}
 	})
-}
-
-// dialer is dial as a transport wants it.
-func (l *memListener) dialer() func(context.Context, string, string) (net.Conn, error) {
-	return func(ctx context.Context, _, _ string) (net.Conn, error) { return l.dial(ctx) }
 }
 
 // A panic, or Goexit, of the server's writer met in the background reaches the

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/flushtest"
 )
 
 // Every benchmark has the same work done by plain net/http (with=bare) and by
@@ -420,7 +421,7 @@ func BenchmarkIdleStreams(b *testing.B) {
 // holdStreams opens n streams in memory, waits for their first event and says
 // what each holds.
 func holdStreams(b *testing.B, n int, h http.Handler) (heap, goroutines float64) {
-	l := &memListener{capacity: 4096, conns: make(chan net.Conn), done: make(chan struct{})}
+	l := flushtest.Listen(4096)
 	srv := &http.Server{Handler: h}
 	go srv.Serve(l)
 	defer srv.Close()
@@ -435,7 +436,7 @@ func holdStreams(b *testing.B, n int, h http.Handler) (heap, goroutines float64)
 	conns := make([]net.Conn, n)
 	buf := make([]byte, 4096)
 	for i := range conns {
-		c, err := l.dial(b.Context())
+		c, err := l.Dial(b.Context(), "", "")
 		if err != nil {
 			b.Fatal(err)
 		}

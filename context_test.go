@@ -195,7 +195,7 @@ func TestHalfClosedClientGetsEverything(t *testing.T) {
 						if c, ok := s.conn.(*net.TCPConn); ok {
 							c.CloseWrite()
 						} else {
-							s.conn.(*memConn).CloseWrite()
+							s.conn.(interface{ CloseWrite() error }).CloseWrite()
 						}
 						s.expectEnd("012")
 					}

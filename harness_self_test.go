@@ -1,14 +1,10 @@
 package flush_test
 
 import (
-	"errors"
 	"io"
-	"net"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/fa492104/flush"
@@ -171,94 +167,5 @@ func TestHarnessTimeInBubble(t *testing.T) {
 			t.Errorf("the rest after %v", d)
 		}
 		s.expectEnd("")
-	})
-}
-
-func TestHarnessMemoryPipe(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a, b := memPipe(10)
-		start := time.Now()
-		a.SetWriteDeadline(start.Add(time.Second))
-		n, err := a.Write(make([]byte, 25))
-		if n != 10 || !errors.Is(err, os.ErrDeadlineExceeded) || time.Since(start) != time.Second {
-			t.Fatalf("%d, %v after %v", n, err, time.Since(start))
-		}
-		a.SetWriteDeadline(time.Time{})
-		time.AfterFunc(time.Minute, func() { io.CopyN(io.Discard, b, 25) })
-		if n, err := a.Write(make([]byte, 15)); n != 15 || err != nil || time.Since(start) != time.Minute+time.Second {
-			t.Fatalf("%d, %v after %v", n, err, time.Since(start))
-		}
-		synctest.Wait()
-		time.AfterFunc(time.Second, func() { b.SetReadDeadline(time.Now()) })
-		if _, err := b.Read(make([]byte, 1)); !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Fatal(err)
-		}
-		b.SetReadDeadline(time.Time{})
-		a.Write([]byte("last"))
-		a.CloseWrite()
-		if got, err := io.ReadAll(b); string(got) != "last" || err != nil {
-			t.Fatalf("%q, %v", got, err)
-		}
-		b.Write([]byte("still"))
-		b.Close()
-		if got, err := io.ReadAll(a); string(got) != "still" || err != nil {
-			t.Fatalf("%q, %v", got, err)
-		}
-		c, d := memPipe(10)
-		d.Close()
-		if _, err := c.Write([]byte("x")); err != io.ErrClosedPipe {
-			t.Fatal(err)
-		}
-	})
-}
-
-func TestHarnessScript(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		broken := errors.New("broken")
-		release := make(chan struct{})
-		for i, test := range []struct {
-			script
-			n    int
-			err  error
-			took time.Duration
-		}{
-			{script{}, 10, nil, 0},
-			{script{max: 3}, 10, nil, 0},
-			{script{failAt: 4, err: broken}, 4, broken, 0},
-			{script{stallAt: 4, release: release}, 4, os.ErrDeadlineExceeded, time.Second},
-			{script{stallAt: 4, release: release, failAt: 4, err: broken}, 4, broken, 0},
-		} {
-			a, b := memPipe(10)
-			srv := &server{}
-			scripted(test.script)(srv)
-			c := srv.wrap(a)
-			start := time.Now()
-			c.SetWriteDeadline(start.Add(time.Second))
-			n, err := c.Write([]byte("0123456789"))
-			if n != test.n || err != test.err || time.Since(start) != test.took {
-				t.Errorf("%d: %d, %v after %v", i, n, err, time.Since(start))
-			}
-			c.Close()
-			if got, _ := io.ReadAll(b); string(got) != "0123456789"[:n] {
-				t.Errorf("%d: %q arrived", i, got)
-			}
-		}
-		a, b := memPipe(10)
-		srv := &server{}
-		stalled := make(chan struct{})
-		scripted(script{max: 1, stallAt: 4, release: release, stalled: stalled})(srv)
-		c := srv.wrap(a)
-		go func() { c.Write([]byte("0123456789")); c.Close() }()
-		<-stalled
-		synctest.Wait()
-		p := make([]byte, 10)
-		if n, _ := b.Read(p); n != 4 {
-			t.Errorf("%d bytes before the stall", n)
-		}
-		close(release)
-		if got, _ := io.ReadAll(b); string(got) != "456789" {
-			t.Errorf("%q after it", got)
-		}
-		var _ net.Conn = c
 	})
 }

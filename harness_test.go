@@ -18,7 +18,6 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/textproto"
-	"os"
 	"regexp"
 	"runtime"
 	"strings"
@@ -27,6 +26,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/fa492104/flush/flushtest"
 )
 
 // This file holds what the tests of this package share: servers for every
@@ -149,7 +150,7 @@ func start(t *testing.T, s *server, h http.Handler, opts []serveOption) *server 
 		s.TLSConfig.Certificates = []tls.Certificate{certificate()}
 	}
 	if s.memory > 0 {
-		s.listener = &memListener{capacity: s.memory, conns: make(chan net.Conn), done: make(chan struct{})}
+		s.listener = flushtest.Listen(s.memory)
 	} else {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {
@@ -197,7 +198,7 @@ func (s *server) url(path string) string {
 // dial opens a connection to the server, with TLS where the protocol has it.
 func (s *server) dial(ctx context.Context) (net.Conn, error) {
 	if s.memory > 0 {
-		return s.listener.(*memListener).dial(ctx)
+		return s.listener.(*flushtest.Listener).Dial(ctx, "", "")
 	}
 	var d net.Dialer
 	if s.small {
@@ -827,170 +828,6 @@ func isClosed(c <-chan struct{}) bool {
 	}
 }
 
-// A memListener accepts what its dial opens.
-type memListener struct {
-	capacity int
-	conns    chan net.Conn
-	done     chan struct{}
-	once     sync.Once
-}
-
-func (l *memListener) dial(ctx context.Context) (net.Conn, error) {
-	client, server := memPipe(l.capacity)
-	select {
-	case l.conns <- server:
-		return client, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (l *memListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.done:
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *memListener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
-func (l *memListener) Addr() net.Addr { return memAddr{} }
-
-type memAddr struct{}
-
-func (memAddr) Network() string { return "memory" }
-func (memAddr) String() string  { return "memory:80" }
-
-// memPipe returns the two ends of a connection in memory. Each direction holds
-// at most capacity bytes; a Write beyond waits for the peer to read. Deadlines
-// work, moved ones too. A peer that has closed gives io.EOF to Read, after what
-// it had sent, and io.ErrClosedPipe to Write.
-func memPipe(capacity int) (a, b *memConn) {
-	x, y := newMemHalf(capacity), newMemHalf(capacity)
-	return &memConn{in: x, out: y}, &memConn{in: y, out: x}
-}
-
-// A memConn is one end of a memPipe. CloseWrite half-closes it.
-type memConn struct {
-	in, out *memHalf
-	rd, wd  deadline
-	closed  sync.Once
-}
-
-// A memHalf is one direction of a memPipe.
-type memHalf struct {
-	capacity int
-
-	mu       sync.Mutex
-	buf      []byte
-	finished bool          // no more will be written
-	gone     bool          // nobody will read
-	changed  chan struct{} // closed and replaced at every change of the above
-}
-
-func newMemHalf(capacity int) *memHalf {
-	return &memHalf{capacity: capacity, changed: make(chan struct{})}
-}
-
-func (h *memHalf) changeLocked() {
-	close(h.changed)
-	h.changed = make(chan struct{})
-}
-
-func (c *memConn) Read(p []byte) (int, error) {
-	for {
-		passed := c.rd.wait()
-		if isClosed(passed) {
-			return 0, os.ErrDeadlineExceeded
-		}
-		h := c.in
-		h.mu.Lock()
-		switch {
-		case h.gone:
-			h.mu.Unlock()
-			return 0, net.ErrClosed
-		case len(p) == 0 || len(h.buf) > 0:
-			n := copy(p, h.buf)
-			h.buf = h.buf[:copy(h.buf, h.buf[n:])]
-			h.changeLocked()
-			h.mu.Unlock()
-			return n, nil
-		case h.finished:
-			h.mu.Unlock()
-			return 0, io.EOF
-		}
-		changed := h.changed
-		h.mu.Unlock()
-		select {
-		case <-changed:
-		case <-passed:
-		}
-	}
-}
-
-func (c *memConn) Write(p []byte) (n int, err error) {
-	for {
-		passed := c.wd.wait()
-		if isClosed(passed) {
-			return n, os.ErrDeadlineExceeded
-		}
-		h := c.out
-		h.mu.Lock()
-		if h.finished || h.gone {
-			defer h.mu.Unlock()
-			if h.finished {
-				return n, net.ErrClosed
-			}
-			return n, io.ErrClosedPipe
-		}
-		if m := min(len(p)-n, h.capacity-len(h.buf)); m > 0 {
-			h.buf = append(h.buf, p[n:n+m]...)
-			n += m
-			h.changeLocked()
-		}
-		changed := h.changed
-		h.mu.Unlock()
-		if n == len(p) {
-			return n, nil
-		}
-		select {
-		case <-changed:
-		case <-passed:
-		}
-	}
-}
-
-func (c *memConn) CloseWrite() error {
-	c.out.mu.Lock()
-	defer c.out.mu.Unlock()
-	if !c.out.finished {
-		c.out.finished = true
-		c.out.changeLocked()
-	}
-	return nil
-}
-
-func (c *memConn) Close() error {
-	c.closed.Do(func() {
-		c.CloseWrite()
-		c.in.mu.Lock()
-		defer c.in.mu.Unlock()
-		c.in.gone = true
-		c.in.buf = nil
-		c.in.changeLocked()
-	})
-	return nil
-}
-
-func (c *memConn) LocalAddr() net.Addr                { return memAddr{} }
-func (c *memConn) RemoteAddr() net.Addr               { return memAddr{} }
-func (c *memConn) SetReadDeadline(t time.Time) error  { c.rd.set(t); return nil }
-func (c *memConn) SetWriteDeadline(t time.Time) error { c.wd.set(t); return nil }
-func (c *memConn) SetDeadline(t time.Time) error      { c.rd.set(t); c.wd.set(t); return nil }
-
 // A script says how a scripted connection misbehaves when it is written to.
 // Offsets count the bytes written since the connection was accepted. The zero
 // value does nothing wrong.
@@ -1004,87 +841,15 @@ type script struct {
 }
 
 // scripted returns an option that gives every accepted connection to s. A
-// stalled Write obeys the write deadline and Close. For one connection only,
-// as stalled is closed once.
+// stalled Write obeys the write deadline and Close.
 func scripted(s script) serveOption {
-	return wrapConn(func(c net.Conn) net.Conn {
-		return &scriptedConn{Conn: c, script: s, done: make(chan struct{})}
-	})
-}
-
-type scriptedConn struct {
-	net.Conn
-	script
-	wd   deadline
-	done chan struct{} // closed by Close
-	once sync.Once
-
-	mu     sync.Mutex // one Write at a time
-	offset int
-}
-
-func (c *scriptedConn) Write(p []byte) (n int, err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for n < len(p) {
-		m := len(p) - n
-		if c.max > 0 {
-			m = min(m, c.max)
-		}
-		if c.err != nil {
-			if m = min(m, c.failAt-c.offset); m <= 0 {
-				return n, c.err
-			}
-		}
-		if c.release != nil {
-			if c.offset == c.stallAt {
-				if err := c.stall(); err != nil {
-					return n, err
-				}
-			} else if c.offset < c.stallAt {
-				m = min(m, c.stallAt-c.offset)
-			}
-		}
-		m, err = c.Conn.Write(p[n : n+m])
-		n += m
-		c.offset += m
-		if err != nil {
-			return n, err
-		}
+	f := flushtest.Script{
+		MaxWrite: s.max,
+		StallAt:  int64(s.stallAt), Release: s.release,
+		FailAt: int64(s.failAt), Err: s.err,
 	}
-	return n, nil
-}
-
-func (c *scriptedConn) stall() error {
-	if c.stalled != nil && !isClosed(c.stalled) {
-		close(c.stalled)
+	if s.stalled != nil {
+		f.Stalled = sync.OnceFunc(func() { close(s.stalled) })
 	}
-	for {
-		passed := c.wd.wait()
-		select {
-		case <-c.release:
-			return nil
-		case <-c.done:
-			return net.ErrClosed
-		case <-passed:
-			if isClosed(c.wd.wait()) {
-				return os.ErrDeadlineExceeded
-			}
-		}
-	}
-}
-
-func (c *scriptedConn) Close() error {
-	c.once.Do(func() { close(c.done) })
-	return c.Conn.Close()
-}
-
-func (c *scriptedConn) SetWriteDeadline(t time.Time) error {
-	c.wd.set(t)
-	return c.Conn.SetWriteDeadline(t)
-}
-
-func (c *scriptedConn) SetDeadline(t time.Time) error {
-	c.wd.set(t)
-	return c.Conn.SetDeadline(t)
+	return wrapConn(func(c net.Conn) net.Conn { return flushtest.NewConn(c, f) })
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/flushtest"
 )
 
 func TestProfiles(t *testing.T) {
@@ -172,7 +173,7 @@ func TestNewOutputTimeout(t *testing.T) {
 	for _, works := range []bool{true, false} {
 		t.Run(fmt.Sprint(works), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				client, server := memPipe(100)
+				client, server := flushtest.Pipe(100)
 				var out io.Writer = server
 				if !works {
 					out = noDeadline{server}

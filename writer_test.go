@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/flushtest"
 )
 
 // What existing handlers and middleware assert a writer to be.
@@ -536,7 +537,7 @@ func TestHijackWaitsForCarrier(t *testing.T) {
 						conn.Close()
 					}
 				}), 100_000, wrapConn(func(c net.Conn) net.Conn {
-					return &scriptedConn{Conn: c, done: make(chan struct{}), script: script{stallAt: 10_000, release: afterFunc(reads, time.Minute-1)}}
+					return flushtest.NewConn(c, flushtest.Script{StallAt: 10_000, Release: afterFunc(reads, time.Minute-1)})
 				}))
 				open(t, srv, "GET", "/", nil)
 				<-done
