@@ -51,8 +51,9 @@ type baton struct {
 	async bool   // what moves by itself moves in the background
 	carry func() // f.carrier, made once: starting it allocates nothing
 
-	// The short way of FlushAsync, without mu: while quick is set a carrier
-	// is at work, and before it goes it clears quick and then looks at asks.
+	// The short way of FlushAsync, without mu: while quick is set a carrier is
+	// at work or about to be, and before it goes it clears quick and then
+	// looks at asks.
 	// Who adds to asks and finds quick still set has been seen. Every Write
 	// looks at asks before it enters, so the position is exact.
 	quick    atomic.Bool
@@ -137,6 +138,7 @@ func (f *Flusher) readyCarrierLocked() {
 		f.carry = f.carrier
 	}
 	f.q.credit = 0
+	f.quickenLocked() // until it runs, a busy machine may take long
 }
 
 // quickenLocked opens the short way of FlushAsync if nothing else must be
@@ -206,12 +208,15 @@ func (f *Flusher) carrier() {
 		}
 		f.freeLocked()
 	}()
-	for f.dueLocked() {
-		f.quickenLocked()
+	for {
 		for f.dueLocked() {
 			f.roundLocked()
 		}
 		f.quick.Store(false)
+		if !f.dueLocked() {
+			break
+		}
+		f.quickenLocked()
 	}
 	returned = true
 }
