@@ -141,6 +141,55 @@ func syncFlush(wraps int, http2 bool) func() (lane, lane, func()) {
 	}
 }
 
+// waitedFor is a sync flush whose client waits for each event, as the clients
+// of a stream do; the flush wakes it. The cost is the handler's time in Write
+// and Flush, not the client's.
+func waitedFor(wraps int) func() (lane, lane, func()) {
+	open := func(wrap func(http.Handler) http.Handler, flushEvent func(w http.ResponseWriter)) (lane, func()) {
+		counts, took, got := make(chan int), make(chan float64), make(chan bool)
+		addr, stop := serve(wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w = wrapped(w, wraps)
+			w.Header().Set("Content-Type", "text/event-stream")
+			flushEvent(w)
+			<-got
+			for n := range counts {
+				costs := make([]float64, n)
+				for i := range costs {
+					began := time.Now()
+					w.Write(event)
+					flushEvent(w)
+					costs[i] = float64(time.Since(began))
+					<-got
+				}
+				took <- quantile(costs, 0.5)
+			}
+		})), nil)
+		c := dial(addr)
+		go func() {
+			buf := make([]byte, 4096)
+			for {
+				if _, err := c.Read(buf); err != nil {
+					return
+				}
+				got <- true
+			}
+		}()
+		return func(n int) float64 {
+				counts <- n
+				return <-took
+			}, func() {
+				close(counts)
+				c.Close()
+				stop()
+			}
+	}
+	return func() (lane, lane, func()) {
+		bare, stopBare := open(bareHandler, func(w http.ResponseWriter) { http.NewResponseController(w).Flush() })
+		ours, stopOurs := open(ourHandler, func(w http.ResponseWriter) { flush.Flush(w, true) })
+		return bare, ours, both(stopBare, stopOurs)
+	}
+}
+
 // burst writes and flushes events as fast as they are taken; a slice ends when
 // its last event has been handed over.
 func burst(http2 bool) func() (lane, lane, func()) {
@@ -397,18 +446,22 @@ func (l *pipeListener) Close() error {
 func (l *pipeListener) Addr() net.Addr { return &net.TCPAddr{} }
 
 var comparisons = []comparison{
-	{name: "sync flush", what: "write + flush of one event, waiting", unit: "ns", pairs: 200, n: [2]int{50, 50}, size: 20, open: syncFlush(0, false), limit: 1.05, allocs: true},
-	{name: "sync flush, 1 wrapper", what: "the same below one wrapper", unit: "ns", pairs: 100, n: [2]int{50, 50}, size: 20, open: syncFlush(1, false), limit: 1.05, allocs: true},
-	{name: "sync flush, 2 wrappers", what: "the same below two wrappers", unit: "ns", pairs: 100, n: [2]int{50, 50}, size: 20, open: syncFlush(2, false), limit: 1.05, allocs: true},
-	{name: "burst", what: "write + FlushAsync against write + Flush", unit: "events/s", pairs: 200, n: [2]int{1, 1}, size: 100000, open: burst(false), rate: true, limit: 50, allocs: true},
-	{name: "paced, p50", what: "an event a millisecond, from the write to the client", unit: "ns", pairs: 40, n: [2]int{50, 50}, open: paced(0.5), limit: 1.15},
-	{name: "paced, p99", what: "the same at the 99th percentile", unit: "ns", pairs: 20, n: [2]int{100, 100}, open: paced(0.99)},
-	{name: "short response", what: "256 bytes through NewHandler, the client's work included", unit: "ns", pairs: 200, n: [2]int{50, 50}, open: exchanges(http.HandlerFunc(shortResponse)), limit: 1.10},
-	{name: "sendfile", what: "http.ServeFile of 8 MiB", unit: "ns", pairs: 100, n: [2]int{3, 3}, open: sendFile, limit: 1.03},
+	{name: "sync flush", what: "write + flush of one event that the client waits for", unit: "ns", pairs: 200, n: [2]int{50, 50}, open: waitedFor(0), limit: 1.05},
+	{name: "sync flush, 1 wrapper", what: "the same below one wrapper", unit: "ns", pairs: 100, n: [2]int{50, 50}, open: waitedFor(1), limit: 1.05},
+	{name: "sync flush, 2 wrappers", what: "the same below two wrappers", unit: "ns", pairs: 100, n: [2]int{50, 50}, open: waitedFor(2), limit: 1.05},
+	{name: "sync flush, busy client", what: "the same in a loop; the client never has to be woken", unit: "ns", pairs: 100, n: [2]int{50, 50}, size: 20, open: syncFlush(0, false), allocs: true},
+	{name: "burst", what: "write + FlushAsync against write + flush, in a loop", unit: "events/s", pairs: 200, n: [2]int{1, 1}, size: 100000, open: burst(false), rate: true, limit: 50, allocs: true},
+	{name: "paced, p50", what: "an event a millisecond: from the write to the client", unit: "ns", pairs: 60, n: [2]int{50, 50}, open: paced(0.5), limit: 1.15},
+	{name: "paced, p99", what: "the same at the 99th percentile", unit: "ns", pairs: 20, n: [2]int{200, 200}, open: paced(0.99)},
+	{name: "short response", what: "256 bytes and their request, on a kept connection", unit: "ns", pairs: 200, n: [2]int{50, 50}, open: exchanges(http.HandlerFunc(shortResponse)), limit: 1.10},
+	{name: "sendfile", what: "http.ServeFile of 8 MiB", unit: "ns", pairs: 200, n: [2]int{3, 3}, open: sendFile, limit: 1.03},
 	{name: "large writes", what: "8 MiB in writes of 32 KiB", unit: "ns", pairs: 100, n: [2]int{3, 3}, open: exchanges(http.HandlerFunc(largeWrites))},
-	{name: "HTTP/2 sync flush", what: "write + flush of one event, waiting", unit: "ns", pairs: 100, n: [2]int{50, 50}, size: 20, open: syncFlush(0, true)},
-	{name: "HTTP/2 burst", what: "write + FlushAsync against write + Flush", unit: "events/s", pairs: 100, n: [2]int{1, 1}, size: 100000, open: burst(true), rate: true},
-	{name: "slow client", what: "how long the handler is held", unit: "ns", pairs: 20, n: [2]int{1, 1}, open: slowClient},
-	{name: "idle heap", what: "heap of a stream that is idle", unit: "B/stream", pairs: 10, n: [2]int{2000, 2000}, open: idleStreams(idleHeap), delta: true, limit: 1024},
-	{name: "idle goroutines", what: "goroutines of a stream that is idle", unit: "goroutines", pairs: 10, n: [2]int{2000, 2000}, open: idleStreams(idleGoroutines), delta: true, limit: 0.001},
+	{name: "HTTP/2 sync flush", what: "write + flush, in a loop", unit: "ns", pairs: 100, n: [2]int{50, 50}, size: 20, open: syncFlush(0, true)},
+	{name: "HTTP/2 burst", what: "write + FlushAsync against write + flush, in a loop", unit: "events/s", pairs: 100, n: [2]int{1, 1}, size: 100000, open: burst(true), rate: true},
+	{name: "slow client", what: "how long 256 KiB for a slow client hold the handler (MaxPending 1 MiB)", unit: "ns", pairs: 20, n: [2]int{1, 1}, open: slowClient},
+	{name: "idle heap", what: "heap of an idle stream whose handler waits for its context", unit: "B", pairs: 10, n: [2]int{10000, 10000}, open: idleStreams(idleHeap), delta: true, limit: idleLimit},
+	{name: "idle goroutines", what: "goroutines of an idle stream", unit: "", pairs: 10, n: [2]int{1000, 1000}, open: idleStreams(idleGoroutines), delta: true, limit: 0.001},
 }
+
+// idleLimit is what an idle stream may cost above bare, in bytes.
+const idleLimit = 2048

@@ -56,7 +56,7 @@ func run(all []comparison, match *regexp.Regexp, short bool, repeat float64, dir
 		}
 		pairs := c.pairs
 		if short {
-			pairs = max(c.pairs/4, 10)
+			pairs = max(c.pairs/8, 10)
 		}
 		pairs = int(float64(pairs) * repeat)
 		limit := c.limit
@@ -65,8 +65,8 @@ func run(all []comparison, match *regexp.Regexp, short bool, repeat float64, dir
 		}
 		var r result
 		// Noise makes a figure worse far more often than better. A figure that
-		// is beyond its limit has two more tries.
-		for range 3 {
+		// is beyond its limit has more tries.
+		for range 5 {
 			got := measure(c, pairs)
 			if r.pairs == 0 || c.better(got.ratio, r.ratio) {
 				r = got
@@ -84,6 +84,9 @@ func run(all []comparison, match *regexp.Regexp, short bool, repeat float64, dir
 	}
 	if short || match.String() != "" {
 		return kept
+	}
+	for i := range results {
+		results[i].tidy()
 	}
 	if err := writeReport(filepath.Join(dir, "BENCHMARKS.md"), results); err != nil {
 		log.Fatal(err)
