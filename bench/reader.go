@@ -49,7 +49,7 @@ func (r *reader) latencies() []float64 {
 		log.Fatal(err)
 	}
 	var all []float64
-	for _, s := range strings.Fields(line) {
+	for s := range strings.FieldsSeq(line) {
 		v, err := strconv.ParseFloat(s, 64)
 		if err != nil {
 			log.Fatal(err)
