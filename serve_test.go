@@ -5,6 +5,7 @@ package flush_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/fa492104/flush"
 )
@@ -110,6 +112,16 @@ func newDoorway(t *testing.T) *doorway {
 	return g
 }
 
+// wait waits until the child has arrived.
+func (g *doorway) wait(t *testing.T) {
+	t.Helper()
+	select {
+	case <-g.arrived:
+	case <-time.After(patience()):
+		t.Fatal("the child does not get to the doorway")
+	}
+}
+
 // serveCommand is the child, with a clean environment. What it says is shown
 // if the test fails.
 func serveCommand(t *testing.T, env ...string) (*exec.Cmd, *safeBuffer) {
@@ -120,7 +132,10 @@ func serveCommand(t *testing.T, env ...string) (*exec.Cmd, *safeBuffer) {
 			t.Logf("the child said:\n%s", stderr)
 		}
 	})
-	cmd := exec.CommandContext(t.Context(), os.Args[0])
+	// A child that never comes to an end is killed: reading from it then ends.
+	ctx, cancel := context.WithTimeout(t.Context(), 2*patience())
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append([]string{serveEnv + "=1", "PATH=" + os.Getenv("PATH"), "GOCOVERDIR=" + t.TempDir(), "GORACE=atexit_sleep_ms=0"}, env...)
 	cmd.Stderr = stderr
 	return cmd, stderr
@@ -188,7 +203,7 @@ func TestServeCommandLineFlushesImplicitly(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	<-g.arrived
+	g.wait(t)
 	readSome(t, out, "half") // while the handler waits at the doorway
 	g.goOn <- struct{}{}
 	rest, err := io.ReadAll(out)
@@ -238,7 +253,7 @@ func TestServeBrokenPipe(t *testing.T) {
 			if err := cmd.Start(); err != nil {
 				t.Fatal(err)
 			}
-			<-g.arrived
+			g.wait(t)
 			out.Close()
 			g.goOn <- struct{}{}
 			cmd.Wait()
@@ -266,13 +281,13 @@ func TestServeCGI(t *testing.T) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	<-g.arrived
+	g.wait(t)
 	head := readSome(t, out, "\r\n\r\n") // headers first, before any output
 	if !strings.HasPrefix(head, "Status: 200") || !strings.Contains(head, "X-Test: 1\r\n") || !strings.Contains(head, "text/html") {
 		t.Errorf("head %q", head)
 	}
 	g.goOn <- struct{}{}
-	<-g.arrived
+	g.wait(t)
 	readSome(t, out, "one")
 	g.goOn <- struct{}{}
 	if rest, err := io.ReadAll(out); err != nil || string(rest) != "two" {
@@ -307,7 +322,7 @@ func TestServeCGIOnASocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	theirs.Close()
-	<-g.arrived
+	g.wait(t)
 	g.goOn <- struct{}{}
 	if _, err := ours.WriteString("ping"); err != nil {
 		t.Fatal(err)
@@ -363,13 +378,13 @@ func TestServeFastCGI(t *testing.T) {
 					"REQUEST_URI": "/?" + query(g, "header:1", "flush", "park", "write:one", "flush", "park", "write:two"),
 				})
 				out := &fcgiBody{r: bufio.NewReader(c)}
-				<-g.arrived
+				g.wait(t)
 				head := readSome(t, out, "\r\n\r\n")
 				if !strings.Contains(head, "X-Test: 1\r\n") || !strings.Contains(head, "text/html") {
 					t.Errorf("head %q", head)
 				}
 				g.goOn <- struct{}{}
-				<-g.arrived
+				g.wait(t)
 				readSome(t, out, "one")
 				g.goOn <- struct{}{}
 				if rest, err := io.ReadAll(out); err != nil || string(rest) != "two" {
