@@ -195,6 +195,7 @@ func (f *Flusher) sendHeadersLocked(flushing bool) {
 	if flushing && f.cfg.NoProxyBuffering {
 		forbidProxyBuffering(f.belowLocked())
 	}
+	f.belowLocked() // now or never: the handler may ask for its headers while we write
 	f.callLocked(func() { f.srv.w.WriteHeader(f.status) })
 	f.verdictLocked(nil)
 }

@@ -52,6 +52,8 @@ func (c *comparison) promise(limit float64) string {
 	switch {
 	case c.rate:
 		return fmt.Sprintf("at least %.3g×", limit)
+	case c.delta && limit < 1:
+		return "none more"
 	case c.delta:
 		return fmt.Sprintf("at most %.4g %s more", limit, c.unit)
 	}
