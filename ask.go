@@ -102,10 +102,10 @@ func (f *Flusher) flushAsyncLocked(later *bool) error {
 // [ErrBuffering], and [http.ErrNotSupported]. Nothing to flush is success.
 func (f *Flusher) FlushWait(ctx context.Context) error {
 	f.mu.Lock()
-	defer f.mu.Unlock()
 	if f.plainLocked() && (ctx == nil || ctx.Done() == nil) {
-		return f.flushPlainLocked()
+		return f.flushPlain()
 	}
+	defer f.mu.Unlock()
 	ferr := f.followFlushLocked(f.endsLocked(ctx))
 	return joinErrors(f.flushWaitLocked(ctx), ferr)
 }
@@ -117,30 +117,44 @@ func (f *Flusher) plainLocked() bool {
 		f.asked.seq == f.done && f.asks.Load() == f.absorbed && !f.stack.active() && f.srv.flusher != nil && !f.soloLocked()
 }
 
-// flushPlainLocked is flushWaitLocked for that case.
-func (f *Flusher) flushPlainLocked() error {
+// flushPlain is FlushWait for that case. It is called with mu held and returns
+// without.
+func (f *Flusher) flushPlain() (err error) {
 	f.held = true
-	defer func() {
-		f.releaseLocked()
-		f.grantLocked()
-	}()
 	f.stats.Flushes++
 	f.asked = mark{f.asked.seq + 1, f.accepted}
 	ask := f.asked
 	f.lastPush = nil
-	flushed := f.handFrontLocked(ask.pos, true)
-	if f.fail != nil {
-		return f.fail
-	}
-	if !flushed {
+	p := f.q.front(blockSize)
+	f.beginSendLocked()
+	f.mu.Unlock()
+	returned := false
+	defer func() {
+		if returned {
+			return
+		}
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.endSendLocked()
+		f.failLocked(errPanicked)
+		f.releaseLocked()
+	}()
+	n, werr, perr := f.srv.writeAndFlush(p)
+	returned = true
+	f.mu.Lock()
+	f.endSendLocked()
+	if !f.handedFrontLocked(p, n, werr, true, perr) && f.fail == nil {
 		f.pushLocked()
 		f.stats.Pushes++
 	}
-	if f.fail != nil {
-		return f.fail
+	if err = f.fail; err == nil {
+		err = f.lastPush
+		f.done = ask.seq
 	}
-	f.done = ask.seq
-	return f.lastPush
+	f.releaseLocked()
+	f.grantLocked()
+	f.mu.Unlock()
+	return err
 }
 
 func (f *Flusher) flushWaitLocked(ctx context.Context) error {
@@ -161,7 +175,8 @@ func (f *Flusher) flushWaitLocked(ctx context.Context) error {
 	waits := false
 	defer func() {
 		if waits {
-			f.waits = slices.DeleteFunc(f.waits, func(m mark) bool { return m == mine })
+			q := f.queue
+			q.flushes = slices.DeleteFunc(q.flushes, func(m mark) bool { return m == mine })
 		}
 	}()
 	for stalls := f.timeout.stalls; ; {
@@ -184,7 +199,8 @@ func (f *Flusher) flushWaitLocked(ctx context.Context) error {
 		}
 		if !waits {
 			waits = true
-			f.waits = append(f.waits, mine)
+			q := f.waitingLocked()
+			q.flushes = append(q.flushes, mine)
 		}
 		if err := f.waitBoundLocked(stalls); err != nil {
 			return err
@@ -196,8 +212,11 @@ func (f *Flusher) flushWaitLocked(ctx context.Context) error {
 // not go far beyond it: he waits for his own bytes, not for all that was asked
 // for since.
 func (f *Flusher) firstWaitLocked() (mark, bool) {
+	if f.queue == nil {
+		return mark{}, false
+	}
 	end := f.sent + int64(f.q.len)
-	for _, m := range f.waits {
+	for _, m := range f.queue.flushes {
 		if m.seq > f.done && m.pos <= end {
 			return m, true
 		}

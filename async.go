@@ -3,6 +3,7 @@ package flush
 import (
 	"errors"
 	"io"
+	"sync"
 	"sync/atomic"
 )
 
@@ -40,33 +41,46 @@ import (
 // Because of 3 a caller who lets the baton go with work due passes it straight
 // to a new carrier. There is no moment in which a request can be forgotten.
 type baton struct {
-	q        queue
-	accepted int64 // bytes accepted on floor 2 since the start
-	sent     int64 // bytes handed to the server, or dropped on its word
-	moveTo   int64
-	asked    mark  // the last flush asked for
-	done     int64 // the number of the last flush done
+	q     queue
+	held  bool // the baton is not free
+	async bool // what moves by itself moves in the background
+	pen   bool // a Write is in progress and may drop mu
 
-	held  bool   // the baton is not free
-	async bool   // what moves by itself moves in the background
-	carry func() // f.carrier, made once: starting it allocates nothing
+	unblocking int16 // calls that unblock the server, under way
+	accepted   int64 // bytes accepted on floor 2 since the start
+	sent       int64 // bytes handed to the server, or dropped on its word
+	moveTo     int64
+	asked      mark  // the last flush asked for
+	done       int64 // the number of the last flush done
 
 	// The short way of FlushAsync, without mu: while quick is set a carrier is
 	// at work or about to be, and before it goes it clears quick and then
 	// looks at asks.
 	// Who adds to asks and finds quick still set has been seen. Every Write
 	// looks at asks before it enters, so the position is exact.
-	quick    atomic.Bool
 	asks     atomic.Int64
 	absorbed int64 // asks that asked knows of
+	quick    atomic.Bool
+	waiters  int32  // goroutines in waitLocked
+	carry    func() // f.carrier, made once: starting it allocates nothing
 
-	pen     bool     // a Write is in progress and may drop mu
+	cond  *sync.Cond // on mu; made by the first to wait, in waitLocked
+	queue *waiting   // nil: nobody has waited in turn
+}
+
+// waiting is who waits in turn.
+type waiting struct {
 	line    []uint64 // Writes that wait for the pen, first come first served
 	tickets uint64
+	flushes []mark // flushes that somebody waits for, in the order asked
+}
 
-	waits      []mark // flushes that somebody waits for, in the order asked
-	waiters    int    // goroutines in waitLocked
-	unblocking int    // calls that unblock the server, under way
+// waitingLocked returns who waits in turn, to join them.
+func (f *Flusher) waitingLocked() *waiting {
+	if f.queue == nil {
+		f.queue = new(waiting)
+	}
+	return f.queue
 }
 
 // A mark is a flush that was asked for: its number and the position that has
@@ -81,6 +95,9 @@ func (f *Flusher) wakeLocked() {
 }
 
 func (f *Flusher) waitLocked() {
+	if f.cond == nil {
+		f.cond = sync.NewCond(&f.mu)
+	}
 	f.waiters++
 	f.cond.Wait()
 	f.waiters--
@@ -89,7 +106,7 @@ func (f *Flusher) waitLocked() {
 // waitBoundLocked is waitLocked for waits that must end on a server without
 // deadlines: once the send timeout has run out there, it returns ErrTimeout,
 // which does not stick. stalls is the count when the wait began.
-func (f *Flusher) waitBoundLocked(stalls int) error {
+func (f *Flusher) waitBoundLocked(stalls int32) error {
 	if f.timeout.stalls != stalls {
 		return ErrTimeout
 	}
@@ -128,12 +145,20 @@ func (f *Flusher) kickLocked() {
 	f.startCarrierLocked()
 }
 
+// startCarrierLocked hands the baton, which the caller has, to a carrier. It
+// may drop mu before.
 func (f *Flusher) startCarrierLocked() {
 	f.readyCarrierLocked()
 	go f.carry()
 }
 
+// readyCarrierLocked does what must come before a carrier. The handler may
+// change a shared header map as soon as we have returned to it.
 func (f *Flusher) readyCarrierLocked() {
+	if f.shared && !f.headersSent {
+		f.absorbLocked()
+		f.leadLocked(f.q.len > 0, f.asked.seq > f.done)
+	}
 	if f.carry == nil {
 		f.carry = f.carrier
 	}
@@ -201,9 +226,9 @@ func (f *Flusher) carrier() {
 	defer func() {
 		f.quick.Store(false)
 		if !returned {
-			f.panicked = recover()
-			if f.panicked == nil {
-				f.panicked = errGoexit
+			r := f.rareLocked()
+			if r.panicked = recover(); r.panicked == nil {
+				r.panicked = errGoexit
 			}
 		}
 		f.freeLocked()
@@ -255,18 +280,11 @@ func (f *Flusher) roundLocked() {
 		goal, ask, push = first.pos, first, true
 	}
 	f.lastPush = nil
-	switch {
-	case f.head && f.cfg.SAPI.Headers != OutputOnly:
+	f.leadLocked(goal > f.sent, push)
+	if f.bodilessLocked() {
 		// The server would drop the body, or choke on it (HTTP/2).
-		if goal > f.sent || push {
-			f.sendBareHeadersLocked(push)
-		}
 		f.dropLocked()
 		f.sent = f.accepted
-	case goal > f.sent:
-		f.sendHeadersLocked(push)
-	case push:
-		f.sendBareHeadersLocked(push)
 	}
 	flushed := false
 	for f.sent < goal && f.fail == nil {
@@ -284,6 +302,19 @@ func (f *Flusher) roundLocked() {
 	f.wakeLocked()
 }
 
+// leadLocked hands over the headers if bytes follow, or a flush.
+func (f *Flusher) leadLocked(bytes, push bool) {
+	switch {
+	case bytes && !f.bodilessLocked():
+		f.sendHeadersLocked(push)
+	case bytes || push:
+		f.sendBareHeadersLocked(push)
+	}
+}
+
+// bodilessLocked reports whether headers go out without the body.
+func (f *Flusher) bodilessLocked() bool { return f.head && f.cfg.SAPI.Headers != OutputOnly }
+
 // handFrontLocked hands one piece of floor 2 to the server and, if it is the
 // last before goal, flushes in the same call. It reports whether it did.
 func (f *Flusher) handFrontLocked(goal int64, push bool) (flushed bool) {
@@ -292,19 +323,25 @@ func (f *Flusher) handFrontLocked(goal int64, push bool) (flushed bool) {
 	var n int
 	var err, perr error
 	f.callLocked(func() {
-		n, err = f.srv.w.Write(p)
-		n, err = wrote(n, len(p), err)
-		if push && err == nil {
-			perr = f.srv.flusher.FlushError()
+		if push {
+			n, err, perr = f.srv.writeAndFlush(p)
+		} else {
+			n, err = f.srv.write(p)
 		}
 	})
+	return f.handedFrontLocked(p, n, err, push, perr)
+}
+
+// handedFrontLocked notes that of p, the front of floor 2, n bytes were handed
+// over, and flushed with push. It reports whether the flush was done.
+func (f *Flusher) handedFrontLocked(p []byte, n int, err error, push bool, perr error) (flushed bool) {
 	err = f.handedLocked(n, err, push, perr)
 	f.measurePendingLocked()
 	f.q.pop(n)
 	f.chargeLocked()
 	if err != nil && f.fail == nil {
 		// The server will not have these bytes, and goes on.
-		f.refused = errors.Join(f.refused, err)
+		f.rareLocked().refused = errors.Join(f.rare.refused, err)
 		f.q.pop(len(p) - n)
 		f.sent += int64(len(p) - n)
 		f.stats.Lost += int64(len(p) - n)
@@ -322,14 +359,6 @@ func handLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 		n, err = wrote(n, len(p), err)
 	})
 	return n, f.handedLocked(n, err, false, nil)
-}
-
-// wrote makes sense of what a Write of size bytes returned.
-func wrote(n, size int, err error) (int, error) {
-	if err == nil && n < size {
-		err = io.ErrShortWrite
-	}
-	return min(max(n, 0), size), err
 }
 
 // handedLocked notes that n bytes were handed over, and flushed with push, and

@@ -173,7 +173,7 @@ func (b *Buffer) Status() BufferStatus {
 // throws it away, as phase says. It does so even if the filter panics or ends
 // its goroutine. The caller has the turn.
 func (f *Flusher) runLocked(b *Buffer, phase Phase) (err error) {
-	s := &f.stack
+	s := f.stack
 	var out []byte
 	if b.mem != nil {
 		out = *b.mem
@@ -232,7 +232,7 @@ func (f *Flusher) runLocked(b *Buffer, phase Phase) (err error) {
 
 // filterLocked runs b's filter.
 func (f *Flusher) filterLocked(b *Buffer, p []byte, phase Phase) ([]byte, error) {
-	s := &f.stack
+	s := f.stack
 	s.running = b
 	// From here on those who wait for their turn might wait for themselves.
 	for _, w := range s.waiting {

@@ -53,7 +53,7 @@ func (f *Flusher) finish(abort bool, cause error) error {
 		for !f.ended {
 			f.waitLocked()
 		}
-		return f.closeErr
+		return f.closeErrLocked()
 	}
 	f.closing = true
 	f.slowLocked()
@@ -63,16 +63,20 @@ func (f *Flusher) finish(abort bool, cause error) error {
 	f.wakeLocked() // Writes in line go away
 	f.mu.Unlock()
 	defer func() { // a filter may panic while the buffers are unwound
-		for _, h := range f.hooks {
-			h.fn(h.r, f.Stats(), f.closeErr)
+		for _, h := range f.rarely().hooks {
+			h.fn(h.r, f.Stats(), f.closeErrLocked())
 		}
 		if f.cfg.OnClose != nil {
-			f.cfg.OnClose(f.req, f.Stats(), f.closeErr)
+			f.cfg.OnClose(f.req, f.Stats(), f.closeErrLocked())
 		}
 	}()
 	f.complete()
-	return f.closeErr
+	return f.closeErrLocked()
 }
+
+// closeErrLocked is what Close returns, once the response has ended; then it
+// does not change any more, and needs no lock.
+func (f *Flusher) closeErrLocked() error { return joinErrors(f.fail, f.rarely().refused) }
 
 // abortLocked makes cause the failure and ends a call of the server that is
 // under way, where that can be done.
@@ -145,9 +149,7 @@ func (f *Flusher) handRestLocked() {
 	case !f.fixed:
 		// Nothing was written: the server answers for itself, as it would
 		// have without us.
-		if f.header != nil {
-			copyHeader(f.belowLocked(), f.header)
-		}
+		f.passHeaderLocked()
 		if f.srv.netHTTP {
 			f.stats.Status = http.StatusOK
 		}
@@ -191,14 +193,13 @@ func (f *Flusher) endLocked(whole bool, unwound error) {
 		}
 	}
 	f.ended = true
-	f.closeErr = joinErrors(f.fail, joinErrors(f.refused, unwound))
+	if unwound != nil {
+		f.rareLocked().refused = joinErrors(f.rare.refused, unwound)
+	}
 	if !f.hijacked {
 		f.refuse = closedError(f.fail)
 	}
-	if f.cancel != nil {
-		f.unwatchServer()
-		f.cancel(ErrClosed)
-	}
+	f.endContext(ErrClosed)
 	f.wakeLocked()
 }
 
@@ -218,9 +219,12 @@ func joinErrors(a, b error) error {
 
 // rethrow lets a panic that the carrier met go on, once.
 func (f *Flusher) rethrow() {
+	if f.rare == nil {
+		return
+	}
 	f.mu.Lock()
-	v := f.panicked
-	f.panicked = nil
+	v := f.rare.panicked
+	f.rare.panicked = nil
 	f.mu.Unlock()
 	if v != nil {
 		panic(v)

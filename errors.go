@@ -70,16 +70,16 @@ func (f *Flusher) classifyLocked(err error) error {
 // deadlinePassedLocked reports whether the handler's deadline, or else the
 // server's WriteTimeout, is over.
 func (f *Flusher) deadlinePassedLocked() bool {
-	deadline := f.handlerDeadline
+	deadline := f.rarely().handlerDeadline
 	if deadline.IsZero() {
-		deadline = f.serverDeadline
+		deadline = f.rarely().serverDeadline
 	}
 	return !deadline.IsZero() && !time.Now().Before(deadline)
 }
 
 // failLocked makes err the failure that sticks, unless there is one.
 func (f *Flusher) failLocked(err error) {
-	if f.fail != nil {
+	if f.fail != nil || f.ended {
 		return
 	}
 	f.fail = err
@@ -90,8 +90,6 @@ func (f *Flusher) failLocked(err error) {
 	if !f.held {
 		f.stats.Lost += int64(f.dropLocked())
 	}
-	if f.cancel != nil {
-		f.cancel(err)
-	}
+	f.endContext(err)
 	f.wakeLocked()
 }

@@ -3,6 +3,7 @@ package flush
 import (
 	"fmt"
 	"log"
+	"maps"
 	"net/http"
 	"net/textproto"
 	"path"
@@ -10,56 +11,99 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 )
 
-// Header returns the header map, as [http.ResponseWriter.Header]. It is the
-// handler's own: the server has another, so that headers can be fixed and go
-// out later, from any goroutine. Changes after the headers have been fixed (by
-// WriteHeader or the first byte on floor 2) count only for trailers.
+// Header returns the header map, as [http.ResponseWriter.Header]. Changes after
+// the headers have been fixed (by WriteHeader or the first byte on floor 2)
+// count only for trailers.
 func (f *Flusher) Header() http.Header {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.headerLocked()
 }
 
+// Fixed headers go out later, and from any goroutine, while the handler may
+// still change its map: so there are two, f.header and f.below. Where the
+// server reads its own map only inside WriteHeader (net/http on HTTP/1), the
+// handler has that one and below is a copy, which is gone once the headers are
+// out: f.shared. WriteHeader then runs on a caller's goroutine, see
+// startCarrierLocked. Elsewhere the server has below and the handler a copy.
+
 func (f *Flusher) headerLocked() http.Header {
-	if f.header == nil {
+	switch {
+	case f.header != nil:
+	case f.ended:
 		f.header = make(http.Header)
-		if !f.ended {
-			copyHeader(f.header, f.belowLocked())
-		}
+	case f.srv.ownHeader && !f.fixed && f.interval == nil:
+		f.shared = true
+		f.header = f.srv.w.Header()
+	default:
+		f.header = make(http.Header)
+		copyHeader(f.header, f.belowLocked())
 	}
 	return f.header
 }
 
-// belowLocked returns the server's map. It is asked for once and kept: after
-// WriteHeader on another goroutine the server's Header is not safe to call.
+// belowLocked returns the map of the fixed headers. The server's is asked for
+// once and kept: after WriteHeader on another goroutine the server's Header is
+// not safe to call.
 func (f *Flusher) belowLocked() http.Header {
-	if f.below == nil {
+	switch {
+	case f.below != nil:
+	case f.shared:
+		f.below = headerMaps.Get().(http.Header)
+	default:
 		f.below = f.srv.w.Header()
 	}
 	return f.below
 }
 
+var headerMaps = sync.Pool{New: func() any { return make(http.Header) }}
+
+// writeHeaderLocked hands status and fixed headers to the server.
+func (f *Flusher) writeHeaderLocked() {
+	below := f.belowLocked() // now or never: the handler may ask for its headers while we write
+	if !f.shared {
+		f.callLocked(func() { f.srv.w.WriteHeader(f.status) })
+		return
+	}
+	var late http.Header // what the handler has changed since, for trailers
+	if !maps.EqualFunc(f.header, below, slices.Equal) {
+		late = make(http.Header)
+		copyHeader(late, f.header)
+		copyHeader(f.header, below)
+	}
+	f.callLocked(func() { f.srv.w.WriteHeader(f.status) })
+	if late != nil {
+		copyHeader(f.header, late)
+	}
+	clear(below)
+	headerMaps.Put(below)
+	f.below = f.header
+}
+
 // copyHeader makes dst equal to src, with values of its own.
 func copyHeader(dst, src http.Header) {
-	for k := range dst {
-		if _, ok := src[k]; !ok {
-			delete(dst, k)
+	if len(dst) > 0 {
+		for k := range dst {
+			if _, ok := src[k]; !ok {
+				delete(dst, k)
+			}
 		}
 	}
-	n := 0
-	for _, vv := range src {
-		n += len(vv)
-	}
-	values := make([]string, n)
+	values := make([]string, 0, len(src)) // most have one
 	for k, vv := range src {
 		if vv == nil {
 			dst[k] = nil // switches an automatic header off
 			continue
 		}
-		n := copy(values, vv)
-		dst[k], values = values[:n:n], values[n:]
+		if cap(values)-len(values) < len(vv) {
+			values = make([]string, 0, len(vv)+len(src))
+		}
+		n := len(values)
+		values = append(values, vv...)
+		dst[k] = values[n:len(values):len(values)]
 	}
 }
 
@@ -100,11 +144,17 @@ func (f *Flusher) informLocked(code int) {
 	if f.headersSent {
 		return
 	}
-	if f.header != nil {
-		copyHeader(f.belowLocked(), f.header)
-	}
+	f.passHeaderLocked()
 	f.callLocked(func() { f.srv.w.WriteHeader(code) })
 	f.verdictLocked(nil)
+}
+
+// passHeaderLocked has the server see the handler's headers as they are now,
+// without fixing them.
+func (f *Flusher) passHeaderLocked() {
+	if f.header != nil && !f.shared {
+		copyHeader(f.belowLocked(), f.header)
+	}
 }
 
 // fixLocked fixes the status and the headers as they are now.
@@ -113,7 +163,7 @@ func (f *Flusher) fixLocked(status int) {
 	f.status = status
 	if f.header != nil {
 		copyHeader(f.belowLocked(), f.header)
-		f.parseLengthLocked(f.header.Get("Content-Length"))
+		f.parseLengthLocked(f.header["Content-Length"])
 	}
 	if f.length >= 0 || !bodyAllowed(status) {
 		f.holding = false
@@ -122,10 +172,11 @@ func (f *Flusher) fixLocked(status int) {
 
 // parseLengthLocked takes over a declared Content-Length. The server deletes
 // one that is not a number, and HTTP/2 and HTTP/1 differ in what that is.
-func (f *Flusher) parseLengthLocked(s string) {
-	if s == "" {
+func (f *Flusher) parseLengthLocked(values []string) {
+	if len(values) == 0 || values[0] == "" {
 		return
 	}
+	s := values[0]
 	if v, err := strconv.ParseInt(s, 10, 64); err == nil && v >= 0 && (f.http1 || s[0] != '+') {
 		f.length = v
 	} else if !f.http1 {
@@ -174,7 +225,7 @@ func (f *Flusher) refixLocked(b *fixedHeader) {
 		}
 	}
 	f.length = -1
-	f.parseLengthLocked(f.below.Get("Content-Length"))
+	f.parseLengthLocked(f.below["Content-Length"])
 }
 
 // sendHeadersLocked hands the fixed headers to the server; the holder of the
@@ -195,8 +246,7 @@ func (f *Flusher) sendHeadersLocked(flushing bool) {
 	if flushing && f.cfg.NoProxyBuffering {
 		forbidProxyBuffering(f.belowLocked())
 	}
-	f.belowLocked() // now or never: the handler may ask for its headers while we write
-	f.callLocked(func() { f.srv.w.WriteHeader(f.status) })
+	f.writeHeaderLocked()
 	f.verdictLocked(nil)
 }
 
@@ -305,7 +355,7 @@ func (f *Flusher) hasPrefixedTrailersLocked() bool {
 // those that were declared, and those with the prefix. It runs after the last
 // byte, as HTTP/2 reads the map during every write.
 func (f *Flusher) carryTrailersLocked() {
-	if f.header == nil || f.below == nil || !f.fixed {
+	if f.header == nil || f.below == nil || !f.fixed || f.shared {
 		return
 	}
 	carry := func(k string) {
@@ -395,7 +445,9 @@ func (f *Flusher) Clean() error {
 	f.dropLocked()
 	f.slowLocked()
 	f.accepted, f.moveTo, f.asked.pos, f.done = 0, 0, 0, f.asked.seq
-	f.interval.upTo = 0
+	if f.interval != nil {
+		f.interval.upTo = 0
+	}
 	f.status, f.written, f.length, f.fixed = 0, 0, -1, false
 	f.holding = f.http10 && f.cfg.HTTP10Buffer > 0 && !f.head
 	for _, k := range bodyHeaders {

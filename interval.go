@@ -14,7 +14,7 @@ type flushInterval struct {
 
 // watchIntervalLocked notes that bytes were accepted.
 func (f *Flusher) watchIntervalLocked() {
-	i := &f.interval
+	i := f.interval
 	if f.accepted <= f.asked.pos || i.upTo > f.asked.pos {
 		return // a flush is on its way, or an older byte counts already
 	}
@@ -33,7 +33,7 @@ func (f *Flusher) watchIntervalLocked() {
 func (f *Flusher) intervalFired() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	i := &f.interval
+	i := f.interval
 	i.running = false
 	if f.refuse != nil || f.accepted <= f.asked.pos {
 		return

@@ -1,35 +1,32 @@
 package flush
 
+import "slices"
+
 // The pen: Writes enter floor 2 in turn. One that can enter at once, with mu
 // held all along, needs no pen; one that must drop mu in the middle takes it,
 // and the others stand in line.
 
-func (f *Flusher) penTakenLocked() bool { return f.pen || len(f.line) > 0 }
+func (f *Flusher) penTakenLocked() bool { return f.pen || f.queue != nil && len(f.queue.line) > 0 }
 
 func (f *Flusher) takePenLocked() error {
 	if !f.penTakenLocked() {
 		f.pen = true
 		return nil
 	}
-	f.tickets++
-	ticket := f.tickets
-	f.line = append(f.line, ticket)
-	leave := func() {
-		for i, t := range f.line {
-			if t == ticket {
-				f.line = append(f.line[:i], f.line[i+1:]...)
-				break
-			}
-		}
-		if len(f.line) == 0 {
-			f.line = nil
+	q := f.waitingLocked()
+	q.tickets++
+	ticket := q.tickets
+	q.line = append(q.line, ticket)
+	defer func() {
+		q.line = slices.DeleteFunc(q.line, func(t uint64) bool { return t == ticket })
+		if len(q.line) == 0 {
+			q.line = nil
 			f.wakeLocked() // Close waits for this
 		}
-	}
-	defer leave()
+	}()
 	began := now()
 	defer func() { f.stats.Waited += now() - began }()
-	for stalls := f.timeout.stalls; f.pen || f.line[0] != ticket; {
+	for stalls := f.timeout.stalls; f.pen || q.line[0] != ticket; {
 		if err := f.refusedLocked(); err != nil {
 			return err
 		}

@@ -25,7 +25,7 @@ func (f *Flusher) StartBuffer(opts *BufferOptions) *Buffer {
 		return b
 	}
 	f.slowLocked() // Writes must look at the stack from here on
-	s := &f.stack
+	s := f.stack
 	b.level = len(s.bufs)
 	s.bufs = append(s.bufs, b)
 	if b.opts.FollowFlush {
@@ -90,6 +90,10 @@ type stack struct {
 	waiting []chan bool // for the turn, in order of arrival
 }
 
+// noStack is the stack of all responses that have not opened a buffer. Nobody
+// writes to it.
+var noStack stack
+
 // active reports whether output must go through the stack.
 func (s *stack) active() bool { return len(s.bufs) > 0 || s.busy }
 
@@ -117,7 +121,7 @@ func (f *Flusher) followFlushLocked(background bool) error {
 // top down; with background, what they let through is not carried further on
 // the caller's goroutine. ErrReentrant itself says that it could not begin.
 func (f *Flusher) flushStackLocked(all, background bool) (err error) {
-	s := &f.stack
+	s := f.stack
 	if !s.active() {
 		return nil
 	}
@@ -168,7 +172,7 @@ func (f *Flusher) unwindTopLocked() (err error) {
 // cleanStackLocked drops what the buffers hold, and has their filters begin
 // anew. ErrReentrant itself says that it could not begin.
 func (f *Flusher) cleanStackLocked() (err error) {
-	s := &f.stack
+	s := f.stack
 	if !s.active() {
 		return nil
 	}
@@ -194,7 +198,10 @@ func wrapReentrant(err error) error {
 
 // dropStackLocked ends every buffer without running a filter.
 func (f *Flusher) dropStackLocked() {
-	s := &f.stack
+	s := f.stack
+	if s == &noStack {
+		return
+	}
 	n := len(s.late)
 	for _, b := range s.bufs {
 		if b != s.running { // that one's fate is its operation's to tell
@@ -215,7 +222,7 @@ func (f *Flusher) dropStackLocked() {
 // After the response has failed, buffers go on taking what is written: it may
 // be wanted for something else. The failure is returned all the same.
 func writeStackLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
-	s := &f.stack
+	s := f.stack
 	if s.running == nil && (f.closing || f.hijacked) {
 		return 0, f.refuse
 	}
@@ -238,7 +245,7 @@ func enterLocked[T []byte | string](f *Flusher, i int, p T) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
-	s := &f.stack
+	s := f.stack
 	for i = min(i, len(s.bufs)-1); i >= 0; i-- {
 		b := s.bufs[i]
 		switch {
@@ -260,7 +267,7 @@ func enterLocked[T []byte | string](f *Flusher, i int, p T) (n int, err error) {
 // that is on top now. It fills that beyond its ChunkSize rather than run
 // another filter.
 func (f *Flusher) enterLateLocked() error {
-	s := &f.stack
+	s := f.stack
 	if len(s.late) == 0 {
 		return nil
 	}
@@ -281,7 +288,10 @@ func (f *Flusher) enterLateLocked() error {
 // runs it returns ErrReentrant, unless patient, since it may be the filter
 // that asks.
 func (f *Flusher) takeTurnLocked(patient bool) error {
-	s := &f.stack
+	if f.stack == &noStack {
+		f.stack = new(stack)
+	}
+	s := f.stack
 	for s.busy {
 		if s.running != nil && !patient {
 			return ErrReentrant
@@ -301,7 +311,7 @@ func (f *Flusher) takeTurnLocked(patient bool) error {
 
 // passTurnLocked gives the turn to the one who has waited longest.
 func (f *Flusher) passTurnLocked() {
-	s := &f.stack
+	s := f.stack
 	if len(s.waiting) == 0 {
 		s.busy = false
 		return

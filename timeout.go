@@ -33,8 +33,8 @@ type sendTimeout struct {
 	calling bool          // a call of the server is under way
 	expired bool          // a call was ended by us
 	closing bool          // the response is ending: see beginSendLocked
+	stalls  int32         // times the timer ran out on a server without deadlines
 	armed   time.Duration // when the connection's deadline was set while closing; 0: not
-	stalls  int           // times the timer ran out on a server without deadlines
 
 	progress *progress // nil: only what the server takes is progress
 }
@@ -164,7 +164,7 @@ func (f *Flusher) setClosingDeadlineLocked(last bool) {
 	}
 	at := time.Now()
 	t := at.Add(f.timeout.d)
-	if h := f.handlerDeadline; !h.IsZero() && h.Before(t) && !(last && h.Before(at)) {
+	if h := f.rarely().handlerDeadline; !h.IsZero() && h.Before(t) && !(last && h.Before(at)) {
 		return
 	}
 	f.timeout.armed = began
@@ -177,7 +177,7 @@ func (f *Flusher) stopTimersLocked() {
 	if f.timeout.timer != nil {
 		f.timeout.timer.Stop()
 	}
-	if f.interval.timer != nil {
+	if f.interval != nil && f.interval.timer != nil {
 		f.interval.timer.Stop()
 	}
 }

@@ -23,63 +23,85 @@ import (
 // they are in net/http: finish headers before another goroutine writes or
 // flushes. After the response has ended every call returns [ErrClosed] and the
 // server's writer is not touched again.
+//
+// Its memory is counted: an idle stream is little else. What a Write and a
+// flush look at stands first and close together, and what few responses need
+// is behind pointers.
 type Flusher struct {
-	// Set before the first use, never changed.
-	srv           server
-	cfg           *config
-	req           *http.Request // nil: none
-	head          bool          // a HEAD request: no body goes out
-	http1, http10 bool
-	body          *watchedBody    // nil: no request body to wait for
-	server        context.Context // the server's; nil: none
-	own           context.Context // behind requestContext
-	watch         serverWatch     // has a mutex of its own
-	conn          connection      // nil: not known
-
-	mu   sync.Mutex // guards everything below
-	cond sync.Cond  // on mu; see waitLocked
+	mu  sync.Mutex // guards all that is not marked below
+	cfg *config    // never changed
 
 	baton
-	timeout  sendTimeout
-	interval flushInterval
-	stack    stack
 	response
+	srv     server // never changed
+	timeout sendTimeout
+	stats   Stats
+
+	req      *http.Request   // the handler's; nil: none. Set before the first use
+	server   context.Context // the server's; nil: none. Never changed
+	life     atomic.Pointer[life]
+	body     *watchedBody   // nil: no request body to wait for. Never changed
+	conn     *knownConn     // nil: not known. Never changed
+	interval *flushInterval // nil: none
+	member   *member        // in the budget; nil: holds nothing yet, or there is none
+	rare     *rare          // nil: nothing of it
 }
 
 // response is what is known of the response, apart from its bytes' way down.
 type response struct {
-	header  http.Header // the handler's; nil until it asked
-	below   http.Header // the server's own map; nil until it was needed
-	status  int         // 0: WriteHeader has not been called, nothing written
-	length  int64       // the declared Content-Length, or -1
-	written int64       // body bytes the handler offered, refused ones included
+	head          bool // a HEAD request: no body goes out. Never changed
+	http1, http10 bool // never changed
+	fixed         bool // status and headers are those in below
+	headersSent   bool // they have gone to the server
+	holding       bool // HTTP/1.0: floor 2 waits for the end
+	fullDuplex    bool
+	hijacked      bool
+	closing       bool // Close, Abort or the return of the handler has begun
+	aborted       bool // it must not be taken for complete
+	cut           bool // a Write that had begun did not finish
+	ended         bool // the server's writer is not ours any more
+	serverEnded   bool // the server's context has ended
+	shared        bool // the handler has the server's own header map: see headerLocked
+	implicit      Mode
 
-	fixed       bool // status and headers are those in below
-	headersSent bool // they have gone to the server
-	holding     bool // HTTP/1.0: floor 2 waits for the end
-	fullDuplex  bool
-	hijacked    bool
-	closing     bool // Close, Abort or the return of the handler has begun
-	aborted     bool // it must not be taken for complete
-	cut         bool // a Write that had begun did not finish
-	ended       bool // the server's writer is not ours any more
-	serverEnded bool // the server's context has ended
+	refuse   error  // what a call from outside gets; nil: it may go on
+	fail     error  // the failure that sticks
+	lastPush error  // what the server's last flush said that does not stick
+	stack    *stack // of user-level buffers
 
-	fail     error // the failure that sticks
-	refuse   error // what a call from outside gets; nil: it may go on
-	refused  error // first bytes that the server did not take, without failing
-	closeErr error // what Close returns
-	panicked any   // from the carrier, for the handler's goroutine
+	status     int          // 0: WriteHeader has not been called, nothing written
+	length     int64        // the declared Content-Length, or -1
+	written    int64        // body bytes the handler offered, refused ones included
+	header     http.Header  // the handler's; nil until it asked
+	below      http.Header  // the fixed ones; nil until they were needed
+	asyncCalls atomic.Int32 // Flush calls without wait that are flushing a wrapper above
+}
 
-	implicit        Mode
-	asyncCalls      atomic.Int32 // Flush calls without wait that are flushing a wrapper above
-	handlerDeadline time.Time
-	serverDeadline  time.Time // when the server's WriteTimeout ends
-	cancel          context.CancelCauseFunc
-	member          *member     // in the budget; nil: holds nothing yet, or there is none
+// rare is what few responses ever have.
+type rare struct {
+	handlerDeadline time.Time   // set by SetWriteDeadline
+	serverDeadline  time.Time   // when the server's WriteTimeout ends
+	refused         error       // bytes that the server did not take, without failing; filters that failed at the end
+	panicked        any         // from the carrier, for the handler's goroutine
 	hooks           []closeHook // of handlers that joined
-	lastPush        error       // what the server's last flush said that does not stick
-	stats           Stats
+}
+
+// rareLocked returns f.rare for writing. For reading there is rarely.
+func (f *Flusher) rareLocked() *rare {
+	if f.rare == nil {
+		f.rare = new(rare)
+	}
+	return f.rare
+}
+
+var noRare rare
+
+// rarely returns f.rare for reading.
+func (f *Flusher) rarely() *rare {
+	if f.rare == nil {
+		return &noRare
+	}
+	return f.rare
 }
 
 type closeHook struct {
@@ -90,7 +112,7 @@ type closeHook struct {
 func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	f.cfg = cfg
 	f.srv = newServer(w, r)
-	f.cond.L = &f.mu
+	f.stack = &noStack
 	f.implicit = cfg.Implicit
 	f.length = -1
 	f.http1 = true
@@ -102,8 +124,9 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	}
 	f.holding = f.http10 && cfg.HTTP10Buffer > 0 && !f.head
 	f.async = cfg.Flush == Async || cfg.Implicit == Async || cfg.FlushInterval > 0
-	f.interval.d = cfg.FlushInterval
-	f.timeout.d = cfg.SendTimeout
+	if cfg.FlushInterval > 0 {
+		f.interval = &flushInterval{d: cfg.FlushInterval}
+	}
 	f.initTimeout()
 	if r != nil {
 		if known, ok := r.Context().Value(connKey{}).(*knownConn); ok {
@@ -131,7 +154,7 @@ func (f *Flusher) initTimeout() {
 		}
 	case absolute > 0:
 		f.timeout.d = 0
-		f.serverDeadline = time.Now().Add(absolute)
+		f.rareLocked().serverDeadline = time.Now().Add(absolute)
 	default:
 		f.timeout.d = defaultSendTimeout
 	}
@@ -149,7 +172,7 @@ func (f *Flusher) start(r *http.Request) {
 func (f *Flusher) join(cfg *config, r *http.Request) {
 	if cfg.OnClose != nil {
 		f.mu.Lock()
-		f.hooks = append(f.hooks, closeHook{cfg.OnClose, r})
+		f.rareLocked().hooks = append(f.rareLocked().hooks, closeHook{cfg.OnClose, r})
 		f.mu.Unlock()
 	}
 	if cfg.OnStart != nil {
@@ -216,7 +239,7 @@ func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 		n, err = throughLocked(f, p)
 	}
 	if n > 0 {
-		if f.interval.d > 0 {
+		if f.interval != nil {
 			f.watchIntervalLocked()
 			if f.bodyFirstLocked() && !f.held && f.dueLocked() {
 				f.workLocked() // the timer left it to us
@@ -236,7 +259,7 @@ func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 func (f *Flusher) grantLocked() {
 	f.q.credit = 0
 	if f.refuse != nil || !f.fixed || !bodyAllowed(f.status) || f.q.tail == nil && f.cfg.Budget != nil || f.stack.active() || f.length >= 0 || f.head || f.holding ||
-		f.implicit != Off || f.interval.d > 0 || f.penTakenLocked() {
+		f.implicit != Off || f.interval != nil || f.penTakenLocked() {
 		return
 	}
 	most := f.cfg.bufferSize - 1 // beyond, a write moves
@@ -528,8 +551,8 @@ func (f *Flusher) SetWriteDeadline(t time.Time) error {
 	if err := f.srv.deadline.SetWriteDeadline(t); err != nil {
 		return err
 	}
-	f.handlerDeadline = t
-	f.serverDeadline = time.Time{}
+	f.rareLocked().handlerDeadline = t
+	f.rare.serverDeadline = time.Time{}
 	if t.IsZero() && f.cfg.SendTimeout == 0 && f.timeout.d == 0 {
 		f.timeout.d = defaultSendTimeout
 	}
