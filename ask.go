@@ -41,16 +41,21 @@ func (f *Flusher) FlushError() error {
 // the background too. Before the request body has been read, headers go out on
 // the caller's goroutine instead; see [Flusher.EnableFullDuplex].
 func (f *Flusher) FlushAsync() error {
-	if f.quick.Load() {
-		f.asks.Add(1)
-		if f.quick.Load() {
-			return nil
-		}
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.kickLocked()
-		return f.refuse
+	if !f.quick.Load() {
+		return f.flushAsync()
 	}
+	f.asks.Add(1)
+	if f.quick.Load() {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.kickLocked()
+	return f.refuse
+}
+
+// flushAsync is FlushAsync where the short way is closed.
+func (f *Flusher) flushAsync() error {
 	start := false
 	f.mu.Lock()
 	defer func() {

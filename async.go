@@ -106,7 +106,7 @@ func (f *Flusher) waitLocked() {
 // waitBoundLocked is waitLocked for waits that must end on a server without
 // deadlines: once the send timeout has run out there, it returns ErrTimeout,
 // which does not stick. stalls is the count when the wait began.
-func (f *Flusher) waitBoundLocked(stalls int32) error {
+func (f *Flusher) waitBoundLocked(stalls int16) error {
 	if f.timeout.stalls != stalls {
 		return ErrTimeout
 	}

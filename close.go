@@ -139,6 +139,7 @@ func (f *Flusher) handRestLocked() {
 	f.held = true
 	defer f.releaseLocked()
 	f.timeout.closing = true
+	f.timeout.quiet = f.srv.ownHeader && f.stats.Bytes+int64(f.q.len) <= serverMeasures
 	for f.dueLocked() {
 		f.roundLocked()
 	}
@@ -163,6 +164,7 @@ func (f *Flusher) handRestLocked() {
 		f.sendHeadersLocked(false)
 		if f.srv.netHTTP && f.http1 && !f.http10 && f.length < 0 && f.hasPrefixedTrailersLocked() {
 			// A whole response would get a length instead of trailers.
+			f.timeout.quiet = false
 			f.pushLocked()
 		}
 		f.carryTrailersLocked()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -52,7 +53,16 @@ func (o ConnOptions) ConnContext(ctx context.Context, c net.Conn) context.Contex
 	if _, err := k.acked(); err != nil {
 		return ctx
 	}
-	return context.WithValue(ctx, connKey{}, &knownConn{k, &theWatcher})
+	return withConn(ctx, &knownConn{k, &theWatcher})
+}
+
+// connContextUsed spares responses the search for a connection that nobody has
+// made known.
+var connContextUsed atomic.Bool
+
+func withConn(ctx context.Context, k *knownConn) context.Context {
+	connContextUsed.Store(true)
+	return context.WithValue(ctx, connKey{}, k)
 }
 
 type connKey struct{}

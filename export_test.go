@@ -11,7 +11,7 @@ func BudgetHeld(b *Budget) int64 { return b.held.Load() }
 // WithAcked returns a context as ConnContext would, of a connection that has
 // had acked() bytes acknowledged.
 func WithAcked(ctx context.Context, acked func() int64) context.Context {
-	return context.WithValue(ctx, connKey{}, &knownConn{ackedConn(acked), new(watcher)})
+	return withConn(ctx, &knownConn{ackedConn(acked), new(watcher)})
 }
 
 type ackedConn func() int64

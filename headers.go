@@ -64,18 +64,22 @@ var headerMaps = sync.Pool{New: func() any { return make(http.Header) }}
 // writeHeaderLocked hands status and fixed headers to the server.
 func (f *Flusher) writeHeaderLocked() {
 	below := f.belowLocked() // now or never: the handler may ask for its headers while we write
-	if !f.shared {
+	if !f.srv.ownHeader {
 		f.callLocked(func() { f.srv.w.WriteHeader(f.status) })
 		return
 	}
-	var late http.Header // what the handler has changed since, for trailers
-	if !maps.EqualFunc(f.header, below, slices.Equal) {
-		late = make(http.Header)
+	// From here on WriteHeader is net/http's own, which only takes notes.
+	if !f.shared {
+		f.srv.w.WriteHeader(f.status)
+		return
+	}
+	if maps.EqualFunc(f.header, below, slices.Equal) {
+		f.srv.w.WriteHeader(f.status)
+	} else {
+		late := make(http.Header) // what the handler has changed since, for trailers
 		copyHeader(late, f.header)
 		copyHeader(f.header, below)
-	}
-	f.callLocked(func() { f.srv.w.WriteHeader(f.status) })
-	if late != nil {
+		f.srv.w.WriteHeader(f.status)
 		copyHeader(f.header, late)
 	}
 	clear(below)

@@ -103,7 +103,9 @@ func wrote(n, size int, err error) (int, error) {
 	return min(max(n, 0), size), err
 }
 
-func newServer(w http.ResponseWriter, r *http.Request) server {
+// newServer looks at the layers of w. by is what the request says of the
+// http.Server that it came through.
+func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 	s := server{w: w}
 	for layer := range layers(w) {
 		if s.flusher == nil {
@@ -124,7 +126,7 @@ func newServer(w http.ResponseWriter, r *http.Request) server {
 	if r != nil {
 		t := reflect.TypeOf(w)
 		s.ownHeader = t.String() == "*http.response" && t.Elem().PkgPath() == "net/http"
-		s.netHTTP = r.Context().Value(http.ServerContextKey) != nil
+		s.netHTTP = by != nil
 		s.takesInfo = s.netHTTP || r.Context().Value(http.LocalAddrContextKey) != nil
 	}
 	return s

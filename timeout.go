@@ -33,7 +33,8 @@ type sendTimeout struct {
 	calling bool          // a call of the server is under way
 	expired bool          // a call was ended by us
 	closing bool          // the response is ending: see beginSendLocked
-	stalls  int32         // times the timer ran out on a server without deadlines
+	quiet   bool          // and what is left stays with the server until we have returned
+	stalls  int16         // times the timer ran out on a server without deadlines
 	armed   time.Duration // when the connection's deadline was set while closing; 0: not
 
 	progress *progress // nil: only what the server takes is progress
@@ -52,7 +53,9 @@ func (f *Flusher) beginSendLocked() {
 		f.progressedLocked()
 	}
 	if closing {
-		f.setClosingDeadlineLocked(false)
+		if !t.quiet {
+			f.setClosingDeadlineLocked(false)
+		}
 		return
 	}
 	if t.d <= 0 || t.running {
@@ -158,11 +161,11 @@ func (f *Flusher) setClosingDeadlineLocked(last bool) {
 	if f.srv.deadline == nil || f.timeout.d <= 0 {
 		return
 	}
-	began := now()
+	at := time.Now()
+	began := at.Sub(epoch)
 	if f.timeout.armed > 0 && began-f.timeout.armed < f.timeout.d>>10 {
 		return // the one just set will do: setting it costs as much as a small response
 	}
-	at := time.Now()
 	t := at.Add(f.timeout.d)
 	if h := f.rarely().handlerDeadline; !h.IsZero() && h.Before(t) && !(last && h.Before(at)) {
 		return

@@ -110,8 +110,12 @@ type closeHook struct {
 }
 
 func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
+	var by any
+	if r != nil {
+		by = r.Context().Value(http.ServerContextKey)
+	}
 	f.cfg = cfg
-	f.srv = newServer(w, r)
+	f.srv = newServer(w, r, by)
 	f.stack = &noStack
 	f.implicit = cfg.Implicit
 	f.length = -1
@@ -127,8 +131,8 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	if cfg.FlushInterval > 0 {
 		f.interval = &flushInterval{d: cfg.FlushInterval}
 	}
-	f.initTimeout()
-	if r != nil {
+	f.initTimeout(by)
+	if r != nil && connContextUsed.Load() {
 		if known, ok := r.Context().Value(connKey{}).(*knownConn); ok {
 			f.conn = known
 			if f.http1 && f.srv.deadline != nil {
@@ -139,12 +143,10 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 }
 
 // initTimeout settles the send timeout with the server's own WriteTimeout.
-func (f *Flusher) initTimeout() {
+func (f *Flusher) initTimeout(by any) {
 	var absolute time.Duration
-	if f.srv.netHTTP {
-		if srv, ok := f.req.Context().Value(http.ServerContextKey).(*http.Server); ok {
-			absolute = srv.WriteTimeout
-		}
+	if srv, ok := by.(*http.Server); ok {
+		absolute = srv.WriteTimeout
 	}
 	switch d := f.cfg.SendTimeout; {
 	case d != 0:
@@ -203,6 +205,12 @@ func write[T []byte | string](f *Flusher, p T) (int, error) {
 		f.mu.Unlock()
 		return len(p), nil
 	}
+	return writeSlow(f, p)
+}
+
+// writeSlow is write where there is more to it than to append. It is called
+// with mu held and returns without.
+func writeSlow[T []byte | string](f *Flusher, p T) (int, error) {
 	defer f.mu.Unlock()
 	if f.stack.active() {
 		return writeStackLocked(f, p)
