@@ -1,7 +1,9 @@
 package flush_test
 
 import (
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -26,6 +28,99 @@ func documents(t *testing.T) map[string]string {
 		}
 	}
 	return texts
+}
+
+// A goBlock is a piece of Go in a document, from the line after its fence on.
+type goBlock struct {
+	line int
+	code string
+}
+
+func goBlocks(text string) []goBlock {
+	var blocks []goBlock
+	for _, m := range regexp.MustCompile("(?s)\n```go\n(.*?)```\n").FindAllStringSubmatchIndex(text, -1) {
+		blocks = append(blocks, goBlock{1 + strings.Count(text[:m[2]], "\n"), text[m[2]:m[3]]})
+	}
+	return blocks
+}
+
+// goCommand runs the go command in dir, without a network.
+func goCommand(t *testing.T, dir string, args ...string) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", args...)
+	cmd.Dir = dir
+	cmd.Env = append(os.Environ(), "GOPROXY=off", "GOWORK=off")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+}
+
+// taken is what the pieces of Go in a document take for granted.
+var taken = map[string]string{
+	"README.md": `mux *http.ServeMux, logging, compress func(http.Handler) http.Handler,
+		export, render func(http.ResponseWriter) error`,
+	"docs/migration.md": `srv *http.Server, rc *http.ResponseController, f *flush.Flusher,
+		c struct{ events chan string }, e string, drop func()`,
+}
+
+// Every piece of Go compiles inside a function that has what it takes for
+// granted, save for README's first one, which is a whole program.
+func TestDocumentSnippets(t *testing.T) {
+	root, err := filepath.Abs(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var src strings.Builder
+	src.WriteString(`package snippets
+
+import (
+	"bytes"
+	"fmt"
+	"log"
+	"net/http"
+	"time"
+
+	"github.com/fa492104/flush"
+)
+
+var (
+	_ = bytes.ToUpper
+	_ = fmt.Print
+	_ = log.Print
+	_ = time.Now
+	_ = flush.New
+)
+`)
+	for doc, text := range documents(t) {
+		blocks := goBlocks(text)
+		if len(blocks) != strings.Count(text, "```go") {
+			t.Errorf("%s has a piece of Go that is not found", doc)
+		}
+		if doc == "README.md" {
+			blocks = blocks[1:]
+		}
+		for _, b := range blocks {
+			result := ""
+			if strings.Contains(b.code, "\nreturn f.Close()") {
+				result = "error"
+			}
+			fmt.Fprintf(&src, "\nfunc _(w http.ResponseWriter, r *http.Request, %s) %s {\n//line %s:%d\n%s", taken[doc], result, doc, b.line, b.code)
+			for _, name := range []string{"handler", "opts"} {
+				if strings.HasPrefix(b.code, name+" := ") {
+					src.WriteString("_ = " + name + "\n")
+				}
+			}
+			src.WriteString("}\n")
+		}
+	}
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "snippets.go"), []byte(src.String()), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	goCommand(t, dir, "mod", "init", "snippets")
+	goCommand(t, dir, "mod", "edit", "-replace", "github.com/fa492104/flush="+root)
+	goCommand(t, dir, "mod", "tidy")
+	goCommand(t, dir, "vet", ".")
 }
 
 // Links within the repository lead somewhere.

@@ -8,32 +8,13 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/fa492104/flush"
 )
-
-// readmeBlocks returns the Go blocks of README.md.
-func readmeBlocks(t *testing.T) []string {
-	t.Helper()
-	text, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var blocks []string
-	for _, m := range regexp.MustCompile("(?s)\n```go\n(.*?)```\n").FindAllStringSubmatch(string(text), -1) {
-		blocks = append(blocks, m[1])
-	}
-	if len(blocks) == 0 {
-		t.Fatal("README.md has no Go block")
-	}
-	return blocks
-}
 
 // The first block is a whole program, and what the README says about building
 // it from a checkout works without a network.
@@ -42,7 +23,7 @@ func TestReadmeProgram(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	program := readmeBlocks(t)[0]
+	program := goBlocks(documents(t)["README.md"])[0].code
 	if n := strings.Count(program, "\n"); n > 25 {
 		t.Errorf("the first program has %d lines, want at most 25", n)
 	}
@@ -55,71 +36,6 @@ func TestReadmeProgram(t *testing.T) {
 	goCommand(t, dir, "mod", "tidy")
 	goCommand(t, dir, "vet", ".")
 	goCommand(t, dir, "build", "-o", os.DevNull, ".")
-}
-
-// The other blocks are parts of a program: they compile inside a function that
-// has what they take for granted.
-func TestReadmeSnippets(t *testing.T) {
-	root, err := filepath.Abs(".")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var src strings.Builder
-	src.WriteString(`package snippets
-
-import (
-	"bytes"
-	"fmt"
-	"log"
-	"net/http"
-	"time"
-
-	"github.com/fa492104/flush"
-)
-
-var (
-	_ = bytes.ToUpper
-	_ = fmt.Print
-	_ = log.Print
-	_ = time.Now
-	_ = flush.New
-
-	mux               *http.ServeMux
-	logging, compress func(http.Handler) http.Handler
-	export, render    func(http.ResponseWriter) error
-)
-`)
-	for _, block := range readmeBlocks(t)[1:] {
-		result := ""
-		if strings.Contains(block, "return f.Close()") {
-			result = "error"
-		}
-		src.WriteString("\nfunc _(w http.ResponseWriter, r *http.Request) " + result + " {\n" + block)
-		for _, name := range []string{"handler", "opts"} {
-			if strings.HasPrefix(block, name+" := ") {
-				src.WriteString("_ = " + name + "\n")
-			}
-		}
-		src.WriteString("}\n")
-	}
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "snippets.go"), []byte(src.String()), 0o666); err != nil {
-		t.Fatal(err)
-	}
-	goCommand(t, dir, "mod", "init", "snippets")
-	goCommand(t, dir, "mod", "edit", "-replace", "github.com/fa492104/flush="+root)
-	goCommand(t, dir, "mod", "tidy")
-	goCommand(t, dir, "vet", ".")
-}
-
-func goCommand(t *testing.T, dir string, args ...string) {
-	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "go", args...)
-	cmd.Dir = dir
-	cmd.Env = append(os.Environ(), "GOPROXY=off", "GOWORK=off")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("go %s: %v\n%s", strings.Join(args, " "), err, out)
-	}
 }
 
 // The table of profiles says what the profiles say.
