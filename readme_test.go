@@ -9,6 +9,9 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -36,6 +39,29 @@ func TestReadmeProgram(t *testing.T) {
 	goCommand(t, dir, "mod", "tidy")
 	goCommand(t, dir, "vet", ".")
 	goCommand(t, dir, "build", "-o", os.DevNull, ".")
+}
+
+// The table of options has every field, in order, with its type.
+func TestReadmeOptions(t *testing.T) {
+	_, text, _ := strings.Cut(documents(t)["README.md"], "\n## Options\n")
+	text, _, _ = strings.Cut(text, "\n## ")
+	rows := regexp.MustCompile(`(?m)^\| .*`).FindAllString(text, -1)
+	var got, want []string
+	for _, row := range rows[min(2, len(rows)):] {
+		cells := strings.Split(strings.Trim(row, "| "), " | ")
+		got = append(got, strings.Join(cells[:min(2, len(cells))], " "))
+		if len(cells) != 5 || slices.Contains(cells, "") {
+			t.Errorf("%s: %d cells, want 5, none of them empty", row, len(cells))
+		}
+	}
+	options := reflect.TypeFor[flush.Options]()
+	for i := range options.NumField() {
+		field := options.Field(i)
+		want = append(want, fmt.Sprintf("`%s` `%s`", field.Name, strings.ReplaceAll(field.Type.String(), "flush.", "")))
+	}
+	if !slices.Equal(got, want) {
+		t.Errorf("the table has\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+	}
 }
 
 // The table of profiles says what the profiles say.
