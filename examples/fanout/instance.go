@@ -22,6 +22,7 @@ const (
 	maxEvent = 8 << 10          // with its line breaks spelt out it fits into a Flusher
 	beat     = 15 * time.Second // between two signs of life
 	grace    = 5 * time.Second  // how long streams have to end
+	readers  = 64               // clients for whom the store is read at a time
 )
 
 var errStopping = errors.New("the server is stopping")
@@ -33,6 +34,7 @@ type instance struct {
 	js     jetstream.JetStream
 	events jetstream.Stream
 	live   jetstream.ConsumeContext
+	turns  chan struct{} // held while the store is read for a client
 	log    *log.Logger
 }
 
@@ -41,7 +43,12 @@ func newInstance(ctx context.Context, url string, replicas int, out io.Writer) (
 	if err != nil {
 		return nil, err
 	}
-	in := &instance{nc: nc, hub: hub{streams: make(map[*stream]struct{})}, log: log.New(out, "", 0)}
+	in := &instance{
+		hub:   hub{streams: make(map[*stream]struct{})},
+		nc:    nc,
+		turns: make(chan struct{}, readers),
+		log:   log.New(out, "", 0),
+	}
 	if err := in.follow(ctx, replicas); err != nil {
 		nc.Close()
 		return nil, err
@@ -70,34 +77,22 @@ func (in *instance) follow(ctx context.Context, replicas int) error {
 		return err
 	}
 	in.hub.last = info.State.LastSeq
-	next, err := in.from(ctx, in.hub.last+1)
+	next, err := in.events.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
+		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
+		OptStartSeq:   in.hub.last + 1,
+	})
 	if err != nil {
 		return err
 	}
 	in.live, err = next.Consume(func(m jetstream.Msg) {
-		if seq, ok := in.number(m); ok {
-			in.hub.broadcast(seq, m.Data())
+		meta, err := m.Metadata()
+		if err != nil {
+			in.log.Print(err)
+			return
 		}
+		in.hub.broadcast(meta.Sequence.Stream, m.Data())
 	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { in.log.Print(err) }))
 	return err
-}
-
-// from returns a consumer of the events from seq on, in order and without
-// gaps, over reconnections too.
-func (in *instance) from(ctx context.Context, seq uint64) (jetstream.Consumer, error) {
-	return in.events.OrderedConsumer(ctx, jetstream.OrderedConsumerConfig{
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:   seq,
-	})
-}
-
-func (in *instance) number(m jetstream.Msg) (uint64, bool) {
-	meta, err := m.Metadata()
-	if err != nil {
-		in.log.Print(err)
-		return 0, false
-	}
-	return meta.Sequence.Stream, true
 }
 
 // serve answers on ln until ctx ends, and then closes the instance.
@@ -184,6 +179,7 @@ func (in *instance) stream(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	s := &stream{f: f, drop: cancel}
+	f.FlushAsync() // the headers: the first event may be long in coming
 	last, err := strconv.ParseUint(r.Header.Get("Last-Event-ID"), 10, 64)
 	if err == nil {
 		s.cursor = last
@@ -196,53 +192,9 @@ func (in *instance) stream(w http.ResponseWriter, r *http.Request) {
 		in.hub.joinNow(s)
 	}
 	defer in.hub.leave(s)
-	f.FlushAsync() // the headers, if nothing else
 	<-ctx.Done()
 	if cause := context.Cause(ctx); errors.Is(cause, errSlow) {
 		in.log.Printf("%s: dropped with %d bytes: %v", r.RemoteAddr, f.Buffered(), cause)
 		f.Abort(cause) // what it holds is in the store
 	}
-}
-
-// catchUp brings the client up to date from the store and makes the stream a
-// live one. Here a slow client may take its time: only its handler waits.
-func (in *instance) catchUp(ctx context.Context, s *stream) error {
-	info, err := in.events.Info(ctx)
-	if err != nil {
-		return err
-	}
-	if s.cursor > info.State.LastSeq { // an id of another store
-		s.f.WriteString(gap)
-		s.cursor = info.State.LastSeq
-	}
-	if in.hub.join(s) {
-		return nil
-	}
-	stored, err := in.from(ctx, s.cursor+1)
-	if err != nil {
-		return err
-	}
-	msgs, err := stored.Messages()
-	if err != nil {
-		return err
-	}
-	defer msgs.Stop()
-	for !in.hub.join(s) {
-		m, err := msgs.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return err
-		}
-		seq, ok := in.number(m)
-		if !ok {
-			return errors.New("an event without a number")
-		}
-		if _, err := s.f.WriteString(s.format(seq, m.Data())); err != nil {
-			return err
-		}
-		if err := s.f.FlushAsync(); err != nil {
-			return err
-		}
-		s.cursor = seq
-	}
-	return nil
 }

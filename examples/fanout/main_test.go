@@ -38,6 +38,7 @@ func startMachine(t *testing.T, natsURL string) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
+	in.turns = make(chan struct{}, 1) // the fewest, so that clients have to wait for each other
 	m := &machine{in, "http://" + tcp.Addr().String() + "/", &listener{Listener: tcp}}
 	ctx, stop := context.WithCancel(context.Background())
 	ended := make(chan struct{})
@@ -338,6 +339,75 @@ func TestSlowClient(t *testing.T) {
 	}
 }
 
+// Clients that come back wait for a turn at the store. Live streams and those
+// that have missed nothing do not, and a client that does not read keeps none.
+func TestCatchUpsTakeTurns(t *testing.T) {
+	ctx := soon(t)
+	m := startMachine(t, natsServer(t))
+	connect := func(lastID string) *source {
+		s := &source{url: m.url, client: &http.Client{Transport: &http.Transport{}}, lastID: lastID}
+		s.connect(ctx)
+		t.Cleanup(s.client.CloseIdleConnections)
+		t.Cleanup(s.close)
+		return s
+	}
+	const stored, live = 100, 5 // far more than fits into the buffers on the way
+	event := func(i int) string { return fmt.Sprintf("%d %s", i, strings.Repeat("x", 8000)) }
+	post := func(i int) {
+		if err := publish(ctx, m.url, event(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	expect := func(s *source, i int) {
+		t.Helper()
+		if got, err := s.next(ctx); got != event(i) || err != nil {
+			t.Errorf("got %.20q, %v, want event %d", got, err, i)
+		}
+	}
+	for i := range stored {
+		post(i)
+	}
+	takeTurn := func() {
+		t.Helper()
+		select {
+		case m.turns <- struct{}{}:
+		case <-ctx.Done():
+			t.Fatal("the turn does not come back")
+		}
+	}
+
+	stalled := connect("0")
+	expect(stalled, 0) // and reads no further
+	takeTurn()
+
+	waiting, current := connect("0"), connect(fmt.Sprint(stored))
+	first := make(chan string, 1)
+	go func() {
+		data, _ := waiting.next(ctx)
+		first <- data
+	}()
+	for i := range live {
+		post(stored + i)
+		expect(current, stored+i)
+	}
+	select {
+	case got := <-first:
+		t.Fatalf("without a turn: %.20q", got)
+	default:
+	}
+	<-m.turns
+	if got := <-first; got != event(0) {
+		t.Errorf("got %.20q, want event 0", got)
+	}
+	for i := 1; i < stored+live; i++ {
+		expect(waiting, i)
+		expect(stalled, i)
+	}
+	if stalled.dials != 1 || waiting.dials != 1 {
+		t.Errorf("connected %d and %d times, want once", stalled.dials, waiting.dials)
+	}
+}
+
 // What the store has forgotten is not passed over in silence; nor is an id
 // that it never gave out.
 func TestGap(t *testing.T) {
@@ -367,6 +437,22 @@ func TestGap(t *testing.T) {
 			}
 		}
 		s.close()
+	}
+
+	if err := m.events.Purge(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s := &source{url: m.url, client: http.DefaultClient, lastID: "1"}
+	defer s.close()
+	for _, want := range []string{missing, "5"} {
+		if got, err := s.next(ctx); got != want || err != nil {
+			t.Errorf("after all was purged: got %q, %v, want %q", got, err, want)
+		}
+		if want == missing {
+			if err := publish(ctx, m.url, "5"); err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 
