@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -16,26 +15,28 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/fa492104/flush/flushtest"
 )
 
 const pace = 20 * time.Millisecond
 
 // A program is the proxy and its model in a synctest bubble.
 type program struct {
-	ln   *pipeListener
+	ln   *flushtest.Listener
 	out  *output
 	stop func() error // Ctrl-C
 }
 
 func start(t *testing.T, model http.Handler, out *output) *program {
 	t.Helper()
-	modelListener := newPipeListener()
+	modelListener := flushtest.Listen(4 << 10)
 	srv := &http.Server{Handler: model}
 	go srv.Serve(modelListener)
-	tr := &http.Transport{DialContext: modelListener.dial}
+	tr := &http.Transport{DialContext: modelListener.Dial}
 
 	ctx, interrupt := context.WithCancel(t.Context())
-	p := &program{ln: newPipeListener(), out: out}
+	p := &program{ln: flushtest.Listen(4 << 10), out: out}
 	ended := make(chan error, 1)
 	go func() { ended <- serve(ctx, p.ln, &url.URL{Scheme: "http", Host: "model"}, tr, out) }()
 	p.stop = func() error {
@@ -65,7 +66,7 @@ type client struct {
 
 func (p *program) ask(t *testing.T) *client {
 	t.Helper()
-	tr := &http.Transport{DialContext: p.ln.dial}
+	tr := &http.Transport{DialContext: p.ln.Dial}
 	req, err := http.NewRequestWithContext(t.Context(), "POST", "http://proxy/v1/chat/completions", strings.NewReader(`{"stream": true}`))
 	if err != nil {
 		t.Fatal(err)
@@ -234,7 +235,7 @@ func TestModelBreaks(t *testing.T) {
 func TestTooLarge(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := startFake(t)
-		tr := &http.Transport{DialContext: p.ln.dial}
+		tr := &http.Transport{DialContext: p.ln.Dial}
 		defer tr.CloseIdleConnections()
 		req, err := http.NewRequestWithContext(t.Context(), "POST", "http://proxy/", io.LimitReader(zeros{}, maxQuestion+1))
 		if err != nil {
@@ -300,42 +301,4 @@ func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.text.String()
-}
-
-// pipeListener hands in-memory connections to a server in a synctest bubble.
-type pipeListener struct {
-	conns  chan net.Conn
-	closed context.Context
-	close  context.CancelFunc
-}
-
-func newPipeListener() *pipeListener {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &pipeListener{make(chan net.Conn), ctx, cancel}
-}
-
-func (l *pipeListener) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	client, server := net.Pipe()
-	select {
-	case l.conns <- server:
-		return client, nil
-	case <-l.closed.Done():
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.closed.Done():
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
-
-func (l *pipeListener) Close() error {
-	l.close()
-	return nil
 }

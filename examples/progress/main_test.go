@@ -20,6 +20,8 @@ import (
 	"testing/fstest"
 	"testing/synctest"
 	"time"
+
+	"github.com/fa492104/flush/flushtest"
 )
 
 // hookFS calls a hook before each Read of a file.
@@ -380,8 +382,8 @@ func TestStopIsBounded(t *testing.T) {
 			}
 			return nil
 		}}
-		ln := newPipeListener()
-		tr := &http.Transport{DialContext: ln.dial}
+		ln := flushtest.Listen(4 << 10)
+		tr := &http.Transport{DialContext: ln.Dial}
 		defer tr.CloseIdleConnections()
 		ctx, interrupt := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
@@ -407,42 +409,4 @@ func TestStopIsBounded(t *testing.T) {
 		}
 		close(release)
 	})
-}
-
-// pipeListener hands in-memory connections to a server in a synctest bubble.
-type pipeListener struct {
-	conns  chan net.Conn
-	closed context.Context
-	close  context.CancelFunc
-}
-
-func newPipeListener() *pipeListener {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &pipeListener{make(chan net.Conn), ctx, cancel}
-}
-
-func (l *pipeListener) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	client, server := net.Pipe()
-	select {
-	case l.conns <- server:
-		return client, nil
-	case <-l.closed.Done():
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.closed.Done():
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
-
-func (l *pipeListener) Close() error {
-	l.close()
-	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"strconv"
 	"strings"
@@ -13,11 +12,13 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/fa492104/flush/flushtest"
 )
 
 // A program is the example at work in a synctest bubble.
 type program struct {
-	ln    *pipeListener
+	ln    *flushtest.Listener
 	stdin *io.PipeWriter
 	out   *output
 	stop  func() error // Ctrl-C
@@ -27,7 +28,7 @@ func start(t *testing.T) *program {
 	t.Helper()
 	ctx, interrupt := context.WithCancel(t.Context())
 	stdin, in := io.Pipe()
-	p := &program{ln: newPipeListener(), stdin: in, out: new(output)}
+	p := &program{ln: flushtest.Listen(4 << 10), stdin: in, out: new(output)}
 	ended := make(chan error, 1)
 	go func() { ended <- serve(ctx, p.ln, stdin, p.out) }()
 	p.stop = func() error {
@@ -62,7 +63,7 @@ type client struct {
 
 func (p *program) connect(t *testing.T, lastID string) *client {
 	t.Helper()
-	tr := &http.Transport{DialContext: p.ln.dial}
+	tr := &http.Transport{DialContext: p.ln.Dial}
 	req, err := http.NewRequestWithContext(t.Context(), "GET", "http://pipe/events", nil)
 	if err != nil {
 		t.Fatal(err)
@@ -282,7 +283,7 @@ func TestStop(t *testing.T) {
 func TestOtherRequests(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := start(t)
-		tr := &http.Transport{DialContext: p.ln.dial}
+		tr := &http.Transport{DialContext: p.ln.Dial}
 		defer tr.CloseIdleConnections()
 		for _, tt := range []struct {
 			method, path string
@@ -328,42 +329,4 @@ func (o *output) String() string {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	return o.text.String()
-}
-
-// pipeListener hands in-memory connections to a server in a synctest bubble.
-type pipeListener struct {
-	conns  chan net.Conn
-	closed context.Context
-	close  context.CancelFunc
-}
-
-func newPipeListener() *pipeListener {
-	ctx, cancel := context.WithCancel(context.Background())
-	return &pipeListener{make(chan net.Conn), ctx, cancel}
-}
-
-func (l *pipeListener) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	client, server := net.Pipe()
-	select {
-	case l.conns <- server:
-		return client, nil
-	case <-l.closed.Done():
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Accept() (net.Conn, error) {
-	select {
-	case c := <-l.conns:
-		return c, nil
-	case <-l.closed.Done():
-		return nil, net.ErrClosed
-	}
-}
-
-func (l *pipeListener) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "pipe"} }
-
-func (l *pipeListener) Close() error {
-	l.close()
-	return nil
 }
