@@ -241,19 +241,26 @@ func TestBesidePHP(t *testing.T) {
 					case p.commandLine:
 						want = headless(s.want)
 					}
-					theirs := want
-					if d := s.differs[p.original]; d != nil {
-						theirs = d
-						if slices.Equal(d, want) {
-							t.Error("the difference is none")
-						}
-					}
+					theirs := s.of(t, p.original, want)
 					t.Run("PHP", func(t *testing.T) { s.run(t, p.theirs(t), theirs) })
 					t.Run("Go", func(t *testing.T) { s.run(t, p.ours(t), want) })
 				})
 			}
 		})
 	}
+}
+
+// of is what the original does where this library does want.
+func (s scenario) of(t *testing.T, original string, want []string) []string {
+	t.Helper()
+	d := s.differs[original]
+	if d == nil {
+		return want
+	}
+	if slices.Equal(d, want) {
+		t.Error("the difference is none")
+	}
+	return d
 }
 
 // headless takes the status off.
@@ -302,20 +309,27 @@ func TestBesidePHPClientLeaves(t *testing.T) {
 		}
 		for side, at := range map[string]func(*testing.T) place{"PHP": p.theirs, "Go": p.ours} {
 			t.Run(p.name+" "+side, func(t *testing.T) {
-				r := newRun(t)
-				s := at(t).open(t, r, "w:one,f,p,l:2000:32768,p", ask{})
-				r.parked(t)
-				s.reach(func(v view) bool { return len(v.body) > 0 })
-				s.close()
-				r.goOn()
-				results := r.parked(t)
-				r.goOn()
-				if got := results[len(results)-1]; got != "client aborted" {
+				if got := clientLeaves(t, at(t)); got != "client aborted" {
 					t.Errorf("the handler was told %q", got)
 				}
 			})
 		}
 	}
+}
+
+// clientLeaves has a client that closes in the middle, and returns what the
+// handler is told at last.
+func clientLeaves(t *testing.T, p place) string {
+	t.Helper()
+	r := newRun(t)
+	s := p.open(t, r, "w:one,f,p,l:2000:32768,p", ask{})
+	r.parked(t)
+	s.reach(func(v view) bool { return len(v.body) > 0 })
+	s.close()
+	r.goOn()
+	results := r.parked(t)
+	r.goOn()
+	return results[len(results)-1]
 }
 
 // A luaScenario also has the results of the flushes at the last park.
@@ -500,28 +514,34 @@ var luaScenarios = []luaScenario{
 func TestBesideLua(t *testing.T) {
 	for _, s := range luaScenarios {
 		t.Run(s.name, func(t *testing.T) {
-			path, opts := "/lua", &flush.Options{SAPI: flush.OpenResty()}
+			path, opts := "/lua", flush.Options{}
 			if s.http10off {
 				path, opts.HTTP10Buffer = "/lua-http10-off", -1
 			}
-			t.Run("Lua", func(t *testing.T) {
+			for side, at := range luaPair(path, opts) {
 				want, results := s.want, s.results
-				if d := s.differs["ngx"]; d != nil {
-					want = d
+				if side == "Lua" {
+					want = s.of(t, "ngx", want)
+					if s.theirs != nil {
+						results = s.theirs
+					}
 				}
-				if s.theirs != nil {
-					results = s.theirs
-				}
-				if got := s.run(t, onNginx(t, path), want); !slices.Equal(got, results) {
-					t.Errorf("%s: results %q, want %q", s.script, got, results)
-				}
-			})
-			t.Run("Go", func(t *testing.T) {
-				if got := s.run(t, direct(t, opts), s.want); !slices.Equal(got, s.results) {
-					t.Errorf("%s: results %q, want %q", s.script, got, s.results)
-				}
-			})
+				t.Run(side, func(t *testing.T) {
+					if got := s.run(t, at(t), want); !slices.Equal(got, results) {
+						t.Errorf("%s: results %q, want %q", s.script, got, results)
+					}
+				})
+			}
 		})
+	}
+}
+
+// luaPair is ngx_http_lua and this library in the same place.
+func luaPair(path string, opts flush.Options) map[string]func(*testing.T) place {
+	opts.SAPI = flush.OpenResty()
+	return map[string]func(*testing.T) place{
+		"Lua": nginxRow(path),
+		"Go":  func(t *testing.T) place { return direct(t, &opts) },
 	}
 }
 
@@ -530,12 +550,7 @@ func TestBesideLua(t *testing.T) {
 // that: MaxPending. nginx has none.) Then the client gets every byte.
 func TestBesideLuaDoesNotWait(t *testing.T) {
 	const size = 32 << 20
-	for side, at := range map[string]func(*testing.T) place{
-		"Lua": nginxRow("/lua"),
-		"Go": func(t *testing.T) place {
-			return direct(t, &flush.Options{SAPI: flush.OpenResty(), MaxPending: 2 * size})
-		},
-	} {
+	for side, at := range luaPair("/lua", flush.Options{MaxPending: 2 * size}) {
 		t.Run(side, func(t *testing.T) {
 			r := newRun(t)
 			s := at(t).open(t, r, fmt.Sprintf("w:one,a,x:%d,a,p,w:two", size), ask{small: true})
@@ -554,12 +569,7 @@ func TestBesideLuaDoesNotWait(t *testing.T) {
 // SendTimeout. The flush that waits holds up nobody else: another request, to the
 // same worker of nginx, is answered meanwhile.
 func TestBesideLuaTimeout(t *testing.T) {
-	for side, at := range map[string]func(*testing.T) place{
-		"Lua": nginxRow("/lua-timeout"),
-		"Go": func(t *testing.T) place {
-			return direct(t, &flush.Options{SAPI: flush.OpenResty(), SendTimeout: 3 * time.Second})
-		},
-	} {
+	for side, at := range luaPair("/lua-timeout", flush.Options{SendTimeout: 3 * time.Second}) {
 		t.Run(side, func(t *testing.T) {
 			r := newRun(t)
 			s := at(t).open(t, r, "w:one,f,p,l:1024:65536,p", ask{small: true})
@@ -585,21 +595,10 @@ func TestBesideLuaTimeout(t *testing.T) {
 
 // TestBesideLuaClientLeaves has a client that closes in the middle.
 func TestBesideLuaClientLeaves(t *testing.T) {
-	for side, at := range map[string]func(*testing.T) place{
-		"Lua": nginxRow("/lua"),
-		"Go":  func(t *testing.T) place { return direct(t, &flush.Options{SAPI: flush.OpenResty()}) },
-	} {
+	for side, at := range luaPair("/lua", flush.Options{}) {
 		t.Run(side, func(t *testing.T) {
-			r := newRun(t)
-			s := at(t).open(t, r, "w:one,f,p,l:2000:32768,p", ask{})
-			r.parked(t)
-			s.reach(func(v view) bool { return len(v.body) > 0 })
-			s.close()
-			r.goOn()
-			results := r.parked(t)
-			r.goOn()
-			t.Log(results)
-			if got := results[len(results)-1]; got != "client aborted" && !(side == "Lua" && got == "nginx output filter error") {
+			got := clientLeaves(t, at(t))
+			if got != "client aborted" && !(side == "Lua" && got == "nginx output filter error") {
 				t.Errorf("the flush returned %q", got)
 			}
 		})
