@@ -1,10 +1,13 @@
 package compat_test
 
 import (
+	"io"
 	"log/slog"
 	"net/http"
 	"testing"
 
+	echo4 "github.com/labstack/echo/v4"
+	middleware4 "github.com/labstack/echo/v4/middleware"
 	"github.com/labstack/echo/v5"
 	"github.com/labstack/echo/v5/middleware"
 
@@ -12,8 +15,9 @@ import (
 )
 
 func echoRows() []subject {
-	row := func(name string, want cells, m ...echo.MiddlewareFunc) subject {
-		return subject{name: name, place: handler, want: want, serve: func(_ *testing.T, opts *flush.Options, run func(*session)) http.Handler {
+	type app func(run func(*session)) http.Handler
+	v5 := func(m ...echo.MiddlewareFunc) app {
+		return func(run func(*session)) http.Handler {
 			e := echo.New()
 			e.Logger = slog.New(slog.DiscardHandler)
 			e.Use(m...)
@@ -21,11 +25,34 @@ func echoRows() []subject {
 				run(plain(c.Response(), c.Request()))
 				return nil
 			})
-			return flush.NewHandler(e, opts)
+			return e
+		}
+	}
+	v4 := func(m ...echo4.MiddlewareFunc) app {
+		return func(run func(*session)) http.Handler {
+			e := echo4.New()
+			e.Logger.SetOutput(io.Discard)
+			e.Use(m...)
+			e.GET("/", func(c echo4.Context) error {
+				run(plain(c.Response(), c.Request()))
+				return nil
+			})
+			return e
+		}
+	}
+	row := func(name string, gzip bool, a app) subject {
+		want := cells{yes, yes, yes, yes, goneBoth, yes, yes, yes}
+		if gzip {
+			want[5] = laterWrite
+		}
+		return subject{name: name, place: handler, gzip: gzip, want: want, serve: func(_ *testing.T, opts *flush.Options, run func(*session)) http.Handler {
+			return flush.NewHandler(a(run), opts)
 		}}
 	}
-	bare := row("echo", cells{yes, yes, yes, yes, goneBoth, yes, yes, yes})
-	gz := row("echo with `middleware.Gzip`", cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes}, middleware.Gzip())
-	gz.gzip = true
-	return []subject{bare, gz}
+	return []subject{
+		row("echo v5", false, v5()),
+		row("echo v5 with `middleware.Gzip`", true, v5(middleware.Gzip())),
+		row("echo v4", false, v4()),
+		row("echo v4 with `middleware.Gzip`", true, v4(middleware4.Gzip())),
+	}
 }
