@@ -2,6 +2,7 @@ package flush_test
 
 import (
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -156,6 +157,41 @@ func TestDocumentNames(t *testing.T) {
 			if !regexp.MustCompile(strings.ReplaceAll(kinds[m[1]], "%s", m[2])).Match(api) {
 				t.Errorf("%s names %s, which does not exist", doc, m[0])
 			}
+		}
+	}
+}
+
+// CONTRIBUTING.md says why each function, type, constant, variable and method
+// is exported, and names none that is not. String needs no defence.
+func TestDocumentDefendsEveryName(t *testing.T) {
+	api, err := os.ReadFile("testdata/api.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const kit = "pkg flushtest, "
+	exported := map[string]bool{"String": true, kit + "String": true}
+	defended := maps.Clone(exported)
+	name := regexp.MustCompile(`(?m)^(` + kit + `)?(?:const|func|type|var|method \([^)]*\)) (\w+)`)
+	for _, m := range name.FindAllStringSubmatch(string(api), -1) {
+		exported[m[1]+m[2]] = true
+	}
+	_, text, _ := strings.Cut(documents(t)["CONTRIBUTING.md"], "\n## Exported names\n")
+	root, rest, _ := strings.Cut(text, "\nPackage flushtest")
+	for prefix, table := range map[string]string{"": root, kit: rest} {
+		for _, row := range regexp.MustCompile(`(?m)^\| (.*?) \|`).FindAllStringSubmatch(table, -1) {
+			for _, m := range regexp.MustCompile("`(\\w+)`").FindAllStringSubmatch(row[1], -1) {
+				defended[prefix+m[1]] = true
+			}
+		}
+	}
+	for n := range exported {
+		if !defended[n] {
+			t.Errorf("nothing says why %s is exported", n)
+		}
+	}
+	for n := range defended {
+		if !exported[n] {
+			t.Errorf("there is no %s", n)
 		}
 	}
 }
