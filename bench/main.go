@@ -27,12 +27,23 @@ func main() {
 	dir := flag.String("dir", "..", "where BENCHMARKS.md and docs are")
 	only := flag.String("only", "", "measure what matches this regular expression, and write nothing")
 	repeat := flag.Float64("x", 1, "how many times as many pairs to measure")
-	reader := flag.String("reader", "", "read the stream of the server at this address (the command runs itself so)")
-	http2 := flag.Bool("http2", false, "the reader speaks HTTP/2")
-	paced := flag.Bool("paced", false, "the reader measures paced events")
+	// What follows is for the processes that the command starts.
+	ask := flag.String("ask", "", "be a client that asks this address for responses")
+	stream := flag.String("stream", "", "be a client that reads one stream from this address")
+	upstream := flag.Bool("upstream", false, "be a server of events for a proxy")
+	http2 := flag.Bool("http2", false, "the client speaks HTTP/2")
+	gzip := flag.Bool("gzip", false, "the client accepts gzip")
+	paced := flag.Bool("paced", false, "the client measures paced events")
 	flag.Parse()
-	if *reader != "" {
-		readStream(*reader, *http2, *paced)
+	switch {
+	case *ask != "":
+		answerAsks(*ask, *gzip, *paced)
+		return
+	case *stream != "":
+		readStream(*stream, *http2)
+		return
+	case *upstream:
+		serveEvents()
 		return
 	}
 	match, err := regexp.Compile(*only)
@@ -61,7 +72,7 @@ func run(all []comparison, match *regexp.Regexp, short bool, repeat float64, dir
 		pairs = int(float64(pairs) * repeat)
 		limit := c.limit
 		if short {
-			limit = c.twice()
+			limit = c.ci
 		}
 		var r result
 		// Noise makes a figure worse far more often than better. A figure that

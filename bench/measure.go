@@ -25,6 +25,7 @@ type comparison struct {
 	// are reported for costs in nanoseconds as 1e9/cost.
 	rate   bool
 	limit  float64 // promised bound of the ratio; 0: none
+	ci     float64 // the bound at twice the margin, beyond which -short fails
 	delta  bool    // the figure is ours minus bare, not a ratio
 	allocs bool    // and no allocation per unit was promised
 }
@@ -35,17 +36,6 @@ func (c *comparison) better(a, b float64) bool {
 		return a > b
 	}
 	return a < b
-}
-
-// twice is the limit at twice its margin.
-func (c *comparison) twice() float64 {
-	switch {
-	case c.rate:
-		return c.limit / 2
-	case c.delta:
-		return c.limit * 2
-	}
-	return 1 + 2*(c.limit-1)
 }
 
 func (c *comparison) promise(limit float64) string {

@@ -1,49 +1,49 @@
 package main
 
 import (
-	"net/http"
 	"strconv"
+	"strings"
 	"time"
-
-	"github.com/fa492104/flush"
 )
 
-// paced sends an event every millisecond. The cost is how long after it was
-// written the client has it, at the given quantile.
-func paced(q float64) func() (lane, lane, func()) {
-	return func() (lane, lane, func()) {
-		open := func(wrap func(http.Handler) http.Handler, flushEvent func(w http.ResponseWriter)) (lane, func()) {
-			counts := make(chan int)
-			addr, stop := serve(wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				w.Header().Set("Content-Type", "text/event-stream")
-				tick := time.NewTicker(time.Millisecond)
-				defer tick.Stop()
-				var p []byte
-				for n := range counts {
-					for range n {
-						<-tick.C
-						p = append(p[:0], pacedPrefix...)
-						p = strconv.AppendInt(p, time.Now().UnixNano(), 10)
-						w.Write(append(p, "\n\n"...))
-						flushEvent(w)
-					}
-					<-tick.C
-					w.Write([]byte(reportLine + "\n"))
-					flushEvent(w)
-				}
-			})), nil)
-			r := startReader(addr, false, true)
-			return func(n int) float64 {
-					counts <- n
-					return quantile(r.latencies(), q)
-				}, func() {
-					close(counts)
-					r.stop()
-					stop()
-				}
+// paced has a contender send an event every millisecond, n in a response. The
+// cost is how long after it was written the client has it, at the given
+// quantile.
+func paced(c contender, q float64) (lane, func()) {
+	counts := make(chan int, 1)
+	addr, stop := listen(c.open(job{source: func(<-chan struct{}) func() (message, bool) {
+		n := <-counts
+		tick := time.NewTicker(time.Millisecond)
+		return func() (message, bool) {
+			if n == 0 {
+				tick.Stop()
+				return message{}, false
+			}
+			n--
+			<-tick.C
+			return newMessage(pacedPrefix + strconv.FormatInt(time.Now().UnixNano(), 10)), true
 		}
-		bare, stopBare := open(bareHandler, func(w http.ResponseWriter) { w.(http.Flusher).Flush() })
-		ours, stopOurs := open(ourHandler, func(w http.ResponseWriter) { w.(*flush.Flusher).FlushAsync() })
-		return bare, ours, both(stopBare, stopOurs)
+	}}), nil)
+	r := startReader("-ask", addr, "-paced")
+	return func(n int) float64 {
+		counts <- n
+		return quantile(r.ask().Latencies, q)
+	}, both(r.stop, stop)
+}
+
+func pacedP50(c contender) (lane, func()) { return paced(c, 0.5) }
+func pacedP99(c contender) (lane, func()) { return paced(c, 0.99) }
+
+// The events of a paced stream say when they were written.
+const pacedPrefix = "at "
+
+// latency is how long before arrived the event of this line was written.
+func latency(line string, arrived time.Time) (float64, bool) {
+	text, ok := strings.CutPrefix(line, eventPrefix+pacedPrefix)
+	if !ok {
+		return 0, false
 	}
+	at, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
+	check(err)
+	return float64(arrived.UnixNano() - at), true
 }

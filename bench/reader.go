@@ -2,14 +2,13 @@ package main
 
 import (
 	"bufio"
+	"encoding/json"
 	"fmt"
 	"io"
-	"log"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
-	"strconv"
-	"strings"
 	"time"
 )
 
@@ -18,45 +17,22 @@ import (
 type reader struct {
 	cmd *exec.Cmd
 	in  io.WriteCloser // open as long as the reader is wanted
-	out *bufio.Reader
+	out *json.Decoder
 }
 
-func startReader(addr string, http2, paced bool) *reader {
+// startReader runs this command with the given arguments.
+func startReader(args ...string) *reader {
 	self, err := os.Executable()
-	if err != nil {
-		log.Fatal(err)
-	}
-	r := &reader{cmd: exec.Command(self, "-reader", addr, "-http2="+strconv.FormatBool(http2), "-paced="+strconv.FormatBool(paced))}
+	check(err)
+	r := &reader{cmd: exec.Command(self, args...)}
 	r.cmd.Stderr = os.Stderr
-	if r.in, err = r.cmd.StdinPipe(); err != nil {
-		log.Fatal(err)
-	}
+	r.in, err = r.cmd.StdinPipe()
+	check(err)
 	out, err := r.cmd.StdoutPipe()
-	if err != nil {
-		log.Fatal(err)
-	}
-	r.out = bufio.NewReader(out)
-	if err := r.cmd.Start(); err != nil {
-		log.Fatal(err)
-	}
+	check(err)
+	r.out = json.NewDecoder(out)
+	check(r.cmd.Start())
 	return r
-}
-
-// latencies returns the next line of latencies, in nanoseconds.
-func (r *reader) latencies() []float64 {
-	line, err := r.out.ReadString('\n')
-	if err != nil {
-		log.Fatal(err)
-	}
-	var all []float64
-	for s := range strings.FieldsSeq(line) {
-		v, err := strconv.ParseFloat(s, 64)
-		if err != nil {
-			log.Fatal(err)
-		}
-		all = append(all, v)
-	}
-	return all
 }
 
 func (r *reader) stop() {
@@ -64,54 +40,80 @@ func (r *reader) stop() {
 	r.cmd.Wait()
 }
 
-// The events of a paced stream say when they were written; reportLine asks for
-// the latencies since the last one.
-const (
-	pacedPrefix = "data: at "
-	reportLine  = "data: report\n"
-)
+// An answer is what a reader says of a response.
+type answer struct {
+	Elapsed   float64   // from the request to the last byte, in nanoseconds
+	Bytes     int64     // of the body
+	Latencies []float64 // of paced events, in nanoseconds
+}
 
-// readStream reads a stream to its end, or until standard input ends. It writes
-// the latencies of paced events to standard output when asked to.
-func readStream(addr string, http2, paced bool) {
+// ask has the reader ask for a response.
+func (r *reader) ask() (a answer) {
+	_, err := fmt.Fprintln(r.in)
+	check(err)
+	check(r.out.Decode(&a))
+	return a
+}
+
+// answerAsks is the reader that asks for a response at each line of its
+// standard input.
+func answerAsks(addr string, zipped, paced bool) {
+	c, err := net.Dial("tcp", addr)
+	check(err)
+	request := requestText
+	if zipped {
+		request = gzipRequestText
+	}
+	br, out := bufio.NewReaderSize(c, 256<<10), json.NewEncoder(os.Stdout)
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		var a answer
+		began := time.Now()
+		_, err := io.WriteString(c, request)
+		check(err)
+		res, err := http.ReadResponse(br, nil)
+		check(err)
+		if paced {
+			a.Latencies = latencies(res.Body)
+		} else {
+			a.Bytes, err = io.Copy(io.Discard, res.Body)
+			check(err)
+		}
+		a.Elapsed = float64(time.Since(began))
+		check(out.Encode(a))
+	}
+}
+
+// latencies reads a stream of paced events to its end.
+func latencies(body io.Reader) []float64 {
+	var all []float64
+	for lines := bufio.NewScanner(body); lines.Scan(); {
+		if d, ok := latency(lines.Text(), time.Now()); ok {
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// readStream is the reader that reads one stream to its end, or until its
+// standard input ends.
+func readStream(addr string, http2 bool) {
 	go func() {
 		io.Copy(io.Discard, os.Stdin)
 		os.Exit(0)
 	}()
-	var body io.Reader
+	body := io.Reader(nil)
 	if http2 {
 		p := new(http.Protocols)
 		p.SetUnencryptedHTTP2(true)
 		res, err := (&http.Client{Transport: &http.Transport{Protocols: p}}).Get("http://" + addr)
-		if err != nil {
-			log.Fatal(err)
-		}
+		check(err)
 		body = res.Body
 	} else {
 		body = dial(addr)
 	}
-	buf := make([]byte, 256<<10)
-	var latencies []string
-	for {
-		n, err := body.Read(buf)
-		arrived := time.Now()
-		if err != nil {
+	for buf := make([]byte, 256<<10); ; {
+		if _, err := body.Read(buf); err != nil {
 			return
-		}
-		if !paced {
-			continue
-		}
-		for line := range strings.Lines(string(buf[:n])) {
-			if text, ok := strings.CutPrefix(line, pacedPrefix); ok {
-				at, err := strconv.ParseInt(strings.TrimSpace(text), 10, 64)
-				if err != nil {
-					log.Fatal(err)
-				}
-				latencies = append(latencies, strconv.FormatInt(arrived.UnixNano()-at, 10))
-			} else if line == reportLine {
-				fmt.Println(strings.Join(latencies, " "))
-				latencies = latencies[:0]
-			}
 		}
 	}
 }

@@ -1,0 +1,55 @@
+package main
+
+import (
+	"encoding/json"
+	"net/http"
+	"os"
+	"os/exec"
+
+	"github.com/fa492104/flush"
+)
+
+// proxiedTokens sends events as fast as they come from a server in a process
+// of its own, through an unchanged ReverseProxy, to a client in another.
+func proxiedTokens() (bare, ours lane, shut func()) {
+	upstream, stopUpstream := startUpstream()
+	open := func(wrap func(http.Handler) http.Handler) (lane, func()) {
+		return answered(httpServer(wrap(reverseProxy(upstream, nil))), burstEvents)
+	}
+	bare, stopBare := open(bareHandler)
+	ours, stopOurs := open(func(h http.Handler) http.Handler {
+		return flush.NewHandler(h, &flush.Options{Flush: flush.Async})
+	})
+	return bare, ours, func() {
+		stopBare()
+		stopOurs()
+		stopUpstream()
+	}
+}
+
+// startUpstream runs this command as a server of events, and returns its
+// address.
+func startUpstream() (addr string, stop func()) {
+	self, err := os.Executable()
+	check(err)
+	cmd := exec.Command(self, "-upstream")
+	cmd.Stderr = os.Stderr
+	in, err := cmd.StdinPipe()
+	check(err)
+	out, err := cmd.StdoutPipe()
+	check(err)
+	check(cmd.Start())
+	check(json.NewDecoder(out).Decode(&addr))
+	return addr, func() {
+		in.Close()
+		cmd.Wait()
+	}
+}
+
+// serveEvents is the upstream: it answers until its standard input ends.
+func serveEvents() {
+	addr, stop := listen(netHTTP.open(job{source: repeated(event, burstEvents)}), nil)
+	defer stop()
+	check(json.NewEncoder(os.Stdout).Encode(addr))
+	os.Stdin.Read(make([]byte, 1))
+}
