@@ -1,10 +1,10 @@
-// Command bench measures this library beside plain net/http and writes the
-// table and the figures of BENCHMARKS.md.
+// Command bench measures this library beside plain net/http and beside other
+// ways to stream, and writes the tables of BENCHMARKS.md and the picture.
 //
-// Each comparison has two lanes that do the same work, one bare and one
-// through the library, on streams that stay open. They take turns, a short
-// slice each, so that what else the machine does hits both. The figure is the
-// median of the ratios of the pairs, not the ratio of two medians.
+// Each comparison has two lanes that do the same work, on streams that stay
+// open. They take turns, a short slice each, so that what else the machine does
+// hits both. The figure is the median of the ratios of the pairs, not the ratio
+// of two medians.
 //
 //	go run .          everything, and write ../BENCHMARKS.md and ../docs
 //	go run . -short   under a minute: fail if a figure is beyond twice its margin
@@ -47,63 +47,39 @@ func main() {
 		return
 	}
 	match, err := regexp.Compile(*only)
-	if err != nil {
-		log.Fatal(err)
-	}
+	check(err)
 	began := time.Now()
-	if !run(comparisons, match, *short, *repeat, *dir) {
-		os.Exit(1)
+	missed := 0
+	if *short {
+		missed = checkPromises(comparisons, match, *repeat)
+	} else {
+		results, rivals := measureAll(comparisons, match, *repeat), measureAll(rivalries(), match, *repeat)
+		if *only == "" {
+			check(writeReport(filepath.Join(*dir, "BENCHMARKS.md"), results, rivals))
+			check(os.WriteFile(filepath.Join(*dir, "docs", "bench.svg"), picture(rivals), 0o666))
+		}
+		for _, r := range results {
+			missed += r.misses(r.limit)
+		}
 	}
 	fmt.Printf("%s in %.0f s\n", runtime.Version(), time.Since(began).Seconds())
+	if missed > 0 {
+		fmt.Printf("%d promised figures missed\n", missed)
+		os.Exit(1)
+	}
 }
 
-// run measures and reports, and says whether every promise was kept.
-func run(all []comparison, match *regexp.Regexp, short bool, repeat float64, dir string) bool {
+// measureAll measures what matches.
+func measureAll(all []comparison, match *regexp.Regexp, repeat float64) []result {
 	var results []result
-	kept := true
 	for _, c := range all {
-		if !match.MatchString(c.name) || short && c.limit == 0 {
+		if !match.MatchString(c.name) {
 			continue
 		}
-		pairs := c.pairs
-		if short {
-			pairs = max(c.pairs/8, 10)
-		}
-		pairs = int(float64(pairs) * repeat)
-		limit := c.limit
-		if short {
-			limit = c.ci
-		}
-		var r result
-		// Noise makes a figure worse far more often than better. A figure that
-		// is beyond its limit has more tries.
-		for range 5 {
-			got := measure(c, pairs)
-			if r.pairs == 0 || c.better(got.ratio, r.ratio) {
-				r = got
-			}
-			if c.limit == 0 || !c.better(limit, r.ratio) {
-				break
-			}
-		}
+		r := measure(c, max(int(float64(c.pairs)*repeat), 1))
+		r.tidy()
 		fmt.Println(r.line())
-		if c.limit != 0 && c.better(limit, r.ratio) || c.allocs && r.allocs >= 0.01 {
-			kept = false
-			fmt.Printf("  BEYOND %s\n", c.promise(limit))
-		}
 		results = append(results, r)
 	}
-	if short || match.String() != "" {
-		return kept
-	}
-	for i := range results {
-		results[i].tidy()
-	}
-	if err := writeReport(filepath.Join(dir, "BENCHMARKS.md"), results); err != nil {
-		log.Fatal(err)
-	}
-	if err := writeFigures(filepath.Join(dir, "docs"), results); err != nil {
-		log.Fatal(err)
-	}
-	return kept
+	return results
 }

@@ -17,6 +17,7 @@ type comparison struct {
 	unit string // of the medians
 
 	pairs int    // how many
+	short int    // how many of them to check what was promised
 	n     [2]int // groups of work in one slice of the bare lane and of ours
 	size  int    // units of work in a group of ours, if allocs
 	open  func() (bare, ours lane, shut func())
@@ -36,18 +37,6 @@ func (c *comparison) better(a, b float64) bool {
 		return a > b
 	}
 	return a < b
-}
-
-func (c *comparison) promise(limit float64) string {
-	switch {
-	case c.rate:
-		return fmt.Sprintf("at least %.3g×", limit)
-	case c.delta && limit < 1:
-		return "none more"
-	case c.delta:
-		return fmt.Sprintf("at most %.4g %s more", limit, c.unit)
-	}
-	return fmt.Sprintf("at most %.2f×", limit)
 }
 
 // A result is what was measured of a comparison.

@@ -1,44 +1,54 @@
 package main
 
 import (
-	"bytes"
-	"errors"
 	"fmt"
-	"io/fs"
 	"os"
-	"path/filepath"
+	"regexp"
 	"runtime"
+	"runtime/debug"
 	"strings"
 )
 
-const (
-	beginMark = "<!-- made by bench: begin -->"
-	endMark   = "<!-- made by bench: end -->"
-)
-
-// writeReport puts the table between the marks of the file, or at its end.
-func writeReport(name string, results []result) error {
-	old, err := os.ReadFile(name)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+// writeReport puts the two tables between their marks in the file.
+func writeReport(name string, results, rivals []result) error {
+	text, err := os.ReadFile(name)
+	if err != nil {
 		return err
 	}
-	before, rest, ok := bytes.Cut(old, []byte(beginMark))
-	var after []byte
-	if ok {
-		_, after, _ = bytes.Cut(rest, []byte(endMark))
-	} else {
-		after = []byte("\n")
+	out := string(text)
+	for mark, table := range map[string]string{"made by bench": promisesTable(results), "made by bench, others": othersTable(rivals)} {
+		if out, err = between(out, mark, table); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
+		}
 	}
+	return os.WriteFile(name, []byte(out), 0o666)
+}
+
+// between replaces what is between the marks of that name.
+func between(text, mark, table string) (string, error) {
+	begin, end := "<!-- "+mark+": begin -->\n", "<!-- "+mark+": end -->"
+	before, rest, ok := strings.Cut(text, begin)
+	_, after, closed := strings.Cut(rest, end)
+	if !ok || !closed {
+		return "", fmt.Errorf("no marks %q", mark)
+	}
+	return before + begin + table + end + after, nil
+}
+
+func machine() string {
+	return fmt.Sprintf("Made by `cd bench && go run .` with %s on %s/%s, %d CPUs.", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+}
+
+// promisesTable has a line for each comparison with net/http.
+func promisesTable(results []result) string {
 	var b strings.Builder
-	b.Write(before)
-	fmt.Fprintf(&b, "%s\n", beginMark)
-	fmt.Fprintf(&b, "Made by `cd bench && go run .` with %s on %s/%s, %d CPUs.\n\n", runtime.Version(), runtime.GOOS, runtime.GOARCH, runtime.NumCPU())
+	fmt.Fprintf(&b, "%s\n\n", machine())
 	b.WriteString("| | | net/http | flush | flush ÷ net/http | quartiles | promised | pairs |\n")
 	b.WriteString("| --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, r := range results {
 		promised := ""
 		if r.limit != 0 {
-			promised = r.promise(r.limit)
+			promised = r.bound(r.limit)
 		}
 		what := r.what
 		if r.comparison.allocs {
@@ -48,16 +58,81 @@ func writeReport(name string, results []result) error {
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s … %s | %s | %d |\n", r.name, what, r.value(r.bare), r.value(r.ours),
 			r.figure(r.ratio), r.figure(r.low), r.figure(r.high), promised, r.pairs)
 	}
-	b.WriteString(endMark)
-	b.Write(after)
-	return os.WriteFile(name, []byte(b.String()), 0o666)
+	return b.String()
+}
+
+// othersTable has a row for each contender and a column for each kind of work,
+// and says below how each was used.
+func othersTable(rivals []result) string {
+	cells := make(map[string]result)
+	for _, r := range rivals {
+		cells[r.name] = r
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s\n%s.\n\n|", machine(), strings.Join(versions(), ", "))
+	for _, col := range columns {
+		fmt.Fprintf(&b, " | %s", col.head)
+	}
+	fmt.Fprintf(&b, " |\n| --- |%s\n", strings.Repeat(" --- |", len(columns)))
+	for _, c := range contenders {
+		fmt.Fprintf(&b, "| %s", c.name)
+		for _, col := range columns {
+			r, ok := cells[cellName(col, c)]
+			cell := "–"
+			switch {
+			case ok && r.delta:
+				cell = r.value(r.ours)
+			case ok:
+				cell = fmt.Sprintf("%s (%s)", r.value(r.ours), r.figure(r.ratio))
+			}
+			fmt.Fprintf(&b, " | %s", cell)
+		}
+		b.WriteString(" |\n")
+	}
+	b.WriteString("\nHow each sends an event, and what stands out:\n\n")
+	for _, c := range contenders {
+		fmt.Fprintf(&b, "- **%s**: %s.", c.name, c.how)
+		if c.gzip != "" {
+			fmt.Fprintf(&b, " Gzip: %s.", c.gzip)
+		}
+		for _, col := range columns {
+			if why := col.why(c); why != "" {
+				fmt.Fprintf(&b, " –: it %s.", why)
+			}
+		}
+		if c.note != "" {
+			fmt.Fprintf(&b, " %s", c.note)
+		}
+		b.WriteString("\n")
+	}
+	return b.String()
+}
+
+// versions are those of the modules that the contenders come from.
+func versions() []string {
+	named := regexp.MustCompile(`/(gin|echo|chi|fasthttp|go-sse|compress)(/v\d+)?$|/(gin-contrib/gzip)$`)
+	var all []string
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range info.Deps {
+			if named.MatchString(m.Path) {
+				all = append(all, strings.TrimPrefix(m.Path, "github.com/")+" "+m.Version)
+			}
+		}
+	}
+	return all
 }
 
 // value writes a median with its unit.
 func (r *result) value(v float64) string {
 	switch {
+	case r.unit == "events/s" && v >= 1e6:
+		return fmt.Sprintf("%.3g M/s", v/1e6)
+	case r.unit == "events/s":
+		return fmt.Sprintf("%.3g k/s", v/1e3)
+	case r.unit == "B":
+		return fmt.Sprintf("%.0f B", v)
 	case r.unit != "ns":
-		return strings.TrimSpace(fmt.Sprintf("%.4g %s", v, r.unit))
+		return fmt.Sprintf("%.2g", v)
 	case v >= 1e6:
 		return fmt.Sprintf("%.3g ms", v/1e6)
 	case v >= 1e3:
@@ -86,71 +161,4 @@ func (r *result) tidy() {
 			*v = 0
 		}
 	}
-}
-
-// writeFigures draws events per second and latency.
-func writeFigures(dir string, results []result) error {
-	if err := os.MkdirAll(dir, 0o777); err != nil {
-		return err
-	}
-	rates := figure{title: "Small events flushed one by one, per second (more is better)", unit: func(v float64) string {
-		if v >= 1e6 {
-			return fmt.Sprintf("%.1f million", v/1e6)
-		}
-		return fmt.Sprintf("%.0f 000", v/1e3)
-	}}
-	waits := figure{title: "From the write of an event to the client, microseconds (less is better)", unit: func(v float64) string { return fmt.Sprintf("%.1f", v/1e3) }}
-	for _, r := range results {
-		switch {
-		case r.rate:
-			name := map[string]string{"burst": "HTTP/1.1", "HTTP/2 burst": "HTTP/2"}[r.name]
-			rates.bars = append(rates.bars, bar{name + ", net/http: Write, Flush", r.bare, false}, bar{name + ", flush: Write, FlushAsync", r.ours, true})
-		case strings.HasPrefix(r.name, "paced"):
-			q := strings.TrimPrefix(r.name, "paced, ")
-			waits.bars = append(waits.bars, bar{q + ", net/http: Flush", r.bare, false}, bar{q + ", flush: FlushAsync", r.ours, true})
-		}
-	}
-	return errors.Join(
-		os.WriteFile(filepath.Join(dir, "bench-events.svg"), rates.svg(), 0o666),
-		os.WriteFile(filepath.Join(dir, "bench-latency.svg"), waits.svg(), 0o666))
-}
-
-// A figure is a bar chart.
-type figure struct {
-	title string
-	unit  func(float64) string
-	bars  []bar
-}
-
-type bar struct {
-	name  string
-	value float64
-	ours  bool
-}
-
-func (f *figure) svg() []byte {
-	const width, left, right, line, top = 760, 250, 110, 30, 46
-	most := 0.0
-	for _, b := range f.bars {
-		most = max(most, b.value)
-	}
-	var out bytes.Buffer
-	height := top + line*len(f.bars) + 14
-	fmt.Fprintf(&out, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" font-family="system-ui, sans-serif" font-size="14">`+"\n", width, height, width, height)
-	fmt.Fprintf(&out, `<title>%s</title>`+"\n", f.title)
-	fmt.Fprintf(&out, `<rect width="%d" height="%d" fill="#ffffff"/>`+"\n", width, height)
-	fmt.Fprintf(&out, `<text x="16" y="28" font-size="16" font-weight="600" fill="#1f2328">%s</text>`+"\n", f.title)
-	for i, b := range f.bars {
-		y := top + line*i
-		fill := "#8c959f"
-		if b.ours {
-			fill = "#0969da"
-		}
-		size := b.value / most * (width - left - right)
-		fmt.Fprintf(&out, `<text x="%d" y="%d" text-anchor="end" fill="#1f2328">%s</text>`+"\n", left-10, y+17, b.name)
-		fmt.Fprintf(&out, `<rect x="%d" y="%d" width="%.1f" height="20" rx="3" fill="%s"/>`+"\n", left, y+2, max(size, 1), fill)
-		fmt.Fprintf(&out, `<text x="%.1f" y="%d" fill="#1f2328">%s</text>`+"\n", left+max(size, 1)+8, y+17, f.unit(b.value))
-	}
-	out.WriteString("</svg>\n")
-	return out.Bytes()
 }
