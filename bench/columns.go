@@ -1,15 +1,20 @@
 package main
 
+import (
+	"fmt"
+	"regexp"
+)
+
 // columns are those of the second table. Each has every contender measured
 // beside net/http.
 var columns = []column{
-	{comparison{name: "burst", unit: "events/s", rate: true, pairs: 20, n: [2]int{1, 1}}, "burst of 20 000 events", burst},
+	{comparison{name: "burst", unit: "events/s", rate: true, pairs: 40, n: [2]int{1, 1}}, "burst of 20 000 events", burst},
 	{comparison{name: "paced, p50", unit: "ns", pairs: 20, n: [2]int{50, 50}}, "an event a millisecond, p50", pacedP50},
-	{comparison{name: "paced, p99", unit: "ns", pairs: 10, n: [2]int{200, 200}}, "the same, p99", pacedP99},
-	{comparison{name: "slow client", unit: "ns", pairs: 10, n: [2]int{1, 1}}, "slow client: handler held", slow},
-	{comparison{name: "idle heap", unit: "B", delta: true, pairs: 3, n: [2]int{1000, 1000}}, "idle stream: heap", idleHeap},
-	{comparison{name: "idle goroutines", delta: true, pairs: 3, n: [2]int{1000, 1000}}, "idle stream: goroutines", idleGoroutines},
-	{comparison{name: "gzip", unit: "events/s", rate: true, pairs: 20, n: [2]int{1, 1}}, "burst of 5000 events in gzip", zipped},
+	{comparison{name: "paced, p99", unit: "ns", pairs: 20, n: [2]int{100, 100}}, "the same, p99", pacedP99},
+	{comparison{name: "slow client", unit: "ns", pairs: 10, n: [2]int{1, 1}}, "slow client, handler held", slow},
+	{comparison{name: "idle heap", unit: "B", delta: true, pairs: 3, n: [2]int{1000, 1000}}, "idle stream, heap", idleHeap},
+	{comparison{name: "idle goroutines", delta: true, pairs: 3, n: [2]int{1000, 1000}}, "idle stream, goroutines", idleGoroutines},
+	{comparison{name: "gzip", unit: "events/s", rate: true, pairs: 40, n: [2]int{1, 1}}, "burst of 5000 events in gzip", zipped},
 }
 
 type column struct {
@@ -18,29 +23,26 @@ type column struct {
 	open func(contender) (lane, func())
 }
 
-// why says why a contender has no figure here; "" if it has one.
-func (col *column) why(c contender) string {
-	if col.name == "gzip" && c.gzip == "" {
-		return "has no gzip of its own"
-	}
-	return ""
-}
-
-// rivalries are the comparisons of the second table. That of net/http with
-// itself shows how far the others can be trusted.
-func rivalries() []comparison {
-	var all []comparison
+// measureColumns measures the second table, column by column. The comparison
+// of net/http with itself shows how far the others can be trusted.
+func measureColumns(match *regexp.Regexp, repeat float64) []result {
+	var results []result
 	for _, col := range columns {
+		var all []comparison
 		for _, c := range contenders {
-			if col.why(c) != "" {
-				continue
-			}
 			r := col.comparison
-			r.name, r.open = cellName(col, c), pair(netHTTP, c, col.open)
-			all = append(all, r)
+			r.name, r.open = cellName(col.name, c), pair(netHTTP, c, col.open)
+			if match.MatchString(r.name) && (col.name != "gzip" || c.gzip != "") {
+				all = append(all, r)
+			}
+		}
+		for _, r := range measureTogether(all, max(int(float64(col.pairs)*repeat), 1)) {
+			r.tidy()
+			fmt.Println(r.line())
+			results = append(results, r)
 		}
 	}
-	return all
+	return results
 }
 
-func cellName(col column, c contender) string { return col.name + ": " + c.name }
+func cellName(column string, c contender) string { return column + ": " + c.name }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"bufio"
+	"io"
+	"log"
 
 	"github.com/valyala/fasthttp"
 )
@@ -15,7 +17,7 @@ var fast = contender{
 	name: "fasthttp",
 	how:  "`SetBodyStreamWriter`, and `Flush` of its bufio.Writer after each `Write`",
 	gzip: "its `CompressHandler`",
-	note: "Its Flush hands over to another goroutine and returns; up to four events wait there. It does not tell a handler that the client has gone.",
+	note: "Its Flush hands over to another goroutine and returns; up to four events wait there, and are gathered. It does not tell a handler that the client has gone.",
 	open: func(j job) server {
 		h := func(c *fasthttp.RequestCtx) {
 			c.SetContentType("text/event-stream")
@@ -31,6 +33,6 @@ var fast = contender{
 		if j.gzip {
 			h = fasthttp.CompressHandlerLevel(h, fasthttp.CompressDefaultCompression)
 		}
-		return fastServer{&fasthttp.Server{Handler: h}}
+		return fastServer{&fasthttp.Server{Handler: h, Logger: log.New(io.Discard, "", 0)}}
 	},
 }

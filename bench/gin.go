@@ -44,7 +44,7 @@ var gins = []contender{
 	},
 	{
 		name: "gin in flush",
-		how:  "the same in `flush.NewHandler` with `Options{Flush: flush.Async}`",
+		how:  "gin's, in `flush.NewHandler` with `Options{Flush: flush.Async}`",
 		gzip: "the Gzip filter",
 		ours: true,
 		open: func(j job) server { return httpServer(flush.NewHandler(ginEngine(j), j.options(flush.Async))) },

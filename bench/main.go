@@ -53,10 +53,10 @@ func main() {
 	if *short {
 		missed = checkPromises(comparisons, match, *repeat)
 	} else {
-		results, rivals := measureAll(comparisons, match, *repeat), measureAll(rivalries(), match, *repeat)
+		results, others := measureAll(comparisons, match, *repeat), measureColumns(match, *repeat)
 		if *only == "" {
-			check(writeReport(filepath.Join(*dir, "BENCHMARKS.md"), results, rivals))
-			check(os.WriteFile(filepath.Join(*dir, "docs", "bench.svg"), picture(rivals), 0o666))
+			check(writeReport(filepath.Join(*dir, "BENCHMARKS.md"), results, others))
+			check(os.WriteFile(filepath.Join(*dir, "docs", "bench.svg"), picture(others), 0o666))
 		}
 		for _, r := range results {
 			missed += r.misses(r.limit)

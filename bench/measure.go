@@ -50,52 +50,84 @@ type result struct {
 }
 
 func measure(c comparison, pairs int) result {
-	bare, ours, shut := c.open()
-	defer shut()
-	bare(c.n[0]) // warm up
-	ours(c.n[1])
-	var bares, ourses, ratios, allocs []float64
+	return measureTogether([]comparison{c}, pairs)[0]
+}
+
+// measureTogether measures a pair of each in turn, so that what else the
+// machine does hits all of them.
+func measureTogether(all []comparison, pairs int) []result {
+	var running []*series
+	for _, c := range all {
+		s := start(c)
+		defer s.shut()
+		running = append(running, s)
+	}
 	runtime.GC()
 	for i := range pairs {
-		var b, o float64
-		runOurs := func() {
-			var before, after runtime.MemStats
-			if c.allocs {
-				runtime.ReadMemStats(&before)
-			}
-			o = ours(c.n[1])
-			if c.allocs {
-				runtime.ReadMemStats(&after)
-				allocs = append(allocs, float64(after.Mallocs-before.Mallocs)/float64(c.n[1]*c.size))
-			}
+		for _, s := range running {
+			s.pair(i%2 == 0)
 		}
-		if i%2 == 0 {
-			b = bare(c.n[0])
-			runOurs()
-		} else {
-			runOurs()
-			b = bare(c.n[0])
-		}
-		ratio := o / b
-		switch {
-		case c.rate:
-			b, o = 1e9/b, 1e9/o
-			ratio = o / b
-		case c.delta:
-			ratio = o - b
-		}
-		bares, ourses, ratios = append(bares, b), append(ourses, o), append(ratios, ratio)
 	}
-	r := result{
-		comparison: c,
-		bare:       quantile(bares, 0.5), ours: quantile(ourses, 0.5),
-		ratio: quantile(ratios, 0.5), low: quantile(ratios, 0.25), high: quantile(ratios, 0.75),
-		pairs: pairs,
+	var results []result
+	for _, s := range running {
+		results = append(results, s.result())
 	}
-	if c.allocs {
-		r.allocs = quantile(allocs, 0.5)
+	return results
+}
+
+// A series is a comparison that is being measured.
+type series struct {
+	comparison
+	bare, ours                   lane
+	shut                         func()
+	bares, ourses, ratios, count []float64
+}
+
+// start opens the lanes of c and warms them up.
+func start(c comparison) *series {
+	s := &series{comparison: c}
+	s.bare, s.ours, s.shut = c.open()
+	s.bare(c.n[0])
+	s.ours(c.n[1])
+	return s
+}
+
+func (s *series) pair(bareFirst bool) {
+	var b, o float64
+	if bareFirst {
+		b = s.bare(s.n[0])
 	}
-	return r
+	var before, after runtime.MemStats
+	if s.allocs {
+		runtime.ReadMemStats(&before)
+	}
+	o = s.ours(s.n[1])
+	if s.allocs {
+		runtime.ReadMemStats(&after)
+		s.count = append(s.count, float64(after.Mallocs-before.Mallocs)/float64(s.n[1]*s.size))
+	}
+	if !bareFirst {
+		b = s.bare(s.n[0])
+	}
+	ratio := o / b
+	switch {
+	case s.rate:
+		b, o = 1e9/b, 1e9/o
+		ratio = o / b
+	case s.delta:
+		ratio = o - b
+	}
+	s.bares, s.ourses, s.ratios = append(s.bares, b), append(s.ourses, o), append(s.ratios, ratio)
+}
+
+func (s *series) result() result {
+	return result{
+		comparison: s.comparison,
+		bare:       quantile(s.bares, 0.5), ours: quantile(s.ourses, 0.5),
+		ratio: quantile(s.ratios, 0.5), low: quantile(s.ratios, 0.25), high: quantile(s.ratios, 0.75),
+		allocs: quantile(s.count, 0.5),
+		pairs:  len(s.ratios),
+	}
 }
 
 func (r *result) line() string {

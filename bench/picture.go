@@ -10,7 +10,7 @@ import (
 // columns. Each panel has a scale of its own, from zero.
 const (
 	pictureWidth = 1000
-	nameWidth    = 150
+	nameWidth    = 158
 	rowHeight    = 26
 	headHeight   = 74
 	labelWidth   = 62 // for the figure at the end of the longest bar
@@ -18,16 +18,16 @@ const (
 
 var panels = []struct{ column, head, better string }{
 	{"burst", "Burst of small events", "events/s, more is better"},
-	{"paced, p50", "An event a millisecond", "to the client, less is better"},
-	{"slow client", "Slow client", "handler held, less is better"},
+	{"paced, p50", "An event a millisecond", "until received, less is better"},
+	{"slow client", "Slow client, handler", "held for, less is better"},
 	{"idle heap", "Idle stream", "heap, less is better"},
 	{"gzip", "Burst in gzip", "events/s, more is better"},
 }
 
 // picture draws the second table as SVG.
-func picture(rivals []result) []byte {
+func picture(others []result) []byte {
 	cells := make(map[string]result)
-	for _, r := range rivals {
+	for _, r := range others {
 		cells[r.name] = r
 	}
 	height := headHeight + rowHeight*len(contenders) + 12
@@ -56,11 +56,11 @@ func picture(rivals []result) []byte {
 		text(left, 64, faint, p.better)
 		most := 0.0
 		for _, c := range contenders {
-			most = max(most, cells[p.column+": "+c.name].ours)
+			most = max(most, cells[cellName(p.column, c)].ours)
 		}
 		for j, c := range contenders {
 			y := headHeight + rowHeight*j
-			r, ok := cells[p.column+": "+c.name]
+			r, ok := cells[cellName(p.column, c)]
 			if !ok {
 				text(left, y+17, faint, "–")
 				continue
@@ -71,17 +71,9 @@ func picture(rivals []result) []byte {
 			}
 			size := max(r.ours/most*(width-16-labelWidth), 1)
 			fmt.Fprintf(&b, `<rect x="%.1f" y="%d" width="%.1f" height="16" rx="2" fill="%s"/>`+"\n", left, y+5, size, fill)
-			text(left+size+5, y+17, plain, r.label())
+			text(left+size+5, y+17, plain, strings.TrimSuffix(r.short(), "/s"))
 		}
 	}
 	b.WriteString("</svg>\n")
 	return []byte(b.String())
-}
-
-// label is value, short.
-func (r *result) label() string {
-	if r.unit == "B" {
-		return fmt.Sprintf("%.1f KiB", r.ours/1024)
-	}
-	return strings.TrimSuffix(r.value(r.ours), "/s")
 }

@@ -53,7 +53,7 @@ var proxies = []contender{
 	},
 	{
 		name: "ReverseProxy in flush",
-		how:  "the same in `flush.NewHandler` with `Options{Flush: flush.Async}`",
+		how:  "the proxy, in `flush.NewHandler` with `Options{Flush: flush.Async}`",
 		gzip: "the Gzip filter",
 		note: proxyNote,
 		ours: true,

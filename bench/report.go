@@ -10,13 +10,13 @@ import (
 )
 
 // writeReport puts the two tables between their marks in the file.
-func writeReport(name string, results, rivals []result) error {
+func writeReport(name string, results, others []result) error {
 	text, err := os.ReadFile(name)
 	if err != nil {
 		return err
 	}
 	out := string(text)
-	for mark, table := range map[string]string{"made by bench": promisesTable(results), "made by bench, others": othersTable(rivals)} {
+	for mark, table := range map[string]string{"made by bench": promisesTable(results), "made by bench, others": othersTable(others)} {
 		if out, err = between(out, mark, table); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
@@ -63,9 +63,9 @@ func promisesTable(results []result) string {
 
 // othersTable has a row for each contender and a column for each kind of work,
 // and says below how each was used.
-func othersTable(rivals []result) string {
+func othersTable(others []result) string {
 	cells := make(map[string]result)
-	for _, r := range rivals {
+	for _, r := range others {
 		cells[r.name] = r
 	}
 	var b strings.Builder
@@ -77,13 +77,13 @@ func othersTable(rivals []result) string {
 	for _, c := range contenders {
 		fmt.Fprintf(&b, "| %s", c.name)
 		for _, col := range columns {
-			r, ok := cells[cellName(col, c)]
+			r, ok := cells[cellName(col.name, c)]
 			cell := "–"
 			switch {
 			case ok && r.delta:
-				cell = r.value(r.ours)
+				cell = r.short()
 			case ok:
-				cell = fmt.Sprintf("%s (%s)", r.value(r.ours), r.figure(r.ratio))
+				cell = fmt.Sprintf("%s (%s)", r.short(), r.figure(r.ratio))
 			}
 			fmt.Fprintf(&b, " | %s", cell)
 		}
@@ -94,11 +94,8 @@ func othersTable(rivals []result) string {
 		fmt.Fprintf(&b, "- **%s**: %s.", c.name, c.how)
 		if c.gzip != "" {
 			fmt.Fprintf(&b, " Gzip: %s.", c.gzip)
-		}
-		for _, col := range columns {
-			if why := col.why(c); why != "" {
-				fmt.Fprintf(&b, " –: it %s.", why)
-			}
+		} else {
+			b.WriteString(" It has no gzip of its own.")
 		}
 		if c.note != "" {
 			fmt.Fprintf(&b, " %s", c.note)
@@ -139,6 +136,14 @@ func (r *result) value(v float64) string {
 		return fmt.Sprintf("%.3g µs", v/1e3)
 	}
 	return fmt.Sprintf("%.3g ns", v)
+}
+
+// short is the value of ours for a narrow place.
+func (r *result) short() string {
+	if r.unit == "B" {
+		return fmt.Sprintf("%.1f KiB", r.ours/1024)
+	}
+	return r.value(r.ours)
 }
 
 // figure writes a ratio, or a difference.
