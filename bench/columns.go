@@ -32,6 +32,9 @@ func measureColumns(match *regexp.Regexp, repeat float64) []result {
 		for _, c := range contenders {
 			r := col.comparison
 			r.name, r.open = cellName(col.name, c), pair(netHTTP, c, col.open)
+			if col.rate {
+				r.open = apart(r.open)
+			}
 			if match.MatchString(r.name) && (col.name != "gzip" || c.gzip != "") {
 				all = append(all, r)
 			}

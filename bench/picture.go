@@ -18,8 +18,8 @@ const (
 
 var panels = []struct{ column, head, better string }{
 	{"burst", "Burst of small events", "events/s, more is better"},
-	{"paced, p50", "An event a millisecond", "until received, less is better"},
-	{"slow client", "Slow client, handler", "held for, less is better"},
+	{"paced, p50", "An event a millisecond", "latency, less is better"},
+	{"slow client", "Slow client", "handler held, less is better"},
 	{"idle heap", "Idle stream", "heap, less is better"},
 	{"gzip", "Burst in gzip", "events/s, more is better"},
 }
@@ -38,7 +38,7 @@ func picture(others []result) []byte {
 	text := func(x float64, y int, style, s string) {
 		fmt.Fprintf(&b, `<text x="%.1f" y="%d" %s>%s</text>`+"\n", x, y, style, html.EscapeString(s))
 	}
-	const plain, bold, faint = `fill="#1f2328"`, `fill="#1f2328" font-weight="600"`, `fill="#59636e"`
+	const plain, bold, faint = `fill="#1f2328"`, `fill="#1f2328" font-weight="600"`, `fill="#59636e" font-size="11"`
 	text(16, 24, bold+` font-size="15"`, "Ways to stream events with Go, in one run on one machine")
 	for i, c := range contenders {
 		y := headHeight + rowHeight*i

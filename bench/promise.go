@@ -43,9 +43,9 @@ func (c *comparison) promised() bool { return c.limit != 0 || c.allocs }
 // beyond says whether the figure is worse than limit.
 func (r *result) beyond(limit float64) bool { return limit != 0 && r.better(limit, r.ratio) }
 
-// allocating says whether a unit allocates although it must not. Others
-// allocate a little meanwhile, such as timers.
-func (r *result) allocating() bool { return r.comparison.allocs && r.allocs >= 0.01 }
+// allocating says whether a unit allocates although it must not. The start of a
+// carrier may, once for many units.
+func (r *result) allocating() bool { return r.comparison.allocs && r.allocs >= 0.1 }
 
 // misses says which figures are worse than limit, and by how much, and returns
 // how many.
@@ -56,7 +56,11 @@ func (r *result) misses(limit float64) (n int) {
 		if limit != r.limit {
 			allowed = fmt.Sprintf(", and %s is allowed here", r.bound(limit))
 		}
-		fmt.Printf("  MISSED: %s is %s; promised is %s%s\n", r.name, r.figure(r.ratio), r.bound(r.limit), allowed)
+		figure := fmt.Sprintf("%.3f×", r.ratio)
+		if r.delta {
+			figure = r.figure(r.ratio)
+		}
+		fmt.Printf("  MISSED: %s is %s; promised is %s%s\n", r.name, figure, r.bound(r.limit), allowed)
 	}
 	if r.allocating() {
 		n++

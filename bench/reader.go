@@ -31,7 +31,7 @@ func startReader(args ...string) *reader {
 	out, err := r.cmd.StdoutPipe()
 	check(err)
 	r.out = json.NewDecoder(out)
-	check(r.cmd.Start())
+	check(onReaderCores(r.cmd.Start))
 	return r
 }
 

@@ -1,0 +1,78 @@
+package main
+
+import (
+	"os"
+	"runtime"
+	"strconv"
+	"unsafe"
+
+	"golang.org/x/sys/unix"
+)
+
+// readerCores are those of readers that are started; nil: any.
+var readerCores *unix.CPUSet
+
+// place confines this process to some cores and readers to others.
+func place(own, readers unix.CPUSet) {
+	readerCores = &readers
+	confine(own)
+}
+
+func confine(own unix.CPUSet) {
+	// Threads to come have the cores of the thread that starts them.
+	tasks, err := os.ReadDir("/proc/self/task")
+	check(err)
+	for _, task := range tasks {
+		if id, err := strconv.Atoi(task.Name()); err == nil {
+			unix.SchedSetaffinity(id, &own) // it may have ended
+		}
+	}
+}
+
+// onReaderCores runs start, which starts a process, on the reader's cores.
+func onReaderCores(start func() error) error {
+	if readerCores == nil {
+		return start()
+	}
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var own unix.CPUSet
+	check(unix.SchedGetaffinity(0, &own))
+	check(unix.SchedSetaffinity(0, readerCores))
+	defer func() { check(unix.SchedSetaffinity(0, &own)) }()
+	return start()
+}
+
+// allCores are those that this process was started with.
+var allCores = func() (all []int) {
+	var set unix.CPUSet
+	check(unix.SchedGetaffinity(0, &set))
+	for i := range 8 * int(unsafe.Sizeof(set)) {
+		if set.IsSet(i) {
+			all = append(all, i)
+		}
+	}
+	return all
+}()
+
+// placed opens lanes with the cores that choose gives out of all. All are back
+// once the lanes are shut.
+func placed(open func() (lane, lane, func()), choose func(all []int) (own, readers []int)) func() (lane, lane, func()) {
+	return func() (lane, lane, func()) {
+		own, readers := choose(allCores)
+		place(cpuSet(own), cpuSet(readers))
+		bare, ours, shut := open()
+		return bare, ours, func() {
+			shut()
+			readerCores = nil
+			confine(cpuSet(allCores))
+		}
+	}
+}
+
+func cpuSet(cores []int) (set unix.CPUSet) {
+	for _, i := range cores {
+		set.Set(i)
+	}
+	return set
+}
