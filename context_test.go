@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -240,6 +241,42 @@ func TestContextKeepsDeadlineAndValues(t *testing.T) {
 		}), 0)
 		open(t, srv, "GET", "/", nil).expectEnd("")
 	})
+}
+
+// A countingContext counts who waits for its end.
+type countingContext struct {
+	context.Context
+	waiting atomic.Int32
+}
+
+func (c *countingContext) AfterFunc(f func()) (stop func() bool) {
+	c.waiting.Add(1)
+	after := context.AfterFunc(c.Context, f)
+	return func() bool {
+		c.waiting.Add(-1)
+		return after()
+	}
+}
+
+// The server's context is left alone until a handler waits for its own, and
+// again once the response has ended, however long the server's lives.
+func TestContextWatchesNoLongerThanNeeded(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	server := &countingContext{Context: ctx}
+	r := httptest.NewRequestWithContext(server, "GET", "/", nil)
+	wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+		if r.Context().Err() != nil || r.Context().Value(valueKey{}) != nil || server.waiting.Load() != 0 {
+			t.Error("watched before anybody waits")
+		}
+		r.Context().Done()
+		if n := server.waiting.Load(); n != 1 {
+			t.Error("watched", n, "times")
+		}
+	}).ServeHTTP(httptest.NewRecorder(), r)
+	if n := server.waiting.Load(); n != 0 {
+		t.Error("still watched", n, "times")
+	}
 }
 
 // A slowly closing connection delays the verdict of a write that has failed:

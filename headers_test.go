@@ -668,6 +668,26 @@ func TestNoProxyBuffering(t *testing.T) {
 	}
 }
 
+// The handler goes on with its map while a carrier sends the headers, and what
+// it does there is not sent.
+func TestHeaderMapBesideTheCarrier(t *testing.T) {
+	fetch(t, "GET", nil, func(w http.ResponseWriter, _ *http.Request) {
+		h := w.Header()
+		h.Set("X-Set", "early")
+		flush.Flush(w, false)
+		for range 100 {
+			h.Set("X-Set", "late")
+			h["X-Late"] = []string{"late"}
+		}
+		io.WriteString(w, "body")
+		flush.Flush(w, false)
+	}, func(t *testing.T, p proto, s *stream, body string, _ ending) {
+		if h := s.header(); h.Get("X-Set") != "early" || h.Get("X-Late") != "" || body != "body" {
+			t.Errorf("%v, %q", h, body)
+		}
+	})
+}
+
 // The handler's map is its own: the server's is untouched until the headers
 // are fixed, keeps what middleware has put there, and gets what is deleted.
 func TestHeaderMap(t *testing.T) {

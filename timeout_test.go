@@ -357,12 +357,23 @@ func TestDeadlineSparesTheLastChunk(t *testing.T) {
 // The bytes that the server itself still holds when the handler has returned
 // have SendTimeout to leave, and no longer.
 func TestSendTimeoutOfTheServersOwnBytes(t *testing.T) {
-	for _, lives := range []bool{false, true} {
+	trailers := func(w http.ResponseWriter) { w.Header().Set(http.TrailerPrefix+"X-Late", "1") }
+	for _, test := range []struct {
+		lives bool
+		h     func(http.ResponseWriter)
+	}{
+		{false, func(http.ResponseWriter) {}},
+		{true, func(http.ResponseWriter) {}},
+		{false, trailers}, // flushed by us, so that there is room for them
+		{true, trailers},
+	} {
+		lives := test.lives
 		synctest.Test(t, func(t *testing.T) {
 			const limit = time.Minute
 			clock, ended := newClock(), make(chan time.Duration, 2)
 			srv := serveMemory(t, http1, wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
 				w.Write(make([]byte, 1000))
+				test.h(w)
 			}), 100, configure(func(s *http.Server) {
 				s.ConnState = func(_ net.Conn, state http.ConnState) {
 					if state == http.StateIdle || state == http.StateClosed {
