@@ -249,6 +249,9 @@ type countingContext struct {
 	waiting atomic.Int32
 }
 
+// Value keeps package context from reaching behind.
+func (c *countingContext) Value(any) any { return nil }
+
 func (c *countingContext) AfterFunc(f func()) (stop func() bool) {
 	c.waiting.Add(1)
 	after := context.AfterFunc(c.Context, f)
