@@ -30,7 +30,8 @@ import (
 // Invariants, whenever mu is free:
 //
 //  1. Only the holder calls the server's Write, ReadFrom, WriteHeader, Flush
-//     and Hijack, and it does so with mu dropped and calling set.
+//     and Hijack, and it does so with mu dropped and calling set. (Not so for
+//     net/http's own WriteHeader on HTTP/1, which only takes notes.)
 //  2. sent + q.len + what a caller is passing through = accepted.
 //  3. Work that is due has a holder, unless the request body comes first (see
 //     watchedBody): then the next caller does it.

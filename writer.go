@@ -23,11 +23,11 @@ import (
 // they are in net/http: finish headers before another goroutine writes or
 // flushes. After the response has ended every call returns [ErrClosed] and the
 // server's writer is not touched again.
-//
-// Its memory is counted: an idle stream is little else. What a Write and a
-// flush look at stands first and close together, and what few responses need
-// is behind pointers.
 type Flusher struct {
+	// Its size is most of what an idle stream costs. What a Write and a flush
+	// look at stands first and close together; what few responses need is
+	// behind pointers.
+
 	mu  sync.Mutex // guards all that is not marked below
 	cfg *config    // never changed
 
