@@ -107,19 +107,35 @@ func (f *Flusher) flushAsyncLocked(later *bool) error {
 // [ErrBuffering], and [http.ErrNotSupported]. Nothing to flush is success.
 func (f *Flusher) FlushWait(ctx context.Context) error {
 	f.mu.Lock()
+	var ferr error
+	if f.stack.follow > 0 {
+		ferr = f.followFlush(ctx)
+	}
 	if f.plainLocked() && (ctx == nil || ctx.Done() == nil) {
-		return f.flushPlain()
+		return joinErrors(f.flushPlain(), ferr)
 	}
 	defer f.mu.Unlock()
-	ferr := f.followFlushLocked(f.endsLocked(ctx))
 	return joinErrors(f.flushWaitLocked(ctx), ferr)
+}
+
+// followFlush is followFlushLocked that lets go of mu if a filter panics.
+func (f *Flusher) followFlush(ctx context.Context) error {
+	returned := false
+	defer func() {
+		if !returned {
+			f.mu.Unlock()
+		}
+	}()
+	err := f.followFlushLocked(f.endsLocked(ctx))
+	returned = true
+	return err
 }
 
 // plainLocked reports whether a flush has nothing else to look at than the
 // bytes it is for: the case of most, once the headers are out.
 func (f *Flusher) plainLocked() bool {
 	return !f.held && f.q.head != nil && f.q.head == f.q.tail && f.headersSent && f.refuse == nil && !f.head &&
-		f.asked.seq == f.done && f.asks.Load() == f.absorbed && !f.stack.active() && f.srv.flusher != nil && !f.soloLocked()
+		f.asked.seq == f.done && f.asks.Load() == f.absorbed && f.srv.flusher != nil && !f.soloLocked()
 }
 
 // flushPlain is FlushWait for that case. It is called with mu held and returns
