@@ -131,7 +131,9 @@ var (
 	// line and HTTP server in one.
 	stepsProgram = built("steps", "./cmd/steps")
 
-	sapiProgram     = built("sapi", "github.com/fa492104/flush/examples/sapi")
+	sapiProgram       = built("sapi", "github.com/fa492104/flush/examples/sapi")
+	flushprobeProgram = built("flushprobe", "github.com/fa492104/flush/cmd/flushprobe")
+
 	progressProgram = built("progress", "github.com/fa492104/flush/examples/progress")
 )
 

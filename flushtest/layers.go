@@ -1,6 +1,7 @@
 package flushtest
 
 import (
+	"fmt"
 	"net/http"
 	"strings"
 	"time"
@@ -44,7 +45,7 @@ var suspects = []suspect{
 		"send X-Accel-Buffering: no (Options.NoProxyBuffering does), or set proxy_buffering off for the location; fastcgi_buffering off with FastCGI.",
 		"set gzip off for the location, or take the content type out of gzip_types."},
 	{"Apache httpd", "Server", "apache",
-		"set flushpackets=on for the worker in ProxyPass, and no SetOutputFilter BUFFER or SUBSTITUTE on the path.",
+		"set flushpackets=on for the worker in ProxyPass, and no SetOutputFilter BUFFER, SUBSTITUTE or RATE_LIMIT on the path.",
 		"set SetEnv no-gzip 1 for the path (mod_deflate), or take the content type out of AddOutputFilterByType DEFLATE."},
 	{"IIS", "Server", "microsoft-iis",
 		"set responseBufferLimit=\"0\" for the ASP.NET or ARR handler.",
@@ -52,6 +53,9 @@ var suspects = []suspect{
 	{"LiteSpeed", "Server", "litespeed",
 		"set the response buffer of the external application to No.",
 		"switch dynamic compression off for the path."},
+	{"lighttpd", "Server", "lighttpd",
+		"set server.stream-response-body = 1 or 2.",
+		"take the content type out of deflate.mimetypes."},
 	{"Caddy", "Server", "caddy",
 		"set flush_interval -1 in reverse_proxy.",
 		"take the path out of encode."},
@@ -60,45 +64,77 @@ var suspects = []suspect{
 const flushCompressor = "flush the compressor with each flush (flush.Gzip in a buffer with FollowFlush does; a middleware needs a FlushError or Flush method " +
 	"that reaches it), or keep it off the path with Cache-Control: no-transform."
 
-// blame finds the likely layer.
-func (f *Finding) blame() {
+const flushApplication = "flush after each event, and have flush.Inspect say which layer swallows it."
+
+// blame finds the likely layer. With Delayed, a compressor has so much of the
+// delay, and another layer the rest.
+func (f *Finding) blame(compressor time.Duration) {
 	if !f.Held() {
 		return
 	}
-	for _, s := range suspects {
-		v := strings.ToLower(strings.Join(f.Header.Values(s.header), ", "))
-		if v == "" || !strings.Contains(v, s.contains) {
-			continue
-		}
-		f.Layer, f.Remedy = s.name, s.hold
-		if f.Verdict == CompressorHolds {
-			by := "a compressor (" + f.Header.Get("Content-Encoding") + ") in the application behind "
-			if f.Header.Get("Content-Length") != "" {
-				// A proxy that compresses as it goes does not know the length.
-				f.Layer, f.Remedy = by+s.name, flushCompressor
-				return
-			}
-			f.Layer, f.Remedy = s.name+", or "+by+"it", s.compress
-		}
-		return
+	f.blameServer(f.Delay - compressor)
+	if compressor > 0 {
+		f.Layer += fmt.Sprintf(", and a compressor (%s) that adds %v", f.Header.Get("Content-Encoding"), compressor.Round(time.Millisecond))
+		f.Remedy += " Then " + flushCompressor
 	}
-	switch {
-	case f.Verdict == CompressorHolds:
-		f.Layer = "a compressor (" + f.Header.Get("Content-Encoding") + ") in the application, or a proxy that does not show itself"
-		f.Remedy = flushCompressor
-	case f.Verdict == Delayed && f.Delay >= tooLate && f.Delay < 500*time.Millisecond:
+}
+
+// blameServer finds the likely layer behind a delay.
+func (f *Finding) blameServer(delay time.Duration) {
+	if f.corked && delay >= tooLate && delay < 500*time.Millisecond {
 		// So long does Linux keep a packet that is not full when its sender says
-		// that there is more to come.
+		// that there is more to come. Servers that show themselves do not say so.
 		f.Layer = "a proxy that leaves its output in the kernel for 200 ms, as HAProxy does"
 		f.Remedy = "set option http-no-delay in HAProxy's frontend and backend, or defaults."
-	case f.Header.Get("Via") != "":
-		f.Layer = "the proxy that says Via: " + f.Header.Get("Via")
-		f.Remedy = "look for its setting for response buffering; probe the application without it to be sure."
+		return
+	}
+	s := f.suspect()
+	compressor := "a compressor (" + f.Header.Get("Content-Encoding") + ") in the application"
+	_, whole := f.Header["Content-Length"]
+	switch {
+	case f.Verdict == CompressorHolds && s == nil:
+		f.Layer = compressor + ", or a proxy that does not show itself"
+		f.Remedy = flushCompressor
+	case f.Verdict == CompressorHolds && whole:
+		// A proxy that compresses as it goes does not know the length.
+		f.Layer = compressor + " behind " + s.name
+		f.Remedy = flushCompressor
+	case f.Verdict == CompressorHolds:
+		f.Layer = s.name + ", or " + compressor + " behind it"
+		f.Remedy = s.compress + " If it is the application's: " + flushCompressor
+	case s != nil && whole:
+		// Who streams does not know the length. Some proxies fill it in when
+		// they have held a response, as net/http does.
+		f.Layer = s.name + ", or what is behind it, as the response has a Content-Length"
+		f.Remedy = s.hold + " If it is the application: " + flushApplication
+	case s != nil:
+		f.Layer = s.name
+		f.Remedy = s.hold + " If that changes nothing, probe the servers on the way one by one, and the application."
 	case f.Status == http.StatusOK || f.Status == 0:
 		f.Layer = "the application, or a proxy that does not show itself"
-		f.Remedy = "probe the application without proxies. If it holds by itself: flush after each event, and have flush.Inspect say which layer swallows it. " +
-			"If not: the proxy's setting for response buffering, and Options.NoProxyBuffering."
+		f.Remedy = "probe the application without proxies. If it holds by itself: " + flushApplication +
+			" If not: the proxy's setting for response buffering, and Options.NoProxyBuffering."
 	default:
 		f.Layer = "whatever answers with that status"
 	}
+}
+
+// suspect returns the server that the headers show, or nil.
+func (f *Finding) suspect() *suspect {
+	for _, s := range suspects {
+		v := strings.ToLower(strings.Join(f.Header.Values(s.header), ", "))
+		if v != "" && strings.Contains(v, s.contains) {
+			return &s
+		}
+	}
+	for _, name := range []string{"Via", "Server"} {
+		if v := f.Header.Get(name); v != "" {
+			return &suspect{
+				name:     "what says " + name + ": " + v,
+				hold:     "look for its setting for response buffering; probe the application without it to be sure.",
+				compress: "switch compression off for the path.",
+			}
+		}
+	}
+	return nil
 }

@@ -45,6 +45,8 @@ type Finding struct {
 	End      time.Duration `json:"end_ns"`          // when the response ended, or the context
 	Arrivals []Arrival     `json:"arrivals"`        // the body, part by part
 	Err      string        `json:"error,omitempty"` // what ended the body, if not its end
+
+	corked bool // with Delayed: a kernel may be why, whose cork the end of a response pulls
 }
 
 // An Arrival is a part of the body that came in one go.
@@ -94,25 +96,39 @@ func (p *Prober) Probe(ctx context.Context, url string) (*Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	if encoded(f.Header) && (f.Verdict == Held || f.Verdict == Stepped || f.coarse()) && ctx.Err() == nil {
+	var compressor time.Duration // of Delay
+	if encoded(f.Header) && (f.Held() || f.coarse()) && ctx.Err() == nil {
 		quiet := *p
 		quiet.OnArrival = nil
 		plain, err := quiet.fetch(ctx, client, url, "identity")
 		switch {
 		case err != nil || ctx.Err() != nil:
+		case f.begun():
+			f.Verdict, f.Step, f.Delay = CompressorHolds, 0, 0
 		case f.Verdict == Held && plain.Verdict == Held, f.Verdict == Stepped && plain.Verdict == Stepped:
+		case f.Verdict == Delayed && plain.Held():
+			if d := f.Delay - plain.Delay; plain.Verdict == Delayed && d >= tooLate {
+				compressor = d
+			}
 		case !f.Held() && len(plain.Arrivals) < 3*len(f.Arrivals):
 		default:
 			f.Verdict, f.Step, f.Delay = CompressorHolds, 0, 0
 		}
 	}
-	f.blame()
+	f.blame(compressor)
 	return f, nil
 }
 
 func encoded(h http.Header) bool {
 	e := h.Get("Content-Encoding")
 	return e != "" && e != "identity"
+}
+
+// begun reports whether the body was held though its beginning, of which nothing
+// can be read, was not: what sent the first bytes of a compressed body would
+// have sent more if the compressor had let go of more.
+func (f *Finding) begun() bool {
+	return f.Verdict == Held && len(f.Arrivals) > 1 && f.Arrivals[0].Plain == 0 && f.Arrivals[0].At*2 < f.End
 }
 
 // coarse reports whether parts are so few and large that the compressor may
@@ -128,12 +144,29 @@ func (f *Finding) coarse() bool {
 // A trip is one request on its way, and what has come back.
 type trip struct {
 	Finding
-	mu     sync.Mutex
-	start  time.Time
-	sent   bool
-	read   *text
-	marked bool          // the lines say when they were written
-	late   time.Duration // the most that one of them was late
+	mu    sync.Mutex
+	start time.Time
+	sent  bool
+	read  *text
+
+	// Of lines that say when they were written:
+	lines   int           // how many there were
+	late    time.Duration // the most that one was late
+	ended   time.Duration // how late the last was
+	written time.Duration // when it was written
+	arrived time.Duration // when it came
+	bunched int           // how many came together with one that was written well before
+}
+
+// note takes a line that says when it was written.
+func (t *trip) note(written, arrived time.Duration) {
+	if t.lines > 0 && written-t.written >= 2*together && arrived-t.arrived < together {
+		t.bunched++
+	}
+	t.lines++
+	t.written, t.arrived = written, arrived
+	t.ended = arrived - written
+	t.late = max(t.late, t.ended)
 }
 
 func (t *trip) elapsed() time.Duration {
@@ -268,8 +301,7 @@ func (t *trip) arrive(c chunk) Arrival {
 	a := Arrival{At: c.at, Until: c.until, Size: len(c.p)}
 	a.Plain, a.Lines, a.Cut = t.read.feed(c.p, func(line string) {
 		if written, ok := parseMark(line); ok {
-			t.marked = true
-			t.late = max(t.late, at-written)
+			t.note(written, at)
 		}
 	})
 	if n := len(t.Arrivals); n > 0 && at-t.Arrivals[n-1].Until < together {
@@ -306,7 +338,7 @@ func (t *trip) judge() {
 		t.Verdict = Unclear
 	case t.Err == "" && (first.At*10 >= t.End*9 || t.End-first.At <= 2*together && first.At*4 >= t.End*3):
 		t.Verdict = Held
-	case t.marked && t.late < tooLate:
+	case t.lines > 0 && t.late < tooLate && 2*t.bunched < t.lines:
 		t.Verdict = Streamed
 	default:
 		// Where a compressor ends a part says nothing of lines.
@@ -317,8 +349,10 @@ func (t *trip) judge() {
 		if t.Step == 0 {
 			t.Delay = t.batches()
 		}
-		if t.marked && t.Step == 0 {
+		t.corked = t.Delay > 0
+		if t.lines > 0 && t.Step == 0 {
 			t.Delay = t.late.Round(time.Millisecond)
+			t.corked = t.Err != "" || t.ended < t.late/2
 		}
 		if t.Step == 0 && t.Delay == 0 {
 			t.Step = step(t.Arrivals, false)
@@ -429,7 +463,7 @@ func (f *Finding) String() string {
 	case Stepped:
 		fmt.Fprintf(&b, "in steps of about %d bytes.", f.Step)
 	case CompressorHolds:
-		b.WriteString("held by a compressor: without compression it is not.")
+		b.WriteString("held by a compressor.")
 	case Delayed:
 		fmt.Fprintf(&b, "delayed by up to %v.", f.Delay)
 	default:

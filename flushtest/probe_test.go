@@ -111,6 +111,37 @@ func compressing(h http.Handler, flushes bool) http.Handler {
 	})
 }
 
+// lagging compresses and flushes before each write instead of after it, so that
+// each line comes with the next.
+func lagging(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Accept-Encoding") != "gzip" {
+			h.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Encoding", "gzip")
+		z := gzip.NewWriter(w)
+		defer z.Close()
+		h.ServeHTTP(layer{w, flushFirst{z}, http.NewResponseController(w).Flush}, r)
+	})
+}
+
+type flushFirst struct{ *gzip.Writer }
+
+func (z flushFirst) Write(p []byte) (int, error) {
+	z.Flush()
+	return z.Writer.Write(p)
+}
+
+// corking keeps what is flushed in a corked socket: for 200 ms, or to the end.
+func corking(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f := flush.New(w, r, &flush.Options{BufferSize: 1 << 20, FlushInterval: 200 * time.Millisecond})
+		h.ServeHTTP(layer{f, f, ignore}, r)
+		f.Close()
+	})
+}
+
 // dribbling compresses in a way that a decompressor can follow, though no block
 // of it ends before the response does.
 func dribbling(h http.Handler) http.Handler {
@@ -149,6 +180,7 @@ func TestProbe(t *testing.T) {
 		name    string
 		h       http.Handler
 		script  flushtest.Script
+		query   string
 		verdict flushtest.Verdict
 		step    int
 		delay   time.Duration
@@ -183,6 +215,8 @@ func TestProbe(t *testing.T) {
 			holding(lines, 0, "Via", "1.1 odd").ServeHTTP(w, r)
 		}), verdict: flushtest.Held},
 		{name: "one that says Via", h: holding(lines, 0, "Via", "1.1 odd"), verdict: flushtest.Held, layer: "Via: 1.1 odd", remedy: "buffering"},
+		{name: "one that says who it is", h: holding(lines, 0, "Server", "odd/2.0"), verdict: flushtest.Held, layer: "Server: odd/2.0", remedy: "buffering"},
+		{name: "the application behind one", h: with(quiet(lines), "Server", "nginx"), verdict: flushtest.Held, layer: "nginx, or what is behind it", remedy: "flush.Inspect"},
 		{name: "never a flush, little", h: quiet(lines), verdict: flushtest.Held, layer: "application"},
 		{name: "compression in front of it", h: compressing(holding(lines, 0, "Server", "Apache"), true), verdict: flushtest.Held, layer: "Apache", remedy: "flushpackets"},
 
@@ -201,6 +235,16 @@ func TestProbe(t *testing.T) {
 			}
 			lines(w, r)
 		}), verdict: flushtest.CompressorHolds, layer: "behind nginx", remedy: "flush the compressor"},
+		{name: "one in a proxy that compresses for all", h: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Header.Get("Accept-Encoding") == "gzip" {
+				compressing(lines, false).ServeHTTP(w, r)
+				return
+			}
+			holding(lines, 0).ServeHTTP(w, r)
+		}), verdict: flushtest.CompressorHolds, layer: "gzip", remedy: "flush the compressor"},
+		{name: "one that is a line late", h: lagging(flushtest.Endpoint()), verdict: flushtest.CompressorHolds, layer: "gzip", remedy: "flush the compressor"},
+		{name: "one that is a line late behind a delay", h: corking(lagging(flushtest.Endpoint())),
+			verdict: flushtest.Delayed, delay: 500 * time.Millisecond, layer: "HAProxy does, and a compressor (gzip) that adds 300ms", remedy: "http-no-delay"},
 		{name: "one that sends what it has, without a flush", h: dribbling(lines), verdict: flushtest.Streamed},
 		{name: "one with much to hold", h: compressing(noise(250, 100*time.Millisecond, 500), false), verdict: flushtest.CompressorHolds, layer: "gzip"},
 		{name: "much that is flushed", h: compressing(noise(10, time.Second, 5000), true), verdict: flushtest.Streamed},
@@ -213,6 +257,11 @@ func TestProbe(t *testing.T) {
 		}}), verdict: flushtest.Held},
 
 		{name: "latency", h: flushtest.Endpoint(), script: flushtest.Script{Latency: 2 * time.Second}, verdict: flushtest.Delayed, delay: 2 * time.Second},
+		{name: "the kernel's latency before a known server", h: corking(with(flushtest.Endpoint(), "Server", "Apache")),
+			verdict: flushtest.Delayed, delay: 200 * time.Millisecond, layer: "HAProxy", remedy: "http-no-delay"},
+		{name: "another latency before it", h: with(flushtest.Endpoint(), "Server", "Apache"), script: flushtest.Script{Latency: 200 * time.Millisecond},
+			verdict: flushtest.Delayed, delay: 200 * time.Millisecond, layer: "Apache", remedy: "RATE_LIMIT"},
+		{name: "bunches", h: holding(flushtest.Endpoint(), 128), query: "?every=50ms&n=30", verdict: flushtest.Delayed, delay: 100 * time.Millisecond},
 		{name: "little latency", h: flushtest.Endpoint(), script: flushtest.Script{Latency: 100 * time.Millisecond}, verdict: flushtest.Streamed},
 		{name: "events by the clock", h: with(ticker(10, time.Second, strings.Repeat(sse, 5)), "Content-Type", "text/event-stream"), verdict: flushtest.Delayed, delay: time.Second},
 
@@ -230,7 +279,7 @@ func TestProbe(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					s := flushtest.Serve(t, test.h, &flushtest.ServeOptions{HTTP2: http2, Script: test.script})
 					p := flushtest.Prober{Client: s.Client()}
-					f, err := p.Probe(t.Context(), s.URL)
+					f, err := p.Probe(t.Context(), s.URL+"/"+test.query)
 					if err != nil {
 						t.Fatal(err)
 					}
