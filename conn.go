@@ -18,8 +18,9 @@ import (
 // On Linux, over TCP and over TLS on TCP, that makes [Flusher.FlushAcked] and
 // [Flusher.Backlog] work. On HTTP/1 it also makes SendTimeout true to progress:
 // while one write blocks, bytes that the client's kernel acknowledges count. A
-// client that moves, however slowly, lives; without ConnContext the grain is
-// about a third of the kernel's send buffer.
+// client that moves lives, if SendTimeout is longer than the steps in which its
+// kernel acknowledges: docs/timeouts.md has them. Without ConnContext the grain
+// is about a third of the kernel's send buffer.
 //
 // On other systems and connections it changes nothing.
 func ConnContext(ctx context.Context, c net.Conn) context.Context {
