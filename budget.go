@@ -111,6 +111,7 @@ func (b *Budget) wake() {
 	defer b.mu.Unlock()
 	if len(b.waiting) > 0 {
 		close(b.waiting[0])
+		b.waiting[0] = nil
 		b.waiting = b.waiting[1:]
 	}
 }
