@@ -27,8 +27,8 @@ var dir string
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if clients := os.Getenv(slowOnLink); clients != "" {
-		if err := serveOnLink(clients); err != nil {
+	if name := os.Getenv(roleIs); name != "" {
+		if err := play(name); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}

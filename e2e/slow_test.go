@@ -2,14 +2,11 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"sync"
 	"syscall"
 	"testing"
@@ -39,9 +36,8 @@ type served struct {
 }
 
 const (
-	slowRate   = 20_000 // bytes a second
-	slowEvery  = 100 * time.Millisecond
-	slowOnLink = "E2E_SLOW_CLIENTS" // tells the process inside the link which clients to serve
+	slowRate  = 20_000 // bytes a second
+	slowEvery = 100 * time.Millisecond
 )
 
 // slowStay is how long a client has to live.
@@ -158,57 +154,25 @@ func longestStep(ctx context.Context, conn *net.TCPConn) (longest time.Duration)
 	return longest
 }
 
-// serveOnLink is the process inside the link: it prints what became of each
-// client.
-func serveOnLink(clients string) error {
-	var all []slowClient
-	if err := json.Unmarshal([]byte(clients), &all); err != nil {
-		return err
-	}
-	// Packets as they go over a network. Loopback's own have 64 KiB each, and
-	// the kernel there frees their memory as a whole.
-	out, err := exec.Command("ip", "link", "set", "lo", "mtu", "1500", "gso_max_segs", "1", "up").CombinedOutput()
-	if err != nil {
-		return fmt.Errorf("ip: %w: %s", err, out)
-	}
-	became := make([]served, len(all))
+// serveAll serves the clients at the same time.
+func serveAll(all []slowClient) (became []served, err error) {
+	became = make([]served, len(all))
 	errs := make([]error, len(all))
 	var wg sync.WaitGroup
 	for i, c := range all {
 		wg.Go(func() { became[i], errs[i] = c.serve() })
 	}
 	wg.Wait()
-	return errors.Join(errors.Join(errs...), json.NewEncoder(os.Stdout).Encode(became))
+	return became, errors.Join(errs...)
 }
 
-// onLink serves the clients over a loopback of their own, in a network
-// namespace, with packets of 1500 bytes.
+// onLink serves the clients on a link of their own.
 func onLink(t *testing.T, clients []slowClient) []served {
 	t.Helper()
-	need(t, "ip")
-	what, err := json.Marshal(clients)
-	if err != nil {
-		t.Fatal(err)
-	}
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), self)
-	cmd.Env = append(os.Environ(), slowOnLink+"="+string(what))
-	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNET}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-	}
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatal(err)
-	}
 	var became []served
-	if err := json.Unmarshal(out, &became); err != nil || len(became) != len(clients) {
-		t.Fatalf("%v: %s", err, out)
+	inLink(t, "slow", clients, &became)
+	if len(became) != len(clients) {
+		t.Fatalf("%d of %d clients", len(became), len(clients))
 	}
 	return became
 }

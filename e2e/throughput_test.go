@@ -103,24 +103,29 @@ func drain(t *testing.T, p web, script string) time.Duration {
 	return took
 }
 
-// writeThroughput puts the table between its marks in BENCHMARKS.md, at the
-// end if there are none yet.
+// writeThroughput writes the table into BENCHMARKS.md.
 func writeThroughput(t *testing.T, table string) {
 	t.Helper()
-	text, err := os.ReadFile(benchmarksFile)
+	replaceSection(t, "Beside the originals", tableBegin, tableEnd, fmt.Sprintf("Made by `e2e/run -update -run Throughput`: %d interleaved rounds, medians; each server is a process of its own, the\nclient reads and discards. Asynchronous flushes of this library coalesce while one is under way, and nginx gathers what\nPHP-FPM flushes; the others send each event by itself. %s, PHP %s.\n\n", rounds, versions(), phpVersion())+table)
+}
+
+// replaceSection puts text between its marks in BENCHMARKS.md, at the end under
+// a heading if there are none yet.
+func replaceSection(t *testing.T, heading, begin, end, text string) {
+	t.Helper()
+	file, err := os.ReadFile(benchmarksFile)
 	if os.IsNotExist(err) {
-		text, err = []byte("# Benchmarks\n"), nil
+		file, err = []byte("# Benchmarks\n"), nil
 	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	section := tableBegin + fmt.Sprintf("Made by `e2e/run -update -run Throughput`: %d interleaved rounds, medians; each server is a process of its own, the\nclient reads and discards. Asynchronous flushes of this library coalesce while one is under way, and nginx gathers what\nPHP-FPM flushes; the others send each event by itself. %s, PHP %s.\n\n", rounds, versions(), phpVersion()) + table + tableEnd
-	before, rest, ok := strings.Cut(string(text), tableBegin)
+	before, rest, ok := strings.Cut(string(file), begin)
 	if !ok {
-		before += "\n## Beside the originals\n\n"
+		before += "\n## " + heading + "\n\n"
 	}
-	_, after, _ := strings.Cut(rest, tableEnd)
-	if err := os.WriteFile(benchmarksFile, []byte(before+section+after), 0o644); err != nil {
+	_, after, _ := strings.Cut(rest, end)
+	if err := os.WriteFile(benchmarksFile, []byte(before+begin+text+end+after), 0o644); err != nil {
 		t.Fatal(err)
 	}
 }
