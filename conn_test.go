@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -33,24 +34,25 @@ func TestFlushAcked(t *testing.T) {
 	for _, p := range []proto{http1, https1, h2} {
 		t.Run(p.String(), func(t *testing.T) {
 			park := newPark(t)
+			var unread reading
 			body := make([]byte, 40<<10)
 			h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				f, _ := flush.From(w)
+				unread.pause()
 				w.Write(body)
 				if err := flush.Flush(w, true); err != nil {
 					t.Errorf("the kernel has no room: %v", err)
 				}
-				if p != h2 { // the HTTP/2 client reads ahead by itself
-					ctx, cancel := context.WithTimeout(r.Context(), 20*time.Millisecond)
-					defer cancel()
-					if err := f.FlushAcked(ctx); !errors.Is(err, context.DeadlineExceeded) {
-						t.Errorf("FlushAcked before the client read: %v", err)
-					}
-					if unsent, unacked, err := f.Backlog(); unsent+unacked == 0 || err != nil {
-						t.Errorf("Backlog before the client read: %d, %d, %v", unsent, unacked, err)
-					}
+				ctx, cancel := context.WithTimeout(r.Context(), 20*time.Millisecond)
+				defer cancel()
+				if err := f.FlushAcked(ctx); !errors.Is(err, context.DeadlineExceeded) {
+					t.Errorf("FlushAcked before the client read: %v", err)
+				}
+				if unsent, unacked, err := f.Backlog(); unsent+unacked == 0 || err != nil {
+					t.Errorf("Backlog before the client read: %d, %d, %v", unsent, unacked, err)
 				}
 				park.here()
+				unread.goOn()
 				if err := f.FlushAcked(t.Context()); err != nil {
 					t.Errorf("FlushAcked: %v", err)
 				}
@@ -59,6 +61,7 @@ func TestFlushAcked(t *testing.T) {
 				}
 			}), nil)
 			srv := serve(t, p, h, smallBuffers, configure(known))
+			unread.of(srv)
 			s := open(t, srv, "GET", "/", nil)
 			park.next()
 			s.expectEnd(string(body))
@@ -78,36 +81,111 @@ func TestFlushAckedFails(t *testing.T) {
 		{"the client leaves", true, flush.ErrClientGone, true},
 		{"the client stays", false, flush.ErrTimeout, false},
 	} {
-		t.Run(tc.name, func(t *testing.T) {
-			park := newPark(t)
-			done := make(chan struct{})
-			opts := &flush.Options{SendTimeout: 100 * time.Millisecond}
-			if tc.leave {
-				opts.SendTimeout = patience()
-			}
-			srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-				defer close(done)
-				f, _ := flush.From(w)
-				w.Write(make([]byte, 40<<10))
-				flush.Flush(w, true)
-				park.here()
-				if err := f.FlushAcked(t.Context()); !errors.Is(err, tc.want) {
-					t.Errorf("FlushAcked: %v, want %v", err, tc.want)
+		for _, p := range []proto{http1, https1, h2} {
+			t.Run(tc.name+" "+p.String(), func(t *testing.T) {
+				park := newPark(t)
+				var unread reading
+				done := make(chan struct{})
+				opts := &flush.Options{SendTimeout: 100 * time.Millisecond}
+				if tc.leave {
+					opts.SendTimeout = patience()
 				}
-				if err := f.Err(); errors.Is(err, tc.want) != tc.stick {
-					t.Errorf("Err: %v", err)
+				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					defer close(done)
+					f, _ := flush.From(w)
+					unread.pause()
+					w.Write(make([]byte, 40<<10))
+					if err := flush.Flush(w, true); err != nil {
+						t.Errorf("the kernel has no room: %v", err)
+					}
+					park.here()
+					if err := f.FlushAcked(t.Context()); !errors.Is(err, tc.want) {
+						t.Errorf("FlushAcked: %v, want %v", err, tc.want)
+					}
+					if err := f.Err(); errors.Is(err, tc.want) != tc.stick {
+						t.Errorf("Err: %v", err)
+					}
+				}), opts), smallBuffers, configure(known))
+				unread.of(srv)
+				s := open(t, srv, "GET", "/", nil)
+				park.wait()
+				if tc.leave {
+					unread.leave()
+					s.leave()
 				}
-			}), opts), smallBuffers, configure(known))
-			s := open(t, srv, "GET", "/", nil)
-			park.wait()
-			if tc.leave {
+				park.resume()
+				<-done
+				unread.leave()
 				s.leave()
-			}
-			park.resume()
-			<-done
-			s.leave()
-		})
+			})
+		}
 	}
+}
+
+// A reading is what an HTTP/2 client does by itself, and others only when the
+// test says so. The zero reading has nothing to pause.
+type reading struct {
+	mu     sync.Mutex
+	conn   net.Conn
+	paused chan struct{} // closed: it goes on
+}
+
+// of makes the connection of srv's HTTP/2 client one that can be paused.
+func (r *reading) of(srv *server) {
+	if srv.proto != h2 {
+		return
+	}
+	tr := srv.client()
+	dial := tr.DialContext
+	tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
+		c, err := dial(ctx, network, addr)
+		if err != nil {
+			return nil, err
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.conn, r.paused = c, make(chan struct{})
+		close(r.paused)
+		return pausedConn{c, r}, nil
+	}
+}
+
+func (r *reading) pause() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.paused = make(chan struct{})
+}
+
+func (r *reading) goOn() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !isClosed(r.paused) {
+		close(r.paused)
+	}
+}
+
+// leave closes the connection.
+func (r *reading) leave() {
+	r.mu.Lock()
+	c := r.conn
+	r.mu.Unlock()
+	if c != nil {
+		c.Close()
+	}
+	r.goOn()
+}
+
+type pausedConn struct {
+	net.Conn
+	reading *reading
+}
+
+func (c pausedConn) Read(p []byte) (int, error) {
+	c.reading.mu.Lock()
+	paused := c.reading.paused
+	c.reading.mu.Unlock()
+	<-paused
+	return c.Conn.Read(p)
 }
 
 // Without ConnContext, and on connections that the kernel does not count, the
