@@ -59,7 +59,7 @@ func goCommand(t *testing.T, dir string, args ...string) {
 // taken is what the pieces of Go in a document take for granted.
 var taken = map[string]string{
 	"README.md": `mux *http.ServeMux, logging, compress func(http.Handler) http.Handler,
-		export, render func(http.ResponseWriter) error`,
+		export, render func(http.ResponseWriter) error, t *testing.T`,
 	"docs/migration.md": `srv *http.Server, rc *http.ResponseController, f *flush.Flusher,
 		c struct{ events chan string }, e string, drop func()`,
 }
@@ -79,9 +79,11 @@ import (
 	"fmt"
 	"log"
 	"net/http"
+	"testing"
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/flushtest"
 )
 
 var (
@@ -90,6 +92,8 @@ var (
 	_ = log.Print
 	_ = time.Now
 	_ = flush.New
+	_ = flushtest.Probe
+	_ testing.TB
 )
 `)
 	for doc, text := range documents(t) {
