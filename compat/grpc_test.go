@@ -52,7 +52,7 @@ func TestGRPCClient(t *testing.T) {
 				}
 				srv := start(t, flush.NewHandler(grpcServer(run), &flush.Options{Flush: mode}), http2)
 				cc, err := grpc.NewClient("passthrough:///server", grpc.WithTransportCredentials(insecure.NewCredentials()),
-					grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return srv.dial(ctx, "", "") }))
+					grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return srv.Dial(ctx, "", "") }))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -98,7 +98,7 @@ func TestGRPCStatus(t *testing.T) {
 		}))
 		srv := start(t, flush.NewHandler(h, &flush.Options{Flush: flush.Async}), http2)
 		cc, err := grpc.NewClient("passthrough:///server", grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return srv.dial(ctx, "", "") }))
+			grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return srv.Dial(ctx, "", "") }))
 		if err != nil {
 			t.Fatal(err)
 		}

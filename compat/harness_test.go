@@ -180,7 +180,7 @@ func start(t *testing.T, h http.Handler, p proto, configure ...func(*http.Server
 	}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(s.network) }()
-	tr := &http.Transport{DialContext: s.dial, DisableCompression: true, Protocols: srv.Protocols, HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10}}
+	tr := &http.Transport{DialContext: s.Dial, DisableCompression: true, Protocols: srv.Protocols, HTTP2: &http.HTTP2Config{MaxReceiveBufferPerStream: 64 << 10}}
 	s.client = &http.Client{Transport: tr}
 	t.Cleanup(func() {
 		s.setHeld(false)

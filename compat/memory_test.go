@@ -1,32 +1,28 @@
 package compat_test
 
 import (
-	"context"
-	"io"
 	"net"
-	"os"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/fa492104/flush/flushtest"
 )
 
 // A network connects clients and servers of one test in memory. What servers
 // send can be held up, as by a client that has stopped reading.
 type network struct {
-	conns chan net.Conn
-	done  chan struct{}
-	once  sync.Once
+	*flushtest.Listener
 
-	mu    sync.Mutex
-	held  bool
-	halfs []*half // from server to client
+	mu      sync.Mutex
+	release chan struct{} // nil: nothing is held; closed when that ends
 }
 
 // networks are the networks of the test that runs.
 var networks []*network
 
 func newNetwork(t *testing.T) *network {
-	n := &network{conns: make(chan net.Conn), done: make(chan struct{})}
+	n := &network{Listener: flushtest.Listen(0)}
 	networks = append(networks, n)
 	t.Cleanup(func() { networks = nil })
 	return n
@@ -36,206 +32,69 @@ func newNetwork(t *testing.T) *network {
 func (n *network) setHeld(held bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.held = held
-	for _, h := range n.halfs {
-		h.mu.Lock()
-		h.held = held
-		h.changeLocked()
-		h.mu.Unlock()
+	switch {
+	case held && n.release == nil:
+		n.release = make(chan struct{})
+	case !held && n.release != nil:
+		close(n.release)
+		n.release = nil
 	}
 }
 
-func (n *network) dial(ctx context.Context, _, _ string) (net.Conn, error) {
-	toServer, toClient := newHalf(), newHalf()
-	n.mu.Lock()
-	toClient.held = n.held
-	n.halfs = append(n.halfs, toClient)
-	n.mu.Unlock()
-	select {
-	case n.conns <- &conn{in: toServer, out: toClient}:
-		return &conn{in: toClient, out: toServer}, nil
-	case <-n.done:
-		return nil, net.ErrClosed
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-// Accept makes the network a net.Listener.
 func (n *network) Accept() (net.Conn, error) {
-	select {
-	case c := <-n.conns:
-		return c, nil
-	case <-n.done:
-		return nil, net.ErrClosed
+	c, err := n.Listener.Accept()
+	if err != nil {
+		return nil, err
 	}
+	return &heldConn{Conn: c, network: n}, nil
 }
 
-func (n *network) Close() error   { n.once.Do(func() { close(n.done) }); return nil }
-func (n *network) Addr() net.Addr { return address{} }
+// A heldConn is a server's connection. While its network is held, what writes
+// to it is a connection that stalls.
+type heldConn struct {
+	net.Conn
+	network *network
 
-type address struct{}
-
-func (address) Network() string { return "memory" }
-func (address) String() string  { return "memory:80" }
-
-// A conn is one end of a connection. A peer that has closed gives io.EOF to
-// Read, after what it had sent, and io.ErrClosedPipe to Write.
-type conn struct {
-	in, out *half
-	rd, wd  deadline
-	once    sync.Once
+	mu sync.Mutex
+	wd time.Time
+	to net.Conn // the one that stalls, if that was the last to write
 }
 
-// capacity is what one direction of a connection takes before a Write waits.
-const capacity = 64 << 10
-
-// A half is one direction of a connection.
-type half struct {
-	mu       sync.Mutex
-	buf      []byte
-	held     bool          // nothing enters
-	finished bool          // no more will be written
-	gone     bool          // nobody will read
-	changed  chan struct{} // closed and replaced at every change of the above
-}
-
-func newHalf() *half { return &half{changed: make(chan struct{})} }
-
-func (h *half) changeLocked() {
-	close(h.changed)
-	h.changed = make(chan struct{})
-}
-
-func (c *conn) Read(p []byte) (int, error) {
-	for {
-		passed := c.rd.wait()
-		if isClosed(passed) {
-			return 0, os.ErrDeadlineExceeded
-		}
-		h := c.in
-		h.mu.Lock()
-		switch {
-		case h.gone:
-			h.mu.Unlock()
-			return 0, net.ErrClosed
-		case len(p) == 0 || len(h.buf) > 0:
-			n := copy(p, h.buf)
-			h.buf = h.buf[:copy(h.buf, h.buf[n:])]
-			h.changeLocked()
-			h.mu.Unlock()
-			return n, nil
-		case h.finished:
-			h.mu.Unlock()
-			return 0, io.EOF
-		}
-		changed := h.changed
-		h.mu.Unlock()
-		select {
-		case <-changed:
-		case <-passed:
-		}
+func (c *heldConn) Write(p []byte) (int, error) {
+	c.network.mu.Lock()
+	release := c.network.release
+	c.network.mu.Unlock()
+	to := c.Conn
+	if release != nil {
+		to = flushtest.NewConn(c.Conn, flushtest.Script{Release: release})
 	}
+	c.mu.Lock()
+	c.to = to
+	to.SetWriteDeadline(c.wd)
+	c.mu.Unlock()
+	return to.Write(p)
 }
 
-func (c *conn) Write(p []byte) (n int, err error) {
-	for {
-		passed := c.wd.wait()
-		if isClosed(passed) {
-			return n, os.ErrDeadlineExceeded
-		}
-		h := c.out
-		h.mu.Lock()
-		switch {
-		case h.finished:
-			h.mu.Unlock()
-			return n, net.ErrClosed
-		case h.gone:
-			h.mu.Unlock()
-			return n, io.ErrClosedPipe
-		}
-		if m := min(len(p)-n, capacity-len(h.buf)); m > 0 && !h.held {
-			h.buf = append(h.buf, p[n:n+m]...)
-			n += m
-			h.changeLocked()
-		}
-		changed := h.changed
-		h.mu.Unlock()
-		if n == len(p) {
-			return n, nil
-		}
-		select {
-		case <-changed:
-		case <-passed:
-		}
+func (c *heldConn) SetWriteDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wd = t
+	if c.to == nil {
+		return nil
 	}
+	return c.to.SetWriteDeadline(t)
 }
 
-func (c *conn) Close() error {
-	c.once.Do(func() {
-		c.out.mu.Lock()
-		c.out.finished = true
-		c.out.changeLocked()
-		c.out.mu.Unlock()
-		c.in.mu.Lock()
-		c.in.gone = true
-		c.in.buf = nil
-		c.in.changeLocked()
-		c.in.mu.Unlock()
-		c.rd.set(time.Time{})
-		c.wd.set(time.Time{})
-	})
-	return nil
+func (c *heldConn) SetDeadline(t time.Time) error {
+	c.SetReadDeadline(t)
+	return c.SetWriteDeadline(t)
 }
 
-func (c *conn) LocalAddr() net.Addr                { return address{} }
-func (c *conn) RemoteAddr() net.Addr               { return address{} }
-func (c *conn) SetReadDeadline(t time.Time) error  { c.rd.set(t); return nil }
-func (c *conn) SetWriteDeadline(t time.Time) error { c.wd.set(t); return nil }
-func (c *conn) SetDeadline(t time.Time) error      { c.rd.set(t); c.wd.set(t); return nil }
-
-// A deadline is a point in time that can be moved while others wait for it.
-type deadline struct {
-	mu     sync.Mutex
-	timer  *time.Timer
-	passed chan struct{} // closed once the deadline has passed
-}
-
-func (d *deadline) set(at time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.timer != nil && !d.timer.Stop() {
-		<-d.passed // the timer has fired: let it close its channel first
+func (c *heldConn) Close() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.to != nil {
+		c.to.Close()
 	}
-	d.timer = nil
-	if d.passed == nil || isClosed(d.passed) {
-		d.passed = make(chan struct{})
-	}
-	if at.IsZero() {
-		return
-	}
-	passed := d.passed
-	if left := time.Until(at); left > 0 {
-		d.timer = time.AfterFunc(left, func() { close(passed) })
-	} else {
-		close(passed)
-	}
-}
-
-func (d *deadline) wait() <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.passed == nil {
-		d.passed = make(chan struct{})
-	}
-	return d.passed
-}
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
+	return c.Conn.Close()
 }

@@ -60,7 +60,7 @@ func TestGorillaWebsocket(t *testing.T) {
 			}
 		}
 	}, func(t *testing.T, s *server) {
-		d := gorilla.Dialer{NetDialContext: s.dial}
+		d := gorilla.Dialer{NetDialContext: s.Dial}
 		c, _, err := d.DialContext(t.Context(), "ws://server/", nil)
 		if err != nil {
 			t.Fatal(err)
