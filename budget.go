@@ -40,12 +40,9 @@ type member struct {
 	since atomic.Int64 // when the call of the server that blocks began, or last showed progress; 0: none is under way
 }
 
-const (
-	blockMemory = 4096
-	// keepsUp is how long one call of the server may take of a response that
-	// keeps up. Send timeouts shrink no further, nor below a sixteenth.
-	keepsUp = 100 * time.Millisecond
-)
+// keepsUp is how long one call of the server may take of a response that
+// keeps up. Send timeouts shrink no further, nor below a sixteenth.
+const keepsUp = 100 * time.Millisecond
 
 // NewBudget returns a Budget of hard bytes, with pressure from soft bytes on.
 // Values are raised to make sense: hard to at least one block of 4 KiB, soft

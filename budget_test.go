@@ -198,3 +198,19 @@ func TestBudgetWaitsForThoseWhoKeepUp(t *testing.T) {
 		}
 	})
 }
+
+// What a budget counts for a block is what the allocator gives for it.
+func TestBudgetCountsWhatIsAllocated(t *testing.T) {
+	const n = 1000
+	blocks := make([]any, n)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for i := range blocks {
+		blocks[i] = flush.NewBlock()
+	}
+	runtime.ReadMemStats(&after)
+	if each := (after.TotalAlloc - before.TotalAlloc) / n; each < flush.BlockMemory || each > flush.BlockMemory+flush.BlockMemory/64 {
+		t.Errorf("a block takes %d bytes, and counts as %d", each, flush.BlockMemory)
+	}
+	runtime.KeepAlive(blocks)
+}

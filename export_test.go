@@ -8,6 +8,11 @@ import (
 // BudgetHeld returns how many bytes b counts as held.
 func BudgetHeld(b *Budget) int64 { return b.held.Load() }
 
+// NewBlock returns a piece of floor 2, which a budget counts as BlockMemory.
+func NewBlock() any { return new(block) }
+
+const BlockMemory = blockMemory
+
 // WithAcked returns a context as ConnContext would, of a connection that has
 // had acked() bytes acknowledged.
 func WithAcked(ctx context.Context, acked func() int64) context.Context {

@@ -71,7 +71,7 @@ func TestFlushWhileHandlerIsBlocked(t *testing.T) {
 // flush leaves no byte behind.
 func TestFlushLeavesNothingBehind(t *testing.T) {
 	var sizes []int
-	for _, n := range []int{512, 2048, 4072, 4096, 8192, 16 << 10, 32 << 10, 64 << 10} {
+	for _, n := range []int{512, 2048, 4064, 4096, 8192, 16 << 10, 32 << 10, 64 << 10} {
 		sizes = append(sizes, n-1, n, n+1)
 	}
 	bubble(t, func(t *testing.T, p proto) {

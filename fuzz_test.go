@@ -69,10 +69,10 @@ func FuzzResponse(f *testing.F) {
 }
 
 func fuzzResponse(t *testing.T, setup, ops []byte) {
-	buffer := []int{0, -1, 1, 10, 4072, 5000}[int(setup[0])%6]
+	buffer := []int{0, -1, 1, 10, 4064, 5000}[int(setup[0])%6]
 	opts := &flush.Options{
 		BufferSize: buffer,
-		MaxPending: []int{0, 1, 20, 4096, 8144}[int(setup[1])%5],
+		MaxPending: []int{0, 1, 20, 4096, 8128}[int(setup[1])%5],
 		Flush:      flush.Mode(setup[2] % 4),
 	}
 	s := newSink(t)

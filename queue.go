@@ -2,9 +2,14 @@ package flush
 
 import "sync"
 
-// blockSize is what one block of a queue holds. A block with its three words
-// of bookkeeping is exactly 4 KiB, one of the allocator's own sizes.
-const blockSize = 4096 - 24
+// blockSize is what one block of a queue holds. With its three words of
+// bookkeeping, and the word that the allocator puts before a large object with
+// pointers in it, a block takes exactly [blockMemory], one of the allocator's
+// own sizes.
+const (
+	blockSize   = blockMemory - 32
+	blockMemory = 4096
+)
 
 // A block is a piece of floor 2. Bytes data[r:w] are held; a holder of the
 // baton may read them unlocked while others append behind w.

@@ -23,7 +23,7 @@ import (
 func TestQueueBound(t *testing.T) {
 	for _, mark := range []int{1, 10, 4096, 10000} {
 		for _, buffer := range []int{-1, 10, 0, 10000} {
-			for _, size := range []int{1, 7, 4072, 9000, 100000} {
+			for _, size := range []int{1, 7, 4064, 9000, 100000} {
 				for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
 					if mark <= 10 && size > 10000 {
 						continue // a carrier for each byte or ten: slow, and nothing new
@@ -80,7 +80,7 @@ func TestQueueBound(t *testing.T) {
 // A large Write that comes when floor 2 is nearly full fills it up and passes
 // the rest through.
 func TestQueuePassThrough(t *testing.T) {
-	for _, buffer := range []int{0, 1, 1000, 4071, 4072, 4073, 8144, 20000} {
+	for _, buffer := range []int{0, 1, 1000, 4063, 4064, 4065, 8128, 20000} {
 		for held := range 10 {
 			for _, size := range []int{1, 5000, 40000} {
 				synctest.Test(t, func(t *testing.T) {
