@@ -20,6 +20,7 @@ var comparisons = []comparison{
 	{name: "ReverseProxy, real upstream", what: "the same, from a net/http server that flushes each event, in a process of its own", unit: "events/s", pairs: 60, n: [2]int{1, 1}, open: proxiedTokens, rate: true},
 	{name: "slow client", what: "how long 256 KiB for a slow client hold the handler (MaxPending 1 MiB)", unit: "ns", pairs: 20, n: [2]int{1, 1}, open: versus(slow)},
 	{name: "idle heap", what: "heap of an idle stream whose handler waits for its context", unit: "B", pairs: 10, short: 2, n: [2]int{10000, 10000}, open: versus(idleHeap), delta: true, limit: 1024, ci: 2048},
+	{name: "idle heap, no context", what: "the same, with a handler that waits for the application alone", unit: "B", pairs: 10, short: 2, n: [2]int{10000, 10000}, open: versus(idleDeafHeap), delta: true, limit: 1024, ci: 2048},
 	{name: "idle goroutines", what: "goroutines of an idle stream", unit: "", pairs: 10, short: 2, n: [2]int{1000, 1000}, open: versus(idleGoroutines), delta: true, limit: 0.001, ci: 0.002},
 }
 

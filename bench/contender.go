@@ -29,6 +29,7 @@ type job struct {
 	gzip    bool                // compress, and flush each event so that it can be decoded
 	pending int                 // Options.MaxPending of this library
 	held    func(time.Duration) // told how long a handler took; nil: nobody asks
+	deaf    bool                // do not ask the request's context for its end
 }
 
 // A message is one event.
@@ -73,7 +74,11 @@ func (j *job) send(done <-chan struct{}, event func(m message) error) {
 // flushed writes the events of a response and calls flush after each.
 func (j *job) flushed(w http.ResponseWriter, r *http.Request, flush func() error) {
 	w.Header().Set("Content-Type", "text/event-stream")
-	j.send(r.Context().Done(), func(m message) error {
+	var done <-chan struct{}
+	if !j.deaf {
+		done = r.Context().Done()
+	}
+	j.send(done, func(m message) error {
 		if _, err := w.Write(m.text); err != nil {
 			return err
 		}

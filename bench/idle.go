@@ -11,11 +11,11 @@ import (
 
 // idle holds streams of a contender that have sent one event; the cost of one
 // is what it adds. Connections are in memory, as the system's limits on open
-// files have no say there.
-func idle(c contender, added func(before, after idleState) float64) lane {
+// files have no say there. Deaf handlers wait for the application alone.
+func idle(c contender, deaf bool, added func(before, after idleState) float64) lane {
 	return func(n int) float64 {
 		over := make(chan struct{})
-		s := c.open(job{source: func(done <-chan struct{}) func() (message, bool) {
+		s := c.open(job{deaf: deaf, source: func(done <-chan struct{}) func() (message, bool) {
 			sent := false
 			return func() (message, bool) {
 				if !sent {
@@ -77,10 +77,11 @@ func readIdle() idleState {
 	return idleState{int64(m.HeapAlloc), runtime.NumGoroutine()}
 }
 
-func idleHeap(c contender) (lane, func()) {
-	return idle(c, func(before, after idleState) float64 { return float64(after.heap - before.heap) }), func() {}
-}
+func idleHeap(c contender) (lane, func())     { return idle(c, false, addedHeap), func() {} }
+func idleDeafHeap(c contender) (lane, func()) { return idle(c, true, addedHeap), func() {} }
+
+func addedHeap(before, after idleState) float64 { return float64(after.heap - before.heap) }
 
 func idleGoroutines(c contender) (lane, func()) {
-	return idle(c, func(before, after idleState) float64 { return float64(after.goroutines - before.goroutines) }), func() {}
+	return idle(c, false, func(before, after idleState) float64 { return float64(after.goroutines - before.goroutines) }), func() {}
 }
