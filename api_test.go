@@ -97,12 +97,26 @@ func parsePackage(t *testing.T, dir string) ([]*ast.File, *types.Package) {
 		}
 		files = append(files, f)
 	}
-	conf := types.Config{Importer: importer.ForCompiler(fset, "gc", nil), IgnoreFuncBodies: true}
+	conf := types.Config{Importer: ownImporter{t, importer.ForCompiler(fset, "gc", nil)}, IgnoreFuncBodies: true}
 	pkg, err := conf.Check(info.Name, fset, files, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return files, pkg
+}
+
+// ownImporter finds this module's packages in their folders.
+type ownImporter struct {
+	t *testing.T
+	types.Importer
+}
+
+func (i ownImporter) Import(path string) (*types.Package, error) {
+	if dir, ok := strings.CutPrefix(path, "github.com/fa492104/flush/"); ok {
+		_, pkg := parsePackage(i.t, dir)
+		return pkg, nil
+	}
+	return i.Importer.Import(path)
 }
 
 // apiLines describes each exported name of pkg, field and method in one line,
@@ -291,7 +305,7 @@ type Same = T
 	if err != nil {
 		t.Fatal(err)
 	}
-	conf := types.Config{Importer: importer.ForCompiler(fset, "gc", nil), IgnoreFuncBodies: true}
+	conf := types.Config{Importer: ownImporter{t, importer.ForCompiler(fset, "gc", nil)}, IgnoreFuncBodies: true}
 	pkg, err := conf.Check("p", fset, []*ast.File{f}, nil)
 	if err != nil {
 		t.Fatal(err)

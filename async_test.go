@@ -20,6 +20,7 @@ import (
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/flushtest"
+	"github.com/fa492104/flush/internal/deadline"
 )
 
 // A sink is a server's writer for one response. It records what reaches it,
@@ -29,7 +30,7 @@ type sink struct {
 	t      *testing.T
 	inside atomic.Bool
 	header http.Header
-	wd     deadline
+	wd     deadline.Deadline
 
 	mu      sync.Mutex
 	status  int
@@ -44,7 +45,7 @@ type sink struct {
 
 type deadlineSink struct{ *sink }
 
-func (s deadlineSink) SetWriteDeadline(t time.Time) error { s.wd.set(t); return nil }
+func (s deadlineSink) SetWriteDeadline(t time.Time) error { s.wd.Set(t); return nil }
 
 func newSink(t *testing.T) *sink { return &sink{t: t, header: make(http.Header)} }
 
@@ -91,8 +92,8 @@ func (s *sink) Write(p []byte) (int, error) {
 	s.enter()
 	defer s.leave()
 	for {
-		passed := s.wd.wait()
-		if isClosed(passed) {
+		passed := s.wd.Passed()
+		if deadline.Closed(passed) {
 			return 0, os.ErrDeadlineExceeded
 		}
 		s.mu.Lock()
@@ -884,9 +885,9 @@ func TestAsyncSweep(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) { // released
 						x := begin(t, p, how, stalling(at), false)
 						synctest.Wait()
-						reached = isClosed(x.stalled)
+						reached = deadline.Closed(x.stalled)
 						<-time.After(time.Minute - 1)
-						if reached && len(x.came) > 0 && how == "async" && !isClosed(x.wrote) {
+						if reached && len(x.came) > 0 && how == "async" && !deadline.Closed(x.wrote) {
 							t.Errorf("at %d: the handler is held", at)
 						}
 						close(x.release)
@@ -960,7 +961,7 @@ func TestAsyncSweep(t *testing.T) {
 							t.Errorf("at %d: %+v", at, c)
 						}
 						whole := ended(t, x, true)
-						if took := time.Since(x.began); isClosed(x.stalled) && (took != time.Minute || whole) {
+						if took := time.Since(x.began); deadline.Closed(x.stalled) && (took != time.Minute || whole) {
 							t.Errorf("at %d: the connection ended after %v, whole: %t", at, took, whole)
 						}
 					})

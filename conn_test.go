@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/deadline"
 )
 
 // known makes the connections of a server known, with a send buffer that takes
@@ -159,7 +160,7 @@ func (r *reading) pause() {
 func (r *reading) goOn() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if !isClosed(r.paused) {
+	if !deadline.Closed(r.paused) {
 		close(r.paused)
 	}
 }

@@ -28,6 +28,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush/flushtest"
+	"github.com/fa492104/flush/internal/deadline"
 )
 
 // This file holds what the tests of this package share: servers for every
@@ -400,7 +401,7 @@ func (s *stream) send(method, path string, body io.Reader, lines []string) {
 		select {
 		case <-s.proceed:
 		case <-s.headed:
-			if !isClosed(s.proceed) {
+			if !deadline.Closed(s.proceed) {
 				return // answered without asking for the body
 			}
 		}
@@ -780,52 +781,6 @@ func goroutines() map[string]string {
 		m[id] = stack
 	}
 	return m
-}
-
-// A deadline is a point in time that can be moved while others wait for it.
-type deadline struct {
-	mu     sync.Mutex
-	timer  *time.Timer
-	passed chan struct{} // closed once the deadline has passed
-}
-
-func (d *deadline) set(at time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.timer != nil && !d.timer.Stop() {
-		<-d.passed // the timer has fired: let it close its channel first
-	}
-	d.timer = nil
-	if d.passed == nil || isClosed(d.passed) {
-		d.passed = make(chan struct{})
-	}
-	if at.IsZero() {
-		return
-	}
-	passed := d.passed
-	if left := time.Until(at); left > 0 {
-		d.timer = time.AfterFunc(left, func() { close(passed) })
-	} else {
-		close(passed)
-	}
-}
-
-func (d *deadline) wait() <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.passed == nil {
-		d.passed = make(chan struct{})
-	}
-	return d.passed
-}
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
 }
 
 // A script says how a scripted connection misbehaves when it is written to.

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/deadline"
 )
 
 // Floor 2 never holds more than MaxPending, whatever the sizes; a Write waits
@@ -56,7 +57,7 @@ func TestQueueBound(t *testing.T) {
 									s.release()
 									<-done
 								}
-								if isClosed(done) {
+								if deadline.Closed(done) {
 									break
 								}
 								s.hold(taken)

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/deadline"
 )
 
 // A run before a release uses 1000000 and takes minutes:
@@ -163,7 +164,7 @@ func hammer(t *testing.T, seed uint64, unit time.Duration) {
 	over := make(chan struct{})
 	network.Go(func() {
 		rnd := rand.New(rand.NewPCG(seed, 100))
-		for !isClosed(over) {
+		for !deadline.Closed(over) {
 			s.hold(rnd.IntN(20000))
 			select {
 			case <-over:

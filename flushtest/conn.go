@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/fa492104/flush/internal/deadline"
 )
 
 // A Script says how a connection misbehaves when it is written to. Offsets
@@ -51,7 +53,7 @@ func (s *Script) idle() bool {
 type Conn struct {
 	net.Conn
 	script Script
-	wd     deadline
+	wd     deadline.Deadline
 	done   chan struct{} // closed by Close
 	once   sync.Once
 
@@ -154,18 +156,18 @@ func (c *Conn) search(p []byte) (n int, found bool) {
 }
 
 func (c *Conn) stall() error {
-	if c.script.Stalled != nil && !isClosed(c.script.Release) {
+	if c.script.Stalled != nil && !deadline.Closed(c.script.Release) {
 		c.script.Stalled()
 	}
 	for {
-		passed := c.wd.wait()
+		passed := c.wd.Passed()
 		select {
 		case <-c.script.Release:
 			return nil
 		case <-c.done:
 			return net.ErrClosed
 		case <-passed:
-			if isClosed(c.wd.wait()) {
+			if deadline.Closed(c.wd.Passed()) {
 				return os.ErrDeadlineExceeded
 			}
 		}
@@ -184,8 +186,8 @@ func (c *Conn) pace(n int) error {
 	timer := time.NewTimer(time.Until(through()))
 	defer timer.Stop()
 	for {
-		passed := c.wd.wait()
-		if isClosed(passed) {
+		passed := c.wd.Passed()
+		if deadline.Closed(passed) {
 			return os.ErrDeadlineExceeded
 		}
 		select {
@@ -205,16 +207,16 @@ func (c *Conn) hand(p []byte) (int, error) {
 	}
 	l := &c.line
 	for n := 0; ; {
-		passed := c.wd.wait()
+		passed := c.wd.Passed()
 		l.mu.Lock()
 		switch {
-		case isClosed(c.done):
+		case deadline.Closed(c.done):
 			l.mu.Unlock()
 			return n, net.ErrClosed
 		case l.err != nil:
 			l.mu.Unlock()
 			return n, l.err
-		case isClosed(passed):
+		case deadline.Closed(passed):
 			l.mu.Unlock()
 			return n, os.ErrDeadlineExceeded
 		}
@@ -262,7 +264,7 @@ func (c *Conn) deliver() {
 		l.changed = make(chan struct{})
 	}
 	l.running = false
-	if isClosed(c.done) {
+	if deadline.Closed(c.done) {
 		c.Conn.Close()
 	}
 }
@@ -270,7 +272,7 @@ func (c *Conn) deliver() {
 // Read reads from the connection below.
 func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if err != nil && isClosed(c.done) {
+	if err != nil && deadline.Closed(c.done) {
 		err = net.ErrClosed
 	}
 	return n, err
@@ -295,7 +297,7 @@ func (c *Conn) Close() (err error) {
 
 // SetWriteDeadline sets when a Write fails that has not ended.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
-	c.wd.set(t)
+	c.wd.Set(t)
 	if c.script.Latency > 0 {
 		return nil // what is under way is not bound by it
 	}

@@ -6,6 +6,8 @@ import (
 	"os"
 	"sync"
 	"time"
+
+	"github.com/fa492104/flush/internal/deadline"
 )
 
 // Pipe returns the two ends of a connection in memory. Unlike those of
@@ -25,7 +27,7 @@ func Pipe(capacity int) (a, b net.Conn) {
 
 type pipeConn struct {
 	in, out *half
-	rd, wd  deadline
+	rd, wd  deadline.Deadline
 	closed  sync.Once
 }
 
@@ -51,8 +53,8 @@ func (h *half) changeLocked() {
 
 func (c *pipeConn) Read(p []byte) (int, error) {
 	for {
-		passed := c.rd.wait()
-		if isClosed(passed) {
+		passed := c.rd.Passed()
+		if deadline.Closed(passed) {
 			return 0, os.ErrDeadlineExceeded
 		}
 		h := c.in
@@ -82,8 +84,8 @@ func (c *pipeConn) Read(p []byte) (int, error) {
 
 func (c *pipeConn) Write(p []byte) (n int, err error) {
 	for {
-		passed := c.wd.wait()
-		if isClosed(passed) {
+		passed := c.wd.Passed()
+		if deadline.Closed(passed) {
 			return n, os.ErrDeadlineExceeded
 		}
 		h := c.out
@@ -136,57 +138,11 @@ func (c *pipeConn) Close() error {
 
 func (c *pipeConn) LocalAddr() net.Addr                { return memoryAddr{} }
 func (c *pipeConn) RemoteAddr() net.Addr               { return memoryAddr{} }
-func (c *pipeConn) SetReadDeadline(t time.Time) error  { c.rd.set(t); return nil }
-func (c *pipeConn) SetWriteDeadline(t time.Time) error { c.wd.set(t); return nil }
-func (c *pipeConn) SetDeadline(t time.Time) error      { c.rd.set(t); c.wd.set(t); return nil }
+func (c *pipeConn) SetReadDeadline(t time.Time) error  { c.rd.Set(t); return nil }
+func (c *pipeConn) SetWriteDeadline(t time.Time) error { c.wd.Set(t); return nil }
+func (c *pipeConn) SetDeadline(t time.Time) error      { c.rd.Set(t); c.wd.Set(t); return nil }
 
 type memoryAddr struct{}
 
 func (memoryAddr) Network() string { return "memory" }
 func (memoryAddr) String() string  { return "memory:80" }
-
-// A deadline is a point in time that can be moved while others wait for it.
-type deadline struct {
-	mu     sync.Mutex
-	timer  *time.Timer
-	passed chan struct{} // closed once the deadline has passed
-}
-
-func (d *deadline) set(at time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.timer != nil && !d.timer.Stop() {
-		<-d.passed // the timer has fired: let it close its channel first
-	}
-	d.timer = nil
-	if d.passed == nil || isClosed(d.passed) {
-		d.passed = make(chan struct{})
-	}
-	if at.IsZero() {
-		return
-	}
-	passed := d.passed
-	if left := time.Until(at); left > 0 {
-		d.timer = time.AfterFunc(left, func() { close(passed) })
-	} else {
-		close(passed)
-	}
-}
-
-func (d *deadline) wait() <-chan struct{} {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.passed == nil {
-		d.passed = make(chan struct{})
-	}
-	return d.passed
-}
-
-func isClosed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
