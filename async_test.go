@@ -682,21 +682,56 @@ func TestAsyncPanicBelow(t *testing.T) {
 
 // The same on a caller's goroutine: there it goes on from the call itself.
 func TestAsyncPanicBelowACaller(t *testing.T) {
-	s := newSink(t)
-	s.fault = func([]byte, int) (int, error) { panic("broken") }
-	f := flush.New(deadlineSink{s}, nil, nil)
-	mustWrite(t, f, "event")
-	var got any
-	func() {
-		defer func() { got = recover() }()
-		f.FlushWait(noContext)
-	}()
-	if got != "broken" {
-		t.Errorf("recovered %v", got)
+	for _, begun := range []bool{false, true} {
+		s := newSink(t)
+		f := flush.New(deadlineSink{s}, nil, nil)
+		if begun {
+			mustWrite(t, f, "before")
+			must(t, f.FlushWait(noContext))
+		}
+		s.fault = func([]byte, int) (int, error) { panic("broken") }
+		mustWrite(t, f, "event")
+		var got any
+		func() {
+			defer func() { got = recover() }()
+			f.FlushWait(noContext)
+		}()
+		if got != "broken" || f.Err() == nil {
+			t.Errorf("recovered %v, failed with %v", got, f.Err())
+		}
+		f.Abort(nil)
+		if st := f.Stats(); st.Lost != 5 {
+			t.Errorf("%+v", st)
+		}
 	}
-	f.Abort(nil)
-	if st := f.Stats(); st.Lost != 5 {
-		t.Errorf("%+v", st)
+}
+
+// A write that the server refuses, but could go on after, is flushed all the
+// same; after one that broke the connection nobody flushes.
+func TestFlushWaitWhoseWriteFails(t *testing.T) {
+	for _, test := range []struct {
+		err     error
+		flushes int
+		stays   error
+	}{
+		{http.ErrBodyNotAllowed, 2, nil},
+		{errors.New("broken"), 1, flush.ErrClientGone},
+	} {
+		s := newSink(t)
+		f := flush.New(deadlineSink{s}, nil, nil)
+		mustWrite(t, f, "before")
+		must(t, f.FlushWait(noContext))
+		s.fault = func([]byte, int) (int, error) { return 0, test.err }
+		mustWrite(t, f, "event")
+		if err := f.FlushWait(noContext); !errors.Is(err, test.stays) || !errors.Is(f.Err(), test.stays) {
+			t.Errorf("%v: %v, then %v", test.err, err, f.Err())
+		}
+		if len(s.flushed) != test.flushes {
+			t.Errorf("%v: flushed at %v", test.err, s.flushed)
+		}
+		if err := f.Close(); !errors.Is(err, test.err) || f.Stats().Lost != 5 {
+			t.Errorf("%v: Close: %v, %+v", test.err, err, f.Stats())
+		}
 	}
 }
 
