@@ -59,7 +59,7 @@ func goCommand(t *testing.T, dir string, args ...string) {
 // taken is what the pieces of Go in a document take for granted.
 var taken = map[string]string{
 	"README.md": `mux *http.ServeMux, logging, compress func(http.Handler) http.Handler,
-		export, render func(http.ResponseWriter) error, t *testing.T`,
+		export, render func(http.ResponseWriter) error, subscribe func() (<-chan string, func()), t *testing.T`,
 	"docs/migration.md": `srv *http.Server, rc *http.ResponseController, f *flush.Flusher,
 		c struct{ events chan string }, e string, drop func()`,
 }
@@ -77,6 +77,7 @@ func TestDocumentSnippets(t *testing.T) {
 import (
 	"bytes"
 	"fmt"
+	"io"
 	"log"
 	"net/http"
 	"testing"
@@ -89,6 +90,7 @@ import (
 var (
 	_ = bytes.ToUpper
 	_ = fmt.Print
+	_ = io.Copy
 	_ = log.Print
 	_ = time.Now
 	_ = flush.New

@@ -257,9 +257,9 @@ func (o *Options) compile() *config {
 }
 
 // Errors of this package. All are matched with [errors.Is] and wrap their
-// cause. ErrTimeout and ErrClientGone stick: once met, Write, Flush and Close
-// return them from then on. A timeout on a server without deadlines (CGI,
-// FastCGI, recorders) ends only the wait and does not stick.
+// cause. ErrTimeout, ErrClientGone and [ErrOverBudget] stick: once met, Write,
+// Flush and Close return them from then on. A timeout on a server without
+// deadlines (CGI, FastCGI, recorders) ends only the wait and does not stick.
 //
 // After [Flusher.Hijack] calls return [http.ErrHijacked]. Where nothing can
 // flush, the error matches [http.ErrNotSupported].

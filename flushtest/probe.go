@@ -63,6 +63,9 @@ type Arrival struct {
 // Verdict is neither Streamed nor Unclear.
 func (f *Finding) Held() bool { return f.Verdict != Streamed && f.Verdict != Unclear }
 
+// stopped begins Finding.Err where the probe ended before the stream.
+const stopped = "the probe stopped: "
+
 // A Prober has the settings of a probe. The zero Prober is that of [Probe].
 type Prober struct {
 	Client    *http.Client  // nil: one of its own
@@ -223,6 +226,9 @@ func (p *Prober) fetch(ctx context.Context, client *http.Client, url, encoding s
 	t.End = in.end
 	if in.err != io.EOF {
 		t.Err = in.err.Error()
+		if ctx.Err() != nil {
+			t.Err = stopped + ctx.Err().Error()
+		}
 	}
 	if plain := t.read.close(); len(t.Arrivals) > 0 && plain > 0 {
 		t.Arrivals[len(t.Arrivals)-1].Plain += plain
@@ -485,7 +491,10 @@ func (f *Finding) String() string {
 		}
 		b.WriteString(").")
 	}
-	if f.Err != "" {
+	switch why, ok := strings.CutPrefix(f.Err, stopped); {
+	case ok:
+		fmt.Fprintf(&b, " It went on when the probe stopped (%s).", why)
+	case f.Err != "":
 		fmt.Fprintf(&b, " It ended with an error: %s.", f.Err)
 	}
 	if f.Layer != "" {
