@@ -221,6 +221,7 @@ func (f *Flusher) freeLocked() {
 // nothing is left to carry. A panic in the server's writer would kill the
 // process here: it is kept for the handler's goroutine.
 func (f *Flusher) carrier() {
+	growStack(false)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	returned := false
@@ -246,6 +247,25 @@ func (f *Flusher) carrier() {
 	}
 	returned = true
 }
+
+// stackSize is what the server's Write and Flush need of a stack, once the
+// headers are out.
+const stackSize = 2 << 10
+
+// growStack makes the stack of a new goroutine as large as the server's calls
+// need. Left to those, it grows step by step, and each step has to look at every
+// frame of a deep stack: half the time that a carrier takes for an event.
+//
+//go:noinline
+func growStack(use bool) {
+	if use {
+		var frame [stackSize]byte
+		touch(&frame)
+	}
+}
+
+//go:noinline
+func touch(*[stackSize]byte) {}
 
 // callLocked calls the server with mu dropped. The holder of the baton calls
 // it, and then verdictLocked.
