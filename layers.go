@@ -125,7 +125,7 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 	}
 	if r != nil {
 		t := reflect.TypeOf(w)
-		s.ownHeader = t.String() == "*http.response" && t.Elem().PkgPath() == "net/http"
+		s.ownHeader = t != nil && t.String() == "*http.response" && t.Elem().PkgPath() == "net/http"
 		s.netHTTP = by != nil
 		s.takesInfo = s.netHTTP || r.Context().Value(http.LocalAddrContextKey) != nil
 	}
