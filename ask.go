@@ -196,7 +196,7 @@ func (f *Flusher) flushWaitLocked(ctx context.Context) error {
 	waits := false
 	defer func() {
 		if waits {
-			q := f.queue
+			q := f.waiting
 			q.flushes = slices.DeleteFunc(q.flushes, func(m mark) bool { return m == mine })
 		}
 	}()
@@ -233,11 +233,11 @@ func (f *Flusher) flushWaitLocked(ctx context.Context) error {
 // not go far beyond it: he waits for his own bytes, not for all that was asked
 // for since.
 func (f *Flusher) firstWaitLocked() (mark, bool) {
-	if f.queue == nil {
+	if f.waiting == nil {
 		return mark{}, false
 	}
 	end := f.sent + int64(f.q.len)
-	for _, m := range f.queue.flushes {
+	for _, m := range f.waiting.flushes {
 		if m.seq > f.done && m.pos <= end {
 			return m, true
 		}

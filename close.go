@@ -53,7 +53,7 @@ func (f *Flusher) finish(abort bool, cause error) error {
 		for !f.ended {
 			f.waitLocked()
 		}
-		return f.closeErrLocked()
+		return f.closeErr()
 	}
 	f.closing = true
 	f.slowLocked()
@@ -64,19 +64,19 @@ func (f *Flusher) finish(abort bool, cause error) error {
 	f.mu.Unlock()
 	defer func() { // a filter may panic while the buffers are unwound
 		for _, h := range f.rarely().hooks {
-			h.fn(h.r, f.Stats(), f.closeErrLocked())
+			h.fn(h.r, f.Stats(), f.closeErr())
 		}
 		if f.cfg.OnClose != nil {
-			f.cfg.OnClose(f.req, f.Stats(), f.closeErrLocked())
+			f.cfg.OnClose(f.req, f.Stats(), f.closeErr())
 		}
 	}()
 	f.complete()
-	return f.closeErrLocked()
+	return f.closeErr()
 }
 
-// closeErrLocked is what Close returns, once the response has ended; then it
+// closeErr is what Close returns, once the response has ended; then it
 // does not change any more, and needs no lock.
-func (f *Flusher) closeErrLocked() error { return joinErrors(f.fail, f.rarely().refused) }
+func (f *Flusher) closeErr() error { return joinErrors(f.fail, f.rarely().refused) }
 
 // abortLocked makes cause the failure and ends a call of the server that is
 // under way, where that can be done.

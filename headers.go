@@ -28,7 +28,7 @@ func (f *Flusher) Header() http.Header {
 // server reads its own map only inside WriteHeader (net/http on HTTP/1), the
 // handler has that one and below is a copy, which is gone once the headers are
 // out: f.shared. WriteHeader then runs on a caller's goroutine, see
-// startCarrierLocked. Elsewhere the server has below and the handler a copy.
+// readyCarrierLocked. Elsewhere the server has below and the handler a copy.
 
 func (f *Flusher) headerLocked() http.Header {
 	switch {

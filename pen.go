@@ -6,7 +6,7 @@ import "slices"
 // held all along, needs no pen; one that must drop mu in the middle takes it,
 // and the others stand in line.
 
-func (f *Flusher) penTakenLocked() bool { return f.pen || f.queue != nil && len(f.queue.line) > 0 }
+func (f *Flusher) penTakenLocked() bool { return f.pen || f.waiting != nil && len(f.waiting.line) > 0 }
 
 func (f *Flusher) takePenLocked() error {
 	if !f.penTakenLocked() {
