@@ -141,7 +141,7 @@ func (f *Flusher) WriteHeader(code int) {
 // informLocked sends a 1xx. It overtakes nothing: as headers have not been
 // fixed, no byte has been accepted.
 func (f *Flusher) informLocked(code int) {
-	if f.http10 || !f.srv.takesInfo || f.cfg.SAPI.Headers == OutputOnly || f.takeBatonLocked() != nil {
+	if f.http10 || !f.srv.takesInfo || f.cfg.SAPI.Headers == OutputOnly || f.takeBatonLocked(false) != nil {
 		return
 	}
 	defer f.releaseLocked()
@@ -170,7 +170,7 @@ func (f *Flusher) fixLocked(status int) {
 		f.parseLengthLocked(f.header["Content-Length"])
 	}
 	if f.length >= 0 || !bodyAllowed(status) {
-		f.holding = false
+		f.stopHoldingLocked()
 	}
 }
 
@@ -232,6 +232,32 @@ func (f *Flusher) refixLocked(b *fixedHeader) {
 	f.parseLengthLocked(f.below["Content-Length"])
 }
 
+// leadLocked hands over the headers if bytes follow, or a flush.
+func (f *Flusher) leadLocked(bytes, push bool) {
+	switch {
+	case bytes && !f.skipsLocked():
+		f.sendHeadersLocked(push)
+	case bytes || push:
+		f.sendBareHeadersLocked(push)
+	}
+}
+
+// readyLocked does what must come before a carrier. The handler may change a
+// shared header map as soon as we have returned to it.
+func (f *Flusher) readyLocked() {
+	if f.shared && !f.headersSent {
+		f.absorbLocked()
+		f.leadLocked(f.q.len > 0, f.asked.seq > f.done)
+	}
+}
+
+// skipsLocked reports whether headers go out without the body: the server
+// would drop it, or choke on it (HTTP/2).
+func (f *Flusher) skipsLocked() bool { return f.head && f.cfg.SAPI.Headers != OutputOnly }
+
+// holdsLocked reports whether the response is held for a Content-Length.
+func (f *Flusher) holdsLocked() bool { return f.http10 && f.cfg.HTTP10Buffer > 0 && !f.head }
+
 // sendHeadersLocked hands the fixed headers to the server; the holder of the
 // baton calls it. flushing says that a flush does.
 func (f *Flusher) sendHeadersLocked(flushing bool) {
@@ -242,8 +268,8 @@ func (f *Flusher) sendHeadersLocked(flushing bool) {
 		f.fixLocked(http.StatusOK)
 	}
 	f.headersSent = true
-	f.holding = false
-	f.stats.Status = f.status
+	f.stopHoldingLocked()
+
 	if f.cfg.SAPI.Headers == OutputOnly {
 		return
 	}
@@ -396,7 +422,7 @@ func (f *Flusher) SendHeaders() error {
 	if f.headersSent || f.cfg.SAPI.Headers == OutputOnly {
 		return nil
 	}
-	if err := f.takeBatonLocked(); err != nil {
+	if err := f.takeBatonLocked(false); err != nil {
 		return err
 	}
 	defer f.releaseLocked()
@@ -438,22 +464,19 @@ func (f *Flusher) Clean() error {
 	if ferr == ErrReentrant {
 		return ferr
 	}
-	if err := f.takeBatonLocked(); err != nil {
+	if err := f.takeBatonLocked(false); err != nil {
 		return err
 	}
 	defer f.releaseLocked()
 	if f.headersSent {
 		return ErrHeadersSent
 	}
-	f.absorbLocked()
-	f.dropLocked()
-	f.slowLocked()
-	f.accepted, f.moveTo, f.asked.pos, f.done = 0, 0, 0, f.asked.seq
+	f.resetLocked()
 	if f.interval != nil {
 		f.interval.upTo = 0
 	}
 	f.status, f.written, f.length, f.fixed = 0, 0, -1, false
-	f.holding = f.http10 && f.cfg.HTTP10Buffer > 0 && !f.head
+	f.holdLocked(f.holdsLocked())
 	for _, k := range bodyHeaders {
 		delete(f.headerLocked(), k)
 	}

@@ -213,7 +213,7 @@ func (f *Flusher) dropStackLocked() {
 			b.mem = nil
 		}
 	}
-	f.stats.Lost += int64(n)
+	f.loseLocked(n)
 	s.bufs, s.late, s.follow, s.passing = nil, nil, 0, false
 }
 
@@ -280,7 +280,7 @@ func (f *Flusher) enterLateLocked() error {
 		}
 	}
 	n, err := writeLocked(f, p)
-	f.stats.Lost += int64(len(p) - n)
+	f.loseLocked(len(p) - n)
 	return err
 }
 
