@@ -1,6 +1,9 @@
 package flush
 
-import "slices"
+import (
+	"slices"
+	"time"
+)
 
 // The pen: Writes enter floor 2 in turn. One that can enter at once, with mu
 // held all along, needs no pen; one that must drop mu in the middle takes it,
@@ -108,32 +111,74 @@ func throughLocked[T []byte | string](p *pipe, b T) (n int, err error) {
 		p.sent = p.accepted
 		return n + len(b), nil
 	}
+	m, err := passLocked(p, b, false)
+	if p.fail != nil {
+		return n + m, p.fail
+	}
+	p.sent += int64(len(b) - m) // refused: their place is passed over
+	return n + m, err
+}
+
+// passLocked hands b to floor 1 from the caller's own memory, in slices. With
+// asks it does between them what others have asked for meanwhile, and b's bytes
+// count as accepted one slice at a time; without, they are already. The holder
+// calls it.
+func passLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err error) {
+	size := sliceSizes{next: firstSlice}
 	for len(b) > 0 && p.fail == nil && err == nil {
-		p.down.leadLocked(true, false)
-		if p.fail != nil {
+		if asks && p.dueLocked() {
+			p.roundLocked()
+		}
+		if p.down.leadLocked(true, false); p.fail != nil {
 			break
 		}
+		k := min(len(b), size.next)
+		if k < len(b) {
+			size.begin()
+		}
 		var m int
-		m, err = passLocked(p, b[:min(len(b), sliceSize)])
+		switch b := any(b[:k]).(type) {
+		case []byte:
+			m, _, err = p.down.writeLocked(b, false)
+		case string:
+			m, err = p.down.writeStringLocked(b)
+		}
+		if asks {
+			p.accepted += int64(m)
+		}
+		p.noteSentLocked(m)
 		n, b = n+m, b[m:]
+		if len(b) > 0 {
+			size.endLocked(p)
+		}
 	}
-	if p.fail != nil {
-		return n, p.fail
-	}
-	p.sent += int64(len(b)) // refused: their place is passed over
 	return n, err
 }
 
-// passLocked hands b to floor 1 from the caller's own memory.
-func passLocked[T []byte | string](p *pipe, b T) (n int, err error) {
-	switch b := any(b).(type) {
-	case []byte:
-		n, _, err = p.down.writeLocked(b, false)
-	case string:
-		n, err = p.down.writeStringLocked(b)
+const (
+	firstSlice = 32 << 10
+	lastSlice  = 1 << 20
+)
+
+// sliceSizes are the sizes in which floor 1 is given what need not be copied. A
+// slice is the grain of the send timeout: large ones cost less, and small ones
+// keep a slow client alive. So they grow, while the client has never been slow.
+type sliceSizes struct {
+	next  int
+	quick int // slices of this size that have gone quickly
+	began time.Duration
+}
+
+func (s *sliceSizes) begin() { s.began = now() }
+
+func (s *sliceSizes) endLocked(p *pipe) {
+	if p.slow = p.slow || p.down.tookLongLocked(now()-s.began); p.slow {
+		s.next = firstSlice
+		return
 	}
-	p.noteSentLocked(n)
-	return n, err
+	if s.quick++; s.quick == 4 && s.next < lastSlice {
+		s.next, s.quick = 2*s.next, 0
+	}
 }
 
 // carryLocked accepts b and waits until a carrier has handed it over.
@@ -160,6 +205,12 @@ func enqueueLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err erro
 		}
 		defer p.dropPenLocked()
 	}
+	if len(b) > max(p.marks.high, firstSlice) && !p.down.carrierOnly() && !p.down.callerOnlyLocked() && !p.down.skipsLocked() {
+		n, err = passBulkLocked(p, b[:len(b)-p.marks.high], begun)
+		if b = b[n:]; err != nil {
+			return n, err
+		}
+	}
 	for len(b) > 0 {
 		if err := p.awaitRoomLocked(); err != nil {
 			p.cut = p.cut || p.refuse != nil
@@ -181,6 +232,29 @@ func enqueueLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err erro
 		}
 	}
 	return n, nil
+}
+
+// passBulkLocked takes the baton and hands b down from the caller's own memory,
+// behind what is held. b is what the caller would wait for anyway, as it is
+// beyond the high mark: so nothing of it is held. The pen is the caller's.
+func passBulkLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err error) {
+	p.stopHoldingLocked()
+	p.wanted = true
+	began := now()
+	err = p.takeBatonLocked(true)
+	p.wanted = false
+	p.noteWaitedLocked(began)
+	if err != nil {
+		p.cut = p.cut || p.refuse != nil
+		p.kickLocked()
+		return 0, err
+	}
+	defer p.releaseLocked()
+	p.moveLocked()
+	if n, err = passLocked(p, b, true); p.fail != nil {
+		err = p.fail
+	}
+	return n, err
 }
 
 // awaitRoomLocked waits, at the high mark, until floor 2 is down to the low

@@ -33,7 +33,7 @@ func (p *pipe) grabBatonLocked() bool {
 
 // releaseLocked lets the baton go, or passes it to a carrier.
 func (p *pipe) releaseLocked() {
-	if p.dueLocked() && !p.down.callerOnlyLocked() {
+	if !p.wanted && p.dueLocked() && !p.down.callerOnlyLocked() {
 		p.startCarrierLocked()
 		return
 	}
@@ -79,7 +79,7 @@ func (p *pipe) carryOnLocked() {
 // it says so the caller starts p.carry: with mu dropped if it can, as a carrier
 // that starts on another thread would meet it and go to sleep.
 func (p *pipe) claimLocked() bool {
-	if p.held || !p.dueLocked() || p.down.callerOnlyLocked() {
+	if p.held || p.wanted || !p.dueLocked() || p.down.callerOnlyLocked() {
 		return false
 	}
 	p.held = true
@@ -179,11 +179,11 @@ func (p *pipe) carrier() {
 		p.freeLocked()
 	}()
 	for {
-		for p.dueLocked() {
+		for !p.wanted && p.dueLocked() {
 			p.roundLocked()
 		}
 		p.quick.Store(false)
-		if !p.dueLocked() {
+		if p.wanted || !p.dueLocked() {
 			break
 		}
 		p.quickenLocked()

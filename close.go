@@ -42,6 +42,9 @@ func (f *Flusher) finish(abort bool, cause error) error {
 	}
 	if f.closing {
 		defer f.mu.Unlock()
+		if abort && f.stack.running != nil {
+			return f.fail // it may be the filter that asks: what closes the response sees the mark
+		}
 		for !f.ended {
 			f.waitLocked()
 		}

@@ -259,7 +259,7 @@ func (f *Flusher) position() (int64, error) {
 // bytes that the server writes after us. Nobody could tell there that a client
 // who reads slowly is alive.
 func (f *Flusher) drainLocked() {
-	if f.timeout.progress == nil || f.flow.bytes < smallBody {
+	if f.timeout.progress == nil || !f.timeout.progress.looked || f.flow.bytes < smallBody {
 		return
 	}
 	room, err := f.conn.room()
@@ -275,7 +275,7 @@ func (f *Flusher) drainLocked() {
 	}
 	f.pushLocked()
 	acked, err := f.conn.acked()
-	for at := now(); err == nil && f.fail == nil && full(); {
+	for at := now(); err == nil && f.fail == nil && !f.deadlinePassedLocked() && full(); {
 		f.callLocked(func() { time.Sleep(lastPoll) })
 		var n int64
 		if n, err = f.conn.acked(); n != acked {

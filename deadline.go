@@ -21,6 +21,7 @@ var aLongTimeAgo = time.Unix(1, 0)
 // Guarded by Flusher.mu.
 type writeDeadline struct {
 	state      deadlineState
+	hijacking  bool          // the connection is being handed over: it is not unblocked any more
 	unblocking int16         // calls that unblock the server, under way
 	armed      time.Duration // when the closing deadline was set last; 0: it was not
 }
@@ -82,7 +83,7 @@ func (f *Flusher) liftServerDeadline() {
 // server can: HTTP/1 at once, HTTP/2 by resetting the stream. The lock is
 // dropped meanwhile; the end of the response waits until it is back.
 func (f *Flusher) unblockLocked() {
-	if f.srv.deadline == nil {
+	if f.srv.deadline == nil || f.deadline.hijacking {
 		return
 	}
 	f.deadline.state = deadlineUnblocked

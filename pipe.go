@@ -3,6 +3,7 @@ package flush
 import (
 	"sync"
 	"sync/atomic"
+	"time"
 )
 
 // A pipe is floor 2 of a response: bytes that were accepted, in order, on their
@@ -53,10 +54,13 @@ type pipe struct {
 	holding bool  // nothing moves before the end, or before more than marks.hold bytes are held
 	over    bool  // floor 1 is not ours any more
 	cut     bool  // a Write that had begun did not finish
+	wanted  bool  // the holder of the pen waits for the baton: a carrier gives it up
+	slow    bool  // the client has been: what it is given does not grow any more
 	stalls  int16 // stretches without progress on a floor 1 that cannot be interrupted
 	waiters int32 // goroutines in waitLocked
 
 	asyncCalls atomic.Int32 // calls that must not wait though the pipe is not async
+	quick      atomic.Bool  // see asks
 
 	accepted int64 // bytes accepted since the start
 	sent     int64 // bytes handed to floor 1, or dropped on its word
@@ -70,8 +74,7 @@ type pipe struct {
 	// sees the other. Every Write looks at asks before it enters, so that the
 	// position is exact.
 	asks     atomic.Int64
-	absorbed int64 // asks that asked knows of
-	quick    atomic.Bool
+	absorbed int64  // asks that asked knows of
 	carry    func() // p.carrier, made once: starting it allocates nothing
 
 	cond    *sync.Cond // on mu; made by the first to wait, in waitLocked
@@ -116,6 +119,10 @@ type down interface {
 	shortWriteLocked() bool
 	shortAskLocked() bool
 	shortPushLocked() bool
+
+	// tookLongLocked reports whether a call of length d was slow, as the send
+	// timeout goes.
+	tookLongLocked(d time.Duration) bool
 
 	// chargeLocked is told that the number of blocks may have changed, if
 	// marks.counted; waitBudgetLocked then waits until one more is allowed.

@@ -86,6 +86,10 @@ func (f *Flusher) rewatchLocked() {
 // passed reports whether a stretch of length d without progress is too long.
 func (t *sendTimeout) passed(d time.Duration) bool { return t.d > 0 && d >= t.d }
 
+// tookLongLocked reports whether a call of length d was slow: a client as slow
+// as that in all of a larger one would come near the send timeout.
+func (f *Flusher) tookLongLocked(d time.Duration) bool { return f.timeout.passed(64 * d) }
+
 // endCallLocked notes that the call has returned. The time is not noted: a
 // reading of the clock costs as much as all that is done under the lock, and
 // between two calls nothing is watched.

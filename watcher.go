@@ -25,6 +25,7 @@ type progress struct {
 	conn    connection
 	watcher *watcher
 	watched bool
+	looked  bool  // it has been watched: the client has looked stalled in this response
 	acked   int64 // as last looked at
 }
 
@@ -42,7 +43,7 @@ func (w *watcher) addLocked(f *Flusher) {
 		return // the write will say so itself
 	}
 	f.timeout.progress.acked = acked
-	f.timeout.progress.watched = true
+	f.timeout.progress.watched, f.timeout.progress.looked = true, true
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.blocked == nil {

@@ -280,10 +280,8 @@ func (f *Flusher) admitLocked(n int) error {
 	return nil
 }
 
-const (
-	sliceSize    = 32 << 10 // most bytes in one call of the server: the grain of the send timeout
-	maxFileSlice = 1 << 20  // the same for sendfile
-)
+// copySize is how much ReadFrom reads at once.
+const copySize = 32 << 10
 
 // ReadFrom copies src to the response until its end.
 //
@@ -302,7 +300,7 @@ func (f *Flusher) ReadFrom(src io.Reader) (n int64, err error) {
 			return n, err
 		}
 	}
-	buf := copyBuffers.Get().(*[sliceSize]byte)
+	buf := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buf)
 	for {
 		m, rerr := src.Read(buf[:])
@@ -322,7 +320,7 @@ func (f *Flusher) ReadFrom(src io.Reader) (n int64, err error) {
 	}
 }
 
-var copyBuffers = sync.Pool{New: func() any { return new([sliceSize]byte) }}
+var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 
 // A regular file as ReadFrom may meet it: io.Copy hands over an *os.File inside
 // a type of package os that hides its WriteTo. These are the methods that the
@@ -386,12 +384,13 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 	if f.fail == nil {
 		f.sendHeadersLocked(false)
 	}
-	slice := int64(64 << 10)
+	size := sliceSizes{next: 2 * firstSlice}
 	for f.fail == nil && limit != 0 {
+		slice := int64(size.next)
 		if limit > 0 {
 			slice = min(slice, limit)
 		}
-		began := now()
+		size.begin()
 		m, err := f.sendSliceLocked(rf, reg, slice)
 		f.written += m
 		f.noteThroughLocked(m)
@@ -402,13 +401,7 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 		if err != nil || m < slice {
 			break // failed, or the end of the file
 		}
-		// Large slices cost nothing when the client is quick; small ones keep
-		// a slow one alive.
-		if took := now() - began; f.timeout.passed(64 * took) {
-			slice = 64 << 10
-		} else {
-			slice = min(2*slice, maxFileSlice)
-		}
+		size.endLocked(&f.pipe)
 	}
 	if n > 0 && f.fail == nil {
 		f.acceptedByHolderLocked()
@@ -472,7 +465,9 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 			return nil, nil, f.fail
 		}
 	}
+	f.deadline.hijacking = true
 	f.callLocked(func() { conn, rw, err = h.Hijack() })
+	f.deadline.hijacking = false
 	if err != nil {
 		return nil, nil, err
 	}
