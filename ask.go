@@ -108,7 +108,7 @@ func (f *Flusher) flushAsyncLocked(later *bool) error {
 func (f *Flusher) FlushWait(ctx context.Context) error {
 	f.mu.Lock()
 	var ferr error
-	if f.stack.follow > 0 {
+	if f.stack.follow > 0 || len(f.stack.rest) > 0 {
 		ferr = f.followFlush(ctx)
 	}
 	if f.plainLocked() && (ctx == nil || ctx.Done() == nil) {
@@ -179,6 +179,8 @@ func (f *Flusher) flushPlain() (err error) {
 }
 
 func (f *Flusher) flushWaitLocked(ctx context.Context) error {
+	f.lendLocked()
+	defer f.takeBackLocked()
 	seq, err := f.askLocked()
 	if err != nil || seq == 0 {
 		return err
@@ -283,7 +285,7 @@ func (f *Flusher) askLocked() (int64, error) {
 	f.absorbLocked()
 	f.stats.Flushes++
 	if !f.fixed {
-		if f.holding && f.header.Get("Content-Length") != "" {
+		if f.holding && !f.stack.atHeader() && f.header.Get("Content-Length") != "" {
 			f.holding = false
 		}
 		if f.holding {

@@ -302,7 +302,7 @@ func (f *Flusher) roundLocked() {
 	}
 	f.lastPush = nil
 	f.leadLocked(goal > f.sent, push)
-	if f.bodilessLocked() {
+	if f.head {
 		// The server would drop the body, or choke on it (HTTP/2).
 		f.dropLocked()
 		f.sent = f.accepted
@@ -326,15 +326,12 @@ func (f *Flusher) roundLocked() {
 // leadLocked hands over the headers if bytes follow, or a flush.
 func (f *Flusher) leadLocked(bytes, push bool) {
 	switch {
-	case bytes && !f.bodilessLocked():
+	case bytes && !f.head:
 		f.sendHeadersLocked(push)
 	case bytes || push:
 		f.sendBareHeadersLocked(push)
 	}
 }
-
-// bodilessLocked reports whether headers go out without the body.
-func (f *Flusher) bodilessLocked() bool { return f.head && f.cfg.SAPI.Headers != OutputOnly }
 
 // handFrontLocked hands one piece of floor 2 to the server and, if it is the
 // last before goal, flushes in the same call. It reports whether it did.

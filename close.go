@@ -47,6 +47,10 @@ func (f *Flusher) finish(abort bool, cause error) error {
 	f.mu.Lock()
 	if abort && !f.ended && !f.hijacked {
 		f.abortLocked(cause)
+		if f.filterAbortsLocked() {
+			defer f.mu.Unlock()
+			return f.fail
+		}
 	}
 	if f.closing {
 		defer f.mu.Unlock()
@@ -110,7 +114,12 @@ func (f *Flusher) complete() {
 	}
 	f.dropStackLocked()
 	if f.cut && f.fail == nil {
-		f.abortLocked(errCutWrite)
+		cause := f.rarely().cutBy
+		if cause == nil {
+			cause = errCutWrite
+		}
+		f.handBeforeCutLocked()
+		f.abortLocked(cause)
 	}
 	if f.fail == nil && !f.hijacked {
 		f.handRestLocked()
@@ -125,6 +134,23 @@ func (f *Flusher) refusedLocked() error {
 		return nil
 	}
 	return f.refuse
+}
+
+// handBeforeCutLocked hands over what there is of a response that will be cut.
+// A client that gets no byte takes a kept connection for stale, and asks again.
+func (f *Flusher) handBeforeCutLocked() {
+	for f.held && f.fail == nil {
+		f.waitLocked()
+	}
+	if f.fail != nil {
+		return
+	}
+	f.held = true
+	defer f.releaseLocked()
+	f.timeout.closing = true
+	f.holding = false
+	f.asked = mark{f.asked.seq + 1, f.accepted}
+	f.roundLocked()
 }
 
 // handRestLocked hands over what is left, with the length of the response if

@@ -87,6 +87,7 @@ func (f *Flusher) failLocked(err error) {
 	if !f.closing {
 		f.refuse = err
 	}
+	f.yieldLocked()
 	if !f.held {
 		f.stats.Lost += int64(f.dropLocked())
 	}

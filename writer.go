@@ -33,6 +33,7 @@ type Flusher struct {
 
 	baton
 	response
+	headers
 	srv     server // never changed
 	timeout sendTimeout
 	stats   Stats
@@ -49,19 +50,15 @@ type Flusher struct {
 
 // response is what is known of the response, apart from its bytes' way down.
 type response struct {
-	head          bool // a HEAD request: no body goes out. Never changed
 	http1, http10 bool // never changed
-	fixed         bool // status and headers are those in below
-	headersSent   bool // they have gone to the server
 	holding       bool // HTTP/1.0: floor 2 waits for the end
 	fullDuplex    bool
 	hijacked      bool
 	closing       bool // Close, Abort or the return of the handler has begun
 	aborted       bool // it must not be taken for complete
-	cut           bool // a Write that had begun did not finish
+	cut           bool // it will not be whole: see rare.cutBy
 	ended         bool // the server's writer is not ours any more
 	serverEnded   bool // the server's context has ended
-	shared        bool // the handler has the server's own header map: see headerLocked
 	implicit      Mode
 
 	refuse   error  // what a call from outside gets; nil: it may go on
@@ -69,11 +66,6 @@ type response struct {
 	lastPush error  // what the server's last flush said that does not stick
 	stack    *stack // of user-level buffers
 
-	status     int          // 0: WriteHeader has not been called, nothing written
-	length     int64        // the declared Content-Length, or -1
-	written    int64        // body bytes the handler offered, refused ones included
-	header     http.Header  // the handler's; nil until it asked
-	below      http.Header  // the fixed ones; nil until they were needed
 	asyncCalls atomic.Int32 // Flush calls without wait that are flushing a wrapper above
 }
 
@@ -83,6 +75,7 @@ type rare struct {
 	serverDeadline  time.Time   // when the server's WriteTimeout ends
 	refused         error       // bytes that the server did not take, without failing; filters that failed at the end
 	panicked        any         // from the carrier, for the handler's goroutine
+	cutBy           error       // why the response is cut at its end; nil: a Write that had begun did not finish
 	hooks           []closeHook // of handlers that joined
 }
 
@@ -122,7 +115,7 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	f.http1 = true
 	if r != nil {
 		f.req = r
-		f.head = r.Method == http.MethodHead
+		f.head = r.Method == http.MethodHead && cfg.SAPI.Headers != OutputOnly
 		f.http1 = r.ProtoMajor <= 1
 		f.http10 = r.ProtoMajor == 1 && r.ProtoMinor == 0
 	}
@@ -476,6 +469,8 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 	if !ok {
 		return nil, nil, fmt.Errorf("flush: response writer cannot be hijacked: %w", http.ErrNotSupported)
 	}
+	f.lendLocked()
+	defer f.takeBackLocked()
 	if err := f.takeBatonLocked(); err != nil {
 		return nil, nil, err
 	}
