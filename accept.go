@@ -111,7 +111,7 @@ func throughLocked[T []byte | string](p *pipe, b T) (n int, err error) {
 		p.sent = p.accepted
 		return n + len(b), nil
 	}
-	m, err := passLocked(p, b, false)
+	m, err := passThroughLocked(p, b, false)
 	if p.fail != nil {
 		return n + m, p.fail
 	}
@@ -119,11 +119,11 @@ func throughLocked[T []byte | string](p *pipe, b T) (n int, err error) {
 	return n + m, err
 }
 
-// passLocked hands b to floor 1 from the caller's own memory, in slices. With
+// passThroughLocked hands b to floor 1 from the caller's own memory, in slices. With
 // asks it does between them what others have asked for meanwhile, and b's bytes
 // count as accepted one slice at a time; without, they are already. The holder
 // calls it.
-func passLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err error) {
+func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err error) {
 	size := sliceSizes{next: firstSlice}
 	for len(b) > 0 && p.fail == nil && err == nil {
 		if asks && p.dueLocked() {
@@ -251,7 +251,7 @@ func passBulkLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err err
 	}
 	defer p.releaseLocked()
 	p.moveLocked()
-	if n, err = passLocked(p, b, true); p.fail != nil {
+	if n, err = passThroughLocked(p, b, true); p.fail != nil {
 		err = p.fail
 	}
 	return n, err

@@ -96,7 +96,7 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var ferr error
-	if f.stack.follow > 0 {
+	if f.stack.follow > 0 || len(f.stack.rest) > 0 {
 		ferr = f.followFlushLocked(f.endsLocked(ctx))
 	}
 	if (ctx == nil || ctx.Done() == nil) && f.plainLocked() {
@@ -116,6 +116,8 @@ func (f *Flusher) pushErrLocked() error {
 }
 
 func (f *Flusher) flushWaitLocked(ctx context.Context) error {
+	f.lendLocked()
+	defer f.takeBackLocked()
 	ask, err := f.askFlushLocked()
 	if err != nil || ask.seq == 0 {
 		return err
@@ -160,7 +162,7 @@ func (f *Flusher) askFlushLocked() (mark, error) {
 	f.absorbLocked()
 	f.flow.flushes++
 	if !f.fixed {
-		if f.holding && f.header.Get("Content-Length") != "" {
+		if f.holding && !f.stack.atHeader() && f.header.Get("Content-Length") != "" {
 			f.stopHoldingLocked()
 		}
 		if f.holding {

@@ -54,9 +54,9 @@ type BufferStatus struct {
 	Started   bool   // the filter has run
 	Disabled  bool   // the filter has failed: writes pass the buffer by
 	Processed bool   // the filter has run and not failed
-	NoClean   bool   // as given
+	NoClean   bool   // as given; true too once [Gzip] has begun
 	NoFlush   bool   // as given
-	NoRemove  bool   // as given
+	NoRemove  bool   // as given; true too once [Gzip] has begun
 }
 
 // A Buffer is one of the user-level buffers above a response: it holds what is
@@ -65,7 +65,8 @@ type BufferStatus struct {
 // the next below. Only the one on top can be worked on: on others Flush,
 // Clean, Close and Discard return [ErrNotTop].
 //
-// All methods are safe for concurrent use.
+// All methods are safe for concurrent use. Those of a nil Buffer, which is what
+// [Flusher.Top] returns without one, return [ErrBufferClosed], or nothing.
 type Buffer struct {
 	f     *Flusher
 	opts  BufferOptions
@@ -74,24 +75,29 @@ type Buffer struct {
 
 	started, disabled, processed bool
 
+	pinned bool // its filter has begun what only the end of the response may end
+
 	gone error // why it is off the stack: ErrBufferClosed or ErrReentrant
 }
 
 // Flush gives what the buffer holds to its filter, and writes the result to
 // the next buffer below or, from the lowest, to the response, which it does
 // not flush. The filter runs even if the buffer is empty.
-func (b *Buffer) Flush() error { return b.do(PhaseFlush, b.opts.NoFlush) }
+func (b *Buffer) Flush() error { return b.do(PhaseFlush) }
 
 // Clean throws away what the buffer holds. The filter gets it all the same.
-func (b *Buffer) Clean() error { return b.do(PhaseClean, b.opts.NoClean) }
+func (b *Buffer) Clean() error { return b.do(PhaseClean) }
 
 // Close ends the buffer and passes on what it holds, as Flush does.
-func (b *Buffer) Close() error { return b.do(PhaseFinal, b.opts.NoRemove) }
+func (b *Buffer) Close() error { return b.do(PhaseFinal) }
 
 // Discard ends the buffer and throws away what it holds, as Clean does.
-func (b *Buffer) Discard() error { return b.do(PhaseClean|PhaseFinal, b.opts.NoRemove) }
+func (b *Buffer) Discard() error { return b.do(PhaseClean | PhaseFinal) }
 
-func (b *Buffer) do(phase Phase, forbidden bool) (err error) {
+func (b *Buffer) do(phase Phase) (err error) {
+	if b == nil {
+		return ErrBufferClosed
+	}
 	f := b.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -107,14 +113,28 @@ func (b *Buffer) do(phase Phase, forbidden bool) (err error) {
 		return b.gone
 	case b != f.stack.top():
 		return ErrNotTop
-	case forbidden:
+	case b.forbidsLocked(phase):
 		return ErrForbidden
 	}
 	return f.runLocked(b, phase)
 }
 
+// forbidsLocked reports whether the buffer does not allow an operation.
+func (b *Buffer) forbidsLocked(phase Phase) bool {
+	switch {
+	case phase&PhaseFinal != 0:
+		return b.opts.NoRemove || b.pinned
+	case phase&PhaseClean != 0:
+		return b.opts.NoClean || b.pinned
+	}
+	return b.opts.NoFlush
+}
+
 // Bytes returns a copy of what the buffer holds, as it was written.
 func (b *Buffer) Bytes() []byte {
+	if b == nil {
+		return nil
+	}
 	b.f.mu.Lock()
 	defer b.f.mu.Unlock()
 	if b.mem == nil {
@@ -125,13 +145,20 @@ func (b *Buffer) Bytes() []byte {
 
 // Len returns the number of bytes that the buffer holds.
 func (b *Buffer) Len() int {
+	if b == nil {
+		return 0
+	}
 	b.f.mu.Lock()
 	defer b.f.mu.Unlock()
 	return b.lenLocked()
 }
 
-// Status returns the state of the buffer.
+// Status returns the state of the buffer. That of a nil Buffer is zero but for
+// its Level.
 func (b *Buffer) Status() BufferStatus {
+	if b == nil {
+		return BufferStatus{Level: -1}
+	}
 	b.f.mu.Lock()
 	defer b.f.mu.Unlock()
 	s := BufferStatus{
@@ -142,9 +169,9 @@ func (b *Buffer) Status() BufferStatus {
 		Started:   b.started,
 		Disabled:  b.disabled,
 		Processed: b.processed,
-		NoClean:   b.opts.NoClean,
+		NoClean:   b.opts.NoClean || b.pinned,
 		NoFlush:   b.opts.NoFlush,
-		NoRemove:  b.opts.NoRemove,
+		NoRemove:  b.opts.NoRemove || b.pinned,
 	}
 	if b.gone != nil {
 		s.Level = -1
@@ -188,14 +215,15 @@ func (f *Flusher) runLocked(b *Buffer, phase Phase) (err error) {
 				s.passing = true
 			}
 			n, e := enterLocked(f, b.level-1, out)
-			f.loseLocked(len(out) - n)
 			if top {
 				s.passing = false
 			}
-			err = joinErrors(err, e)
+			err = joinErrors(err, f.keepLocked(out[n:], e))
 		}
 		freeBytes(mem)
-		err = joinErrors(err, f.enterLateLocked())
+		if !s.cleaning {
+			err = joinErrors(err, f.enterLateLocked())
+		}
 	}()
 	switch {
 	case b.disabled && phase&PhaseFinal != 0:
@@ -213,8 +241,8 @@ func (f *Flusher) runLocked(b *Buffer, phase Phase) (err error) {
 	return err
 }
 
-// filterLocked runs b's filter.
-func (f *Flusher) filterLocked(b *Buffer, p []byte, phase Phase) ([]byte, error) {
+// filterLocked runs b's filter. The headers do not leave meanwhile: see stack.
+func (f *Flusher) filterLocked(b *Buffer, p []byte, phase Phase) (out []byte, err error) {
 	s := f.stack
 	s.running = b
 	// From here on those who wait for their turn might wait for themselves.
@@ -222,14 +250,66 @@ func (f *Flusher) filterLocked(b *Buffer, p []byte, phase Phase) ([]byte, error)
 		w <- false
 	}
 	s.waiting = nil
-	f.rememberHeaderLocked(&s.before)
+	f.withholdLocked()
+	f.showHeaderLocked(&s.view)
+	declared := f.declaredLocked()
 	f.mu.Unlock()
+	returned := false
 	defer func() {
 		f.mu.Lock()
-		s.running = nil
-		f.refixLocked(&s.before)
+		resized := returned && err == nil && phase&PhaseClean == 0 && len(out) != len(p)
+		f.judgeLengthLocked(declared, resized, int64(len(out)-len(p)))
+		s.running, s.lent = nil, false
+		f.hideHeaderLocked(&s.view)
+		if !s.cleaning {
+			f.yieldLocked()
+		}
 	}()
-	return b.opts.Filter(p, phase)
+	out, err = callFilter(b.opts.Filter, p, phase)
+	returned = true
+	return out, err
+}
+
+// judgeLengthLocked decides what becomes of a declared length after a filter
+// has run. declared is the one that it found, by is what it made the body
+// longer.
+//
+// A length that the filter has set holds for what comes out. One of the
+// handler's holds only for a body whose length no filter changes: it goes when
+// one first does. If it has been sent already the response is cut, at the
+// latest at its end: a filter may hold back what it lets through later.
+func (f *Flusher) judgeLengthLocked(declared int64, resized bool, by int64) {
+	s := f.stack
+	if !f.headersSent {
+		now := f.declaredLocked()
+		if now != declared {
+			f.filterLength = now >= 0
+		}
+		s.resized = s.resized || resized
+		if s.resized && !f.filterLength && now >= 0 {
+			f.voidLengthLocked()
+		}
+		return
+	}
+	if resized && f.length >= 0 && !f.filterLength && bodyAllowed(f.status) && !f.head {
+		if s.grown += by; s.grown > 0 {
+			f.cutLocked(errResized)
+		}
+	}
+}
+
+// cutLocked ends the response now, and badly; cutAtEndLocked after the rest has
+// gone down.
+func (f *Flusher) cutLocked(cause error) {
+	f.aborted = true
+	f.failLocked(cause)
+}
+
+func (f *Flusher) cutAtEndLocked(cause error) {
+	if !f.cut {
+		f.markCutLocked()
+		f.rareLocked().cutBy = cause
+	}
 }
 
 func (b *Buffer) lenLocked() int {

@@ -18,6 +18,15 @@ func (p *pipe) takeBatonLocked(begun bool) error {
 	return nil
 }
 
+// seizeLocked takes the baton if it is free, and reports whether it was.
+func (p *pipe) seizeLocked() bool {
+	if p.held {
+		return false
+	}
+	p.held = true
+	return true
+}
+
 // grabBatonLocked is takeBatonLocked for the end of the response: it waits
 // however long, and reports whether it has the baton. A failure ends the wait.
 func (p *pipe) grabBatonLocked() bool {

@@ -39,6 +39,10 @@ func (f *Flusher) finish(abort bool, cause error) error {
 	f.mu.Lock()
 	if abort && !f.ended && !f.hijacked {
 		f.abortLocked(cause)
+		if f.filterAbortsLocked() {
+			defer f.mu.Unlock()
+			return f.fail
+		}
 	}
 	if f.closing {
 		defer f.mu.Unlock()
@@ -101,7 +105,12 @@ func (f *Flusher) complete() {
 	}
 	f.dropStackLocked()
 	if f.cut && f.fail == nil {
-		f.abortLocked(errCutWrite)
+		cause := f.rarely().cutBy
+		if cause == nil {
+			cause = errCutWrite
+		}
+		f.handBeforeCutLocked()
+		f.abortLocked(cause)
 	}
 	if f.fail == nil && !f.hijacked {
 		f.handRestLocked()
@@ -116,6 +125,19 @@ func (f *Flusher) refusedLocked() error {
 		return nil
 	}
 	return f.refuse
+}
+
+// handBeforeCutLocked hands over what there is of a response that will be cut.
+// A client that gets no byte takes a kept connection for stale, and asks again.
+func (f *Flusher) handBeforeCutLocked() {
+	if !f.grabBatonLocked() {
+		return
+	}
+	defer f.releaseLocked()
+	f.timeout.closing = true
+	f.stopHoldingLocked()
+	f.askLocked()
+	f.roundLocked()
 }
 
 // handRestLocked hands over what is left, with the length of the response if

@@ -2,8 +2,11 @@ package flush
 
 import (
 	"compress/gzip"
+	"mime"
 	"net/http"
 	"net/textproto"
+	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,13 +18,26 @@ import (
 // [compress/gzip], -1 for the default.
 //
 // The filter makes up its mind when it first runs. It leaves alone: responses
-// to HEAD, with status 204 or 304, and partial ones; those with a
-// Content-Encoding, or whose Cache-Control says no-transform; and those that
+// with status 204, and partial ones; those with a Content-Encoding, or whose
+// Cache-Control says no-transform; those whose Content-Type is compressed by
+// itself (images but SVG, video, audio, archives, WOFF, PDF); and those that
 // end below 512 bytes before a flush. It adds Accept-Encoding to Vary in any
 // case. If it compresses, it sets Content-Encoding, and Content-Type if that
-// is missing, drops Content-Length and Accept-Ranges, and makes a strong ETag
-// a weak one. If r is nil, if headers have been sent, or if a part of the body
-// has gone ahead of the buffer, it does nothing at all.
+// is missing, drops Content-Length, Accept-Ranges and the digests of the plain
+// body, and makes a strong ETag a weak one. If r is nil, if headers have been
+// sent, or if a part of the body has gone ahead of the buffer, it does nothing
+// at all.
+//
+// A response to HEAD gets the headers that one to GET would have. Without a
+// body to go by, its Content-Length tells, or else that it has a Content-Type
+// which can be compressed. A 304 gets the ETag of the 200.
+//
+// Once it compresses, only the end of the response ends its buffer: Clean,
+// Close and Discard return [ErrForbidden], as what came behind would not be
+// compressed. A buffer that is closed before it has let anything through passes
+// all of it unchanged. A response that ends short of the Content-Length that it
+// had declared is cut, as it would be without the filter, and no more than that
+// length goes out.
 //
 // After each flush of the buffer the client can decode everything up to there.
 // To compress every response of a handler, flushed or not:
@@ -42,23 +58,31 @@ func Gzip(f *Flusher, r *http.Request, level int) Filter {
 		accepted: acceptsGzip(r.Header["Accept-Encoding"]),
 		head:     r.Method == http.MethodHead,
 	}
+	if r.URL != nil {
+		g.ext = path.Ext(r.URL.Path)
+	}
 	return g.filter
 }
 
 // minGzip is the size below which a whole response is not compressed.
 const minGzip = 512
 
-// A gzipper is the state of one filter that Gzip has returned.
+// A gzipper is the state of one filter that Gzip has returned. Its first call
+// decides. Then it passes everything on (z is nil), or everything through z.
+// Flusher.Clean, which has found the headers unsent, has it begin anew.
 type gzipper struct {
 	f        *Flusher
 	level    int
 	accepted bool
 	head     bool
+	ext      string // of the path that was asked for
 
-	decided bool
-	z       *gzipStream // nil: what comes passes unchanged
-	unsaid  bool        // z holds back some of what it was given
-	begun   bool        // z was given something: it needs its end
+	decided  bool
+	z        *gzipStream
+	unsaid   bool  // z holds back some of what it was given
+	begun    bool  // z was given something: it needs its end
+	declared int64 // the handler's Content-Length, or -1
+	in       int64 // how much of that came
 }
 
 // A gzipStream compresses to memory.
@@ -101,13 +125,10 @@ func (g *gzipper) release() {
 func (g *gzipper) filter(p []byte, phase Phase) ([]byte, error) {
 	if phase&PhaseStart != 0 {
 		g.release()
-		g.decided, g.unsaid, g.begun = false, false, false
+		g.decided, g.unsaid, g.begun, g.declared, g.in = false, false, false, -1, 0
 	}
 	if phase&PhaseClean != 0 {
-		if phase&PhaseFinal != 0 {
-			return nil, g.discard()
-		}
-		return nil, nil // what was compressed before is on its way
+		return nil, nil
 	}
 	if !g.decided {
 		g.decided = true
@@ -118,6 +139,7 @@ func (g *gzipper) filter(p []byte, phase Phase) ([]byte, error) {
 	if g.z == nil {
 		return p, nil
 	}
+	p, short := g.measure(p, phase)
 	if cap(g.z.out) > mostBytes {
 		g.z.out = nil
 	}
@@ -129,42 +151,66 @@ func (g *gzipper) filter(p []byte, phase Phase) ([]byte, error) {
 		}
 	}
 	switch {
-	case phase&PhaseFinal != 0:
+	case phase&PhaseFinal != 0 && !short:
 		return g.end()
-	case phase&PhaseFlush != 0 && g.unsaid:
+	case phase&(PhaseFlush|PhaseFinal) != 0 && g.unsaid:
 		g.unsaid = false
 		if err := g.z.Flush(); err != nil {
 			return nil, err
 		}
 	}
+	if phase&PhaseFinal != 0 {
+		defer g.release()
+	}
 	return g.z.out, nil
+}
+
+// measure holds p to the Content-Length that the handler has declared, which
+// the client does not see. What is too much is refused, as net/http would.
+// What is too little cuts the response: no end is put to the stream either.
+func (g *gzipper) measure(p []byte, phase Phase) (fits []byte, short bool) {
+	f := g.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.headersSent {
+		g.takeLengthLocked()
+	}
+	if g.declared < 0 || g.head {
+		return p, false
+	}
+	if room := g.declared - g.in; int64(len(p)) > room {
+		f.loseLocked(len(p) - int(room))
+		f.rareLocked().refused = joinErrors(f.rare.refused, http.ErrContentLength)
+		p = p[:room]
+	}
+	g.in += int64(len(p))
+	short = phase&PhaseFinal != 0 && g.in < g.declared
+	if short {
+		f.cutAtEndLocked(errShort)
+	}
+	return p, short
+}
+
+// takeLengthLocked takes the Content-Length out of the headers.
+func (g *gzipper) takeLengthLocked() {
+	h := g.f.headerLocked()
+	if len(h["Content-Length"]) > 0 { // nil switches the automatic one off
+		g.declared = parseLength(h["Content-Length"], g.f.http1)
+		h.Del("Content-Length")
+	}
 }
 
 // end returns the end of the stream. Of a stream that has not begun nothing is
 // left, if its headers can still be taken back.
 func (g *gzipper) end() ([]byte, error) {
 	defer g.release()
-	if !g.begun && g.takeBack() {
+	if !g.begun && !g.head && g.takeBack() {
 		return nil, nil
 	}
 	if err := g.z.Close(); err != nil {
 		return nil, err
 	}
 	return g.z.out, nil
-}
-
-// discard ends a stream of which the client may have a part: its end goes to
-// where that went, although the filter's result is thrown away.
-func (g *gzipper) discard() error {
-	if g.z == nil {
-		return nil
-	}
-	g.z.out = g.z.out[:0]
-	out, err := g.end()
-	if err == nil {
-		_, err = g.f.Write(out)
-	}
-	return err
 }
 
 // takeBack removes the Content-Encoding again, and reports whether it could.
@@ -178,7 +224,8 @@ func (g *gzipper) takeBack() bool {
 	return true
 }
 
-// decide reports whether to compress, and sets the headers for that.
+// decide reports whether to compress, and sets the headers for that. What it
+// looks at cannot change before they are out: see stack.
 func (g *gzipper) decide(p []byte, phase Phase) bool {
 	f := g.f
 	f.mu.Lock()
@@ -186,53 +233,133 @@ func (g *gzipper) decide(p []byte, phase Phase) bool {
 	if f.headersSent || f.cfg.SAPI.Headers == OutputOnly || f.written > 0 {
 		return false
 	}
-	if b := f.stack.running; b != nil {
-		for _, lower := range f.stack.bufs[:b.level] {
+	b := f.stack.running
+	if b != nil {
+		for _, lower := range f.stack.bufs[:min(b.level, len(f.stack.bufs))] {
 			if lower.lenLocked() > 0 {
 				return false
 			}
 		}
 	}
 	h := f.headerLocked()
-	fixed := h
-	if f.fixed {
-		fixed = f.below
-	}
-	if vary := fixed["Vary"]; !hasToken(vary, "Accept-Encoding") && !hasToken(vary, "*") {
+	if vary := h["Vary"]; !hasToken(vary, "Accept-Encoding") && !hasToken(vary, "*") {
 		h.Add("Vary", "Accept-Encoding")
 	}
+	status := http.StatusOK
+	if f.fixed {
+		status = f.status
+	}
+	if !g.accepted || status == http.StatusPartialContent || !bodyAllowed(status) && status != http.StatusNotModified ||
+		h.Get("Content-Encoding") != "" || h.Get("Content-Range") != "" || hasToken(h["Cache-Control"], "no-transform") {
+		return false
+	}
+	values, typed := h["Content-Type"]
+	kind := h.Get("Content-Type")
 	switch {
-	case !g.accepted, g.head,
-		phase&PhaseFinal != 0 && len(p) < minGzip,
-		f.fixed && (!bodyAllowed(f.status) || f.status == http.StatusPartialContent),
-		fixed.Get("Content-Encoding") != "",
-		fixed.Get("Content-Range") != "",
-		hasToken(fixed["Cache-Control"], "no-transform"):
+	case typed:
+	case status == http.StatusNotModified:
+		kind = mime.TypeByExtension(g.ext) // it tells no type
+	case len(p) > 0:
+		kind = http.DetectContentType(p)
+	}
+	if compressedType(kind) {
+		return false
+	}
+	bodiless := status == http.StatusNotModified || g.head && len(p) == 0
+	if phase&PhaseFinal != 0 && status != http.StatusNotModified {
+		size := int64(len(p))
+		if bodiless {
+			if size = parseLength(h["Content-Length"], f.http1); size < 0 && len(values) > 0 {
+				size = minGzip // its type is all that tells
+			}
+		}
+		// A buffer that is closed before the response ends is not the last
+		// word: the rest would not be compressed.
+		if size < minGzip || !f.closing {
+			return false
+		}
+	}
+	g.takeLengthLocked()
+	for _, k := range plainHeaders {
+		delete(h, k)
+	}
+	dropTrailers(h, plainHeaders)
+	if tag := h.Get("Etag"); strings.HasPrefix(tag, `"`) {
+		h.Set("Etag", "W/"+tag)
+	}
+	if status == http.StatusNotModified {
 		return false
 	}
 	h.Set("Content-Encoding", "gzip")
-	if len(h["Content-Length"]) > 0 { // nil switches the automatic one off
-		h.Del("Content-Length")
+	if !typed && kind != "" {
+		h.Set("Content-Type", kind)
 	}
-	h.Del("Accept-Ranges")
-	if tag := fixed.Get("Etag"); strings.HasPrefix(tag, `"`) {
-		h.Set("Etag", "W/"+tag)
+	if bodiless && phase&PhaseFinal != 0 {
+		return false
 	}
-	if _, ok := fixed["Content-Type"]; !ok && len(p) > 0 {
-		h.Set("Content-Type", http.DetectContentType(p))
+	if b != nil {
+		b.pinned = true
 	}
 	return true
+}
+
+// plainHeaders are true of the plain body only: ranges of it, and digests.
+// Repr-Digest covers the Content-Encoding too (RFC 9530). What the response
+// wants from later requests, as Want-Repr-Digest does, is not about its body.
+var plainHeaders = []string{"Accept-Ranges", "Content-Digest", "Repr-Digest", "Digest", "Content-Md5"}
+
+// dropTrailers takes names out of the trailers that h announces.
+func dropTrailers(h http.Header, names []string) {
+	values := h["Trailer"]
+	if len(values) == 0 {
+		return
+	}
+	var kept []string
+	for _, v := range values {
+		for k := range strings.SplitSeq(v, ",") {
+			k = http.CanonicalHeaderKey(textproto.TrimString(k))
+			if !slices.Contains(names, k) {
+				kept = append(kept, k)
+			}
+		}
+	}
+	if len(kept) == 0 {
+		delete(h, "Trailer")
+		return
+	}
+	h["Trailer"] = kept
+}
+
+// compressedType reports whether a Content-Type is of what is compressed by
+// itself.
+func compressedType(contentType string) bool {
+	kind, _, _ := strings.Cut(contentType, ";")
+	kind = strings.ToLower(textproto.TrimString(kind))
+	family, name, _ := strings.Cut(kind, "/")
+	switch family {
+	case "image":
+		return name != "svg+xml"
+	case "video", "audio":
+		return true
+	case "font":
+		return name == "woff" || name == "woff2"
+	case "application":
+		switch strings.TrimPrefix(name, "x-") {
+		case "zip", "zip-compressed", "gzip", "zstd", "brotli", "font-woff", "font-woff2", "woff", "woff2", "pdf":
+			return true
+		}
+	}
+	return false
 }
 
 // acceptsGzip reports whether an Accept-Encoding wants gzip, and no less than
 // the bare response.
 func acceptsGzip(values []string) bool {
-	gzip, star, identity := -1.0, -1.0, -1.0
+	gzip, star, identity := -1, -1, -1
 	for _, v := range values {
 		for item := range strings.SplitSeq(v, ",") {
-			coding, params, _ := strings.Cut(item, ";")
-			q := quality(params)
-			switch strings.ToLower(textproto.TrimString(coding)) {
+			coding, q := weighted(item)
+			switch strings.ToLower(coding) {
 			case "gzip", "x-gzip":
 				gzip = max(gzip, q)
 			case "*":
@@ -248,19 +375,26 @@ func acceptsGzip(values []string) bool {
 	return gzip > 0 && gzip >= identity
 }
 
-// quality returns the q of a list item's parameters: 1 if there is none, 0 if
-// it makes no sense.
-func quality(params string) float64 {
-	for param := range strings.SplitSeq(params, ";") {
-		name, value, _ := strings.Cut(param, "=")
-		if !strings.EqualFold(textproto.TrimString(name), "q") {
-			continue
-		}
-		q, err := strconv.ParseFloat(textproto.TrimString(value), 64)
-		if err != nil || !(q >= 0 && q <= 1) {
-			return 0
-		}
-		return q
+// weighted splits an item of an Accept-Encoding into the coding and its weight
+// in thousandths: 1000 if there is none, 0 if it is not what RFC 9110 12.4.2
+// allows.
+func weighted(item string) (coding string, q int) {
+	coding, weight, found := strings.Cut(item, ";")
+	coding = textproto.TrimString(coding)
+	if !found {
+		return coding, 1000
 	}
-	return 1
+	weight = textproto.TrimString(weight)
+	if len(weight) < 3 || !strings.EqualFold(weight[:2], "q=") {
+		return coding, 0
+	}
+	whole, fraction, _ := strings.Cut(weight[2:], ".")
+	if whole != "0" && whole != "1" || len(fraction) > 3 {
+		return coding, 0
+	}
+	q, err := strconv.Atoi(whole + (fraction + "000")[:3])
+	if err != nil || q > 1000 {
+		return coding, 0
+	}
+	return coding, q
 }

@@ -14,6 +14,46 @@ import (
 	"sync"
 )
 
+// headers are the status and the headers of a response. They are in one of
+// three states, and go on from each to the next; Clean goes back to the first,
+// unless they have been sent.
+//
+//	open   what the handler's map says will be sent
+//	fixed  the status and what below says will be sent. The handler's map
+//	       counts for trailers only, or for a filter that runs: see stack
+//	sent   they have gone to the server
+//
+// Invariants, whenever mu is free:
+//
+//  1. Fixed headers have a status. What the handler's map said when they were
+//     fixed is in below, or, while a filter is at the map, will be once it has
+//     returned.
+//  2. Only who has the baton makes them sent, in the critical section in which
+//     it has looked at everything else.
+//  3. While a filter runs that found them unsent, the baton belongs to who runs
+//     it: stack.withheld. So they leave by a call of that filter's or after it.
+//  4. length is the Content-Length that below has, or -1.
+//
+// There are two maps because fixed headers go out later, and from any
+// goroutine, while the handler may still change its own. Where the server reads
+// its map only inside WriteHeader (net/http on HTTP/1), the handler has that
+// one and below is a copy, which is gone once the headers are out: shared.
+// WriteHeader then runs on a caller's goroutine, see readyCarrierLocked.
+// Elsewhere the server has below and the handler a copy.
+type headers struct {
+	head         bool // no body goes on this wire: a HEAD request. Never changed
+	fixed        bool
+	headersSent  bool
+	shared       bool
+	filterLength bool // a filter has set the Content-Length: what comes out of the stack is held to it
+
+	status  int         // 0: WriteHeader has not been called, nothing written
+	length  int64       // the declared Content-Length, or -1
+	written int64       // body bytes that were offered to floor 2, refused ones included
+	header  http.Header // the handler's; nil until it asked
+	below   http.Header // the fixed ones; nil until they were needed
+}
+
 // Header returns the header map, as [http.ResponseWriter.Header]. Changes after
 // the headers have been fixed (by WriteHeader or the first byte on floor 2)
 // count only for trailers.
@@ -22,13 +62,6 @@ func (f *Flusher) Header() http.Header {
 	defer f.mu.Unlock()
 	return f.headerLocked()
 }
-
-// Fixed headers go out later, and from any goroutine, while the handler may
-// still change its map: so there are two, f.header and f.below. Where the
-// server reads its own map only inside WriteHeader (net/http on HTTP/1), the
-// handler has that one and below is a copy, which is gone once the headers are
-// out: f.shared. WriteHeader then runs on a caller's goroutine, see
-// readyCarrierLocked. Elsewhere the server has below and the handler a copy.
 
 func (f *Flusher) headerLocked() http.Header {
 	switch {
@@ -141,7 +174,12 @@ func (f *Flusher) WriteHeader(code int) {
 // informLocked sends a 1xx. It overtakes nothing: as headers have not been
 // fixed, no byte has been accepted.
 func (f *Flusher) informLocked(code int) {
-	if f.http10 || !f.srv.takesInfo || f.cfg.SAPI.Headers == OutputOnly || f.takeBatonLocked(false) != nil {
+	if f.http10 || !f.srv.takesInfo || f.cfg.SAPI.Headers == OutputOnly {
+		return
+	}
+	f.lendLocked()
+	defer f.takeBackLocked()
+	if f.takeBatonLocked(false) != nil {
 		return
 	}
 	defer f.releaseLocked()
@@ -161,75 +199,124 @@ func (f *Flusher) passHeaderLocked() {
 	}
 }
 
-// fixLocked fixes the status and the headers as they are now.
+// fixLocked fixes the status and the headers as they are now. While a filter is
+// at the map, as they are when it has returned.
 func (f *Flusher) fixLocked(status int) {
 	f.fixed = true
 	f.status = status
-	if f.header != nil {
-		copyHeader(f.belowLocked(), f.header)
-		f.parseLengthLocked(f.header["Content-Length"])
+	if !f.stack.atHeader() {
+		f.freezeLocked()
 	}
-	if f.length >= 0 || !bodyAllowed(status) {
+	if !bodyAllowed(status) {
 		f.stopHoldingLocked()
 	}
 }
 
-// parseLengthLocked takes over a declared Content-Length. The server deletes
-// one that is not a number, and HTTP/2 and HTTP/1 differ in what that is.
-func (f *Flusher) parseLengthLocked(values []string) {
-	if len(values) == 0 || values[0] == "" {
+// freezeLocked has below say what the handler's map says.
+func (f *Flusher) freezeLocked() {
+	if f.header == nil {
 		return
 	}
-	s := values[0]
-	if v, err := strconv.ParseInt(s, 10, 64); err == nil && v >= 0 && (f.http1 || s[0] != '+') {
-		f.length = v
-	} else if !f.http1 {
+	below := f.belowLocked()
+	if !sameHeader(f.header, below) {
+		copyHeader(below, f.header)
+	}
+	f.length = -1
+	if values := below["Content-Length"]; len(values) > 0 && values[0] != "" {
+		f.length = parseLength(values, f.http1)
+		if f.length < 0 && !f.http1 {
+			delete(below, "Content-Length") // as the server does
+		}
+	}
+	if f.stack.resized && !f.filterLength && f.length >= 0 {
+		f.voidLengthLocked()
+	}
+	if f.length >= 0 {
+		f.stopHoldingLocked()
+	}
+}
+
+// parseLength returns the length that a Content-Length declares, or -1. The
+// server deletes one that is not a number, and HTTP/2 and HTTP/1 differ in what
+// that is.
+func parseLength(values []string, http1 bool) int64 {
+	if len(values) == 0 || values[0] == "" {
+		return -1
+	}
+	n, err := strconv.ParseInt(values[0], 10, 64)
+	if err != nil || n < 0 || !http1 && values[0][0] == '+' {
+		return -1
+	}
+	return n
+}
+
+// declaredLocked returns the length that the headers declare as they are now.
+// Nobody else may be at the handler's map.
+func (f *Flusher) declaredLocked() int64 {
+	h := f.header
+	if h == nil {
+		h = f.below
+	}
+	return parseLength(h["Content-Length"], f.http1)
+}
+
+// voidLengthLocked does away with a Content-Length of the handler's that a
+// filter has made wrong.
+func (f *Flusher) voidLengthLocked() {
+	f.length = -1
+	delete(f.header, "Content-Length")
+	if f.fixed {
 		delete(f.below, "Content-Length")
 	}
 }
 
-// fixedHeader is what the handler's headers were when a filter began to run,
-// if they had been fixed by then and not sent.
-type fixedHeader struct {
-	valid  bool
-	header http.Header
+func sameHeader(a, b http.Header) bool { return maps.EqualFunc(a, b, slices.Equal) }
+
+// A filterView is what a filter has before it when fixed headers can still be
+// changed by it, but no more by the handler: those that are fixed. What the
+// handler has set too late is put aside meanwhile.
+type filterView struct {
+	shown http.Header
+	late  http.Header // nil: nothing was late
 }
 
-func (f *Flusher) rememberHeaderLocked(before *fixedHeader) {
-	before.valid = f.fixed && !f.headersSent
-	switch {
-	case !before.valid:
-		before.header = nil
+// showHeaderLocked makes the handler's map what a filter is to see.
+func (f *Flusher) showHeaderLocked(v *filterView) {
+	if !f.fixed || f.headersSent || f.header == nil || sameHeader(f.header, f.below) {
 		return
-	case before.header == nil:
-		before.header = make(http.Header)
 	}
-	copyHeader(before.header, f.headerLocked())
+	v.late, v.shown = make(http.Header), make(http.Header)
+	copyHeader(v.late, f.header)
+	copyHeader(v.shown, f.below)
+	copyHeader(f.header, f.below)
 }
 
-// refixLocked carries what a filter has changed in the handler's headers into
-// the fixed ones. What the handler changed after it had fixed them stays
-// without effect.
-func (f *Flusher) refixLocked(b *fixedHeader) {
-	if f.headersSent {
-		b.header = nil
+// hideHeaderLocked carries what the filter has set into the fixed headers, and
+// brings back what the handler had set too late, but for what the filter has
+// set itself.
+func (f *Flusher) hideHeaderLocked(v *filterView) {
+	if f.fixed && !f.headersSent {
+		f.freezeLocked()
 	}
-	if !b.valid || f.headersSent {
+	if v.late == nil {
 		return
 	}
-	before := b.header
-	for k, vv := range f.header {
-		if old, ok := before[k]; !ok || !slices.Equal(old, vv) {
-			f.below[k] = slices.Clone(vv)
+	untouched := func(k string) bool {
+		now, ok := f.header[k]
+		then, was := v.shown[k]
+		return ok == was && slices.Equal(now, then)
+	}
+	for k := range v.shown {
+		if _, ok := v.late[k]; !ok && untouched(k) {
+			delete(f.header, k)
 		}
 	}
-	for k := range before {
-		if _, ok := f.header[k]; !ok {
-			delete(f.below, k)
+	for k, vv := range v.late {
+		if untouched(k) {
+			f.header[k] = vv
 		}
 	}
-	f.length = -1
-	f.parseLengthLocked(f.below["Content-Length"])
+	*v = filterView{}
 }
 
 // leadLocked hands over the headers if bytes follow, or a flush.
@@ -253,7 +340,7 @@ func (f *Flusher) readyLocked() {
 
 // skipsLocked reports whether headers go out without the body: the server
 // would drop it, or choke on it (HTTP/2).
-func (f *Flusher) skipsLocked() bool { return f.head && f.cfg.SAPI.Headers != OutputOnly }
+func (f *Flusher) skipsLocked() bool { return f.head }
 
 // holdsLocked reports whether the response is held for a Content-Length.
 func (f *Flusher) holdsLocked() bool { return f.http10 && f.cfg.HTTP10Buffer > 0 && !f.head }
@@ -269,7 +356,7 @@ func (f *Flusher) sendHeadersLocked(flushing bool) {
 	}
 	f.headersSent = true
 	f.stopHoldingLocked()
-
+	f.wakeLocked() // who is about to run a filter: see withholdLocked
 	if f.cfg.SAPI.Headers == OutputOnly {
 		return
 	}
@@ -422,6 +509,8 @@ func (f *Flusher) SendHeaders() error {
 	if f.headersSent || f.cfg.SAPI.Headers == OutputOnly {
 		return nil
 	}
+	f.lendLocked()
+	defer f.takeBackLocked()
 	if err := f.takeBatonLocked(false); err != nil {
 		return err
 	}
@@ -442,45 +531,76 @@ func (f *Flusher) SendHeaders() error {
 func (f *Flusher) HeadersSent() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.headersSent || f.cfg.SAPI.bornSent()
+	return f.sentLocked()
 }
 
+func (f *Flusher) sentLocked() bool { return f.headersSent || f.cfg.SAPI.bornSent() }
+
 // Clean takes back every byte that has not been sent, on floor 2 and in
-// user-level buffers, which stay open. The status is unset and the headers are
-// open again, with their present values less those that described the body:
-// Content-Length, Content-Encoding, Content-Range, ETag, Last-Modified and
-// Trailer. It serves an error page after half a page. Once headers have been
-// sent it does nothing and returns [ErrHeadersSent].
-func (f *Flusher) Clean() error {
-	if f.HeadersSent() {
-		return ErrHeadersSent
-	}
+// user-level buffers, which stay open; their filters begin anew. The status is
+// unset and the headers are open again, with their present values less those
+// that described the body: Content-Length, Content-Encoding, Content-Range,
+// ETag, Last-Modified and Trailer. It serves an error page after half a page.
+//
+// It looks first and acts then: once headers have been sent it does nothing and
+// returns [ErrHeadersSent], and [ErrReentrant] while a filter runs. No header
+// leaves meanwhile, unless a filter that is told of the Clean flushes by
+// itself; then too it returns ErrHeadersSent. An error of a filter is returned
+// after all has been done.
+func (f *Flusher) Clean() (err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.refuse != nil {
-		return f.refuse
+	if err := f.uncleanLocked(); err != nil {
+		return err
 	}
-	ferr := f.cleanStackLocked()
-	if ferr == ErrReentrant {
-		return ferr
+	s := f.stack
+	if s.active() {
+		if err := f.takeTurnLocked(false); err != nil {
+			return err
+		}
+		defer f.settleTurnLocked(&err)
 	}
 	if err := f.takeBatonLocked(false); err != nil {
 		return err
 	}
-	defer f.releaseLocked()
-	if f.headersSent {
-		return ErrHeadersSent
+	if err := f.uncleanLocked(); err != nil { // it has waited
+		f.releaseLocked()
+		return err
+	}
+	if !s.active() {
+		defer f.releaseLocked()
+	} else {
+		s.withheld = true
+		defer f.yieldLocked()
+		err = f.cleanStackLocked()
+		if !s.withheld { // a filter has flushed
+			if e := f.takeBatonLocked(false); e != nil {
+				return joinErrors(e, err)
+			}
+			s.withheld = true
+		}
+		if f.headersSent {
+			return joinErrors(ErrHeadersSent, err)
+		}
 	}
 	f.resetLocked()
 	if f.interval != nil {
 		f.interval.upTo = 0
 	}
-	f.status, f.written, f.length, f.fixed = 0, 0, -1, false
+	f.status, f.written, f.length, f.fixed, f.filterLength = 0, 0, -1, false, false
 	f.holdLocked(f.holdsLocked())
 	for _, k := range bodyHeaders {
 		delete(f.headerLocked(), k)
 	}
-	return ferr
+	return err
+}
+
+// uncleanLocked says why nothing can be taken back, or nil.
+func (f *Flusher) uncleanLocked() error {
+	if f.sentLocked() {
+		return ErrHeadersSent
+	}
+	return f.refuse
 }
 
 var bodyHeaders = []string{"Content-Length", "Content-Encoding", "Content-Range", "Etag", "Last-Modified", "Trailer"}

@@ -53,7 +53,7 @@ type pipe struct {
 	pen     bool  // a Write is in progress and may drop mu
 	holding bool  // nothing moves before the end, or before more than marks.hold bytes are held
 	over    bool  // floor 1 is not ours any more
-	cut     bool  // a Write that had begun did not finish
+	cut     bool  // it will not be whole: a Write that had begun did not finish, or worse
 	wanted  bool  // the holder of the pen waits for the baton: a carrier gives it up
 	slow    bool  // the client has been: what it is given does not grow any more
 	stalls  int16 // stretches without progress on a floor 1 that cannot be interrupted
@@ -352,6 +352,9 @@ func (p *pipe) noteThroughLocked(n int64) {
 	p.sent += n
 	p.flow.bytes += n
 }
+
+// markCutLocked notes that the response will not be whole.
+func (p *pipe) markCutLocked() { p.cut = true }
 
 // holdLocked has nothing move before the end; stopHoldingLocked ends that.
 func (p *pipe) holdLocked(holds bool) { p.holding = holds }

@@ -2,8 +2,19 @@ package flush
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
+	"reflect"
+	"runtime"
 	"slices"
+	"time"
+)
+
+var (
+	errResized = errors.New("flush: a filter has changed the length of the response")
+	errShort   = fmt.Errorf("flush: response is shorter than its Content-Length: %w", io.ErrUnexpectedEOF)
 )
 
 // StartBuffer opens a buffer on top of the stack. opts nil means the zero
@@ -79,15 +90,44 @@ func (f *Flusher) FlushAll(wait bool) error {
 // An operation that moves bytes takes several steps and gives up the lock
 // between them, for a filter and for floor 2. So it first takes its turn,
 // which it keeps until it has ended.
+//
+// Headers and filters are one decision: a filter that found the headers unsent
+// must be able to set them until it returns. Who runs such a filter therefore
+// has the baton meanwhile, as does Clean from when it has looked until it has
+// acted. The states of that are
+//
+//	free      no filter runs, or the headers are out
+//	withheld  who runs the filter, or Clean, has the baton
+//	lent      a call of the filter's own has let it go, to hand the headers over;
+//	          if it did not, the baton is taken back as the call returns
+//
+// Others that flush meanwhile ask and go, or wait for the baton. Who waits for
+// longer than the send timeout gets an ErrTimeout that does not stick: the
+// filter may be waiting for him.
+//
+// Invariants, whenever mu is free:
+//
+//  1. running is set only while somebody has the turn.
+//  2. withheld is set only while the headers are unsent and nothing has failed;
+//     then held is set, and nobody calls the server.
+//  3. Bytes that a buffer has let through are on the way down in one call, on
+//     floor 2, or in rest. While there is any rest nothing passes it.
 type stack struct {
-	bufs    []*Buffer   // the lowest first
-	follow  int         // how many of them have FollowFlush
-	busy    bool        // somebody has the turn
-	passing bool        // the top has been flushed and its bytes are on their way: Level does not count it
-	running *Buffer     // whose filter runs
-	late    []byte      // written while a filter ran
-	before  fixedHeader // as the filter found it
-	waiting []chan bool // for the turn, in order of arrival
+	bufs     []*Buffer   // the lowest first
+	follow   int         // how many of them have FollowFlush
+	busy     bool        // somebody has the turn
+	passing  bool        // the top has been flushed and its bytes are on their way: Level does not count it
+	cleaning bool        // the turn is Clean's
+	withheld bool        // the baton is with who has the turn
+	lent     bool        // a call of the running filter's has let the baton go
+	resized  bool        // a filter let through more or less than it was given
+	running  *Buffer     // whose filter runs
+	view     filterView  // of the headers, as it has them
+	grown    int64       // by how much filters have lengthened the body under a length that was sent
+	late     []byte      // written while a filter ran
+	rest     []byte      // let through by the lowest buffer when a wait for floor 2 ended
+	waiting  []chan bool // for the turn, in order of arrival
+	runs     int         // of filters that found the headers unsent
 }
 
 // noStack is the stack of all responses that have not opened a buffer. Nobody
@@ -95,7 +135,11 @@ type stack struct {
 var noStack stack
 
 // active reports whether output must go through the stack.
-func (s *stack) active() bool { return len(s.bufs) > 0 || s.busy }
+func (s *stack) active() bool { return len(s.bufs) > 0 || s.busy || len(s.rest) > 0 }
+
+// atHeader reports whether a filter may be at the handler's header map, and is
+// not the caller.
+func (s *stack) atHeader() bool { return s.running != nil && !s.lent }
 
 // top returns the buffer that is written to, or nil.
 func (s *stack) top() *Buffer {
@@ -108,7 +152,7 @@ func (s *stack) top() *Buffer {
 // followFlushLocked flushes the buffers that follow a flush of the response.
 // While a filter runs it does nothing.
 func (f *Flusher) followFlushLocked(background bool) error {
-	if f.stack.follow == 0 || f.stack.running != nil || f.refuse != nil {
+	if f.stack.follow == 0 && len(f.stack.rest) == 0 || f.stack.running != nil || f.refuse != nil {
 		return nil
 	}
 	if err := f.flushStackLocked(false, background); err != ErrReentrant {
@@ -145,6 +189,9 @@ func (f *Flusher) flushStackLocked(all, background bool) (err error) {
 			err = joinErrors(err, ErrForbidden)
 		}
 	}
+	if !background {
+		err = joinErrors(err, f.passRestLocked())
+	}
 	return wrapReentrant(err)
 }
 
@@ -157,6 +204,17 @@ func (f *Flusher) unwindStackLocked() (err error) {
 	}
 	f.takeTurnLocked(true)
 	defer f.settleTurnLocked(&err)
+	defer func() {
+		for len(f.stack.rest) > 0 {
+			if e := f.passRestLocked(); e != nil && !f.waitEndedLocked(e) {
+				err = joinErrors(err, e)
+				break
+			}
+		}
+		if f.stack.grown != 0 && f.fail == nil {
+			f.cutAtEndLocked(errResized)
+		}
+	}()
 	return f.unwindTopLocked()
 }
 
@@ -170,20 +228,16 @@ func (f *Flusher) unwindTopLocked() (err error) {
 }
 
 // cleanStackLocked drops what the buffers hold, and has their filters begin
-// anew. ErrReentrant itself says that it could not begin.
+// anew. Clean calls it, with the turn and the baton.
 func (f *Flusher) cleanStackLocked() (err error) {
 	s := f.stack
-	if !s.active() {
-		return nil
-	}
-	if err := f.takeTurnLocked(false); err != nil {
-		return err
-	}
-	defer f.settleTurnLocked(&err)
+	s.cleaning = true
+	defer func() { s.cleaning = false }()
 	for _, b := range slices.Backward(s.bufs) {
 		err = joinErrors(err, f.runLocked(b, PhaseClean))
-		b.started, b.processed = false, false
+		b.started, b.processed, b.pinned = false, false, false
 	}
+	s.rest, s.grown, s.resized = nil, 0, false
 	return wrapReentrant(err)
 }
 
@@ -202,7 +256,7 @@ func (f *Flusher) dropStackLocked() {
 	if s == &noStack {
 		return
 	}
-	n := len(s.late)
+	n := len(s.late) + len(s.rest)
 	for _, b := range s.bufs {
 		if b != s.running { // that one's fate is its operation's to tell
 			n += b.lenLocked()
@@ -214,7 +268,7 @@ func (f *Flusher) dropStackLocked() {
 		}
 	}
 	f.loseLocked(n)
-	s.bufs, s.late, s.follow, s.passing = nil, nil, 0, false
+	s.bufs, s.late, s.rest, s.follow, s.passing = nil, nil, nil, 0, false
 }
 
 // writeStackLocked writes p to the buffer on top.
@@ -260,7 +314,71 @@ func enterLocked[T []byte | string](f *Flusher, i int, p T) (n int, err error) {
 			return len(p), f.runLocked(b, 0)
 		}
 	}
-	return writeLocked(f, p)
+	return passLocked(f, p)
+}
+
+// passLocked brings p, which came through the stack, onto floor 2: behind what
+// was left before it, and as far as a declared length lets it.
+func passLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
+	if err := f.passRestLocked(); err != nil {
+		return 0, err
+	}
+	if !f.fixed && f.fail == nil {
+		f.fixLocked(http.StatusOK)
+	}
+	fits := len(p)
+	if f.length >= 0 && bodyAllowed(f.status) {
+		fits = int(min(int64(fits), max(f.length-f.written, 0)))
+	}
+	if fits < len(p) && f.fail == nil && (f.filterLength || f.stack.grown != 0) {
+		// Cut to that length it would look whole.
+		f.cutLocked(errResized)
+	}
+	if fits > 0 || len(p) == 0 || f.fail != nil {
+		n, err = writeLocked(f, p[:fits])
+	}
+	if fits < len(p) && err == nil {
+		f.written += int64(len(p) - fits)
+		err = http.ErrContentLength
+	}
+	return n, err
+}
+
+// passRestLocked brings onto floor 2 what a wait that has ended left behind.
+func (f *Flusher) passRestLocked() error {
+	s := f.stack
+	if len(s.rest) == 0 {
+		return nil
+	}
+	n, err := writeLocked(f, s.rest)
+	if s.rest = s.rest[n:]; len(s.rest) == 0 {
+		s.rest = nil
+	}
+	return err
+}
+
+// keepLocked sees to what passLocked did not bring down of a buffer's bytes, as
+// err says. When only a wait has ended they stay, and go on with the next that
+// comes through or at the end of the response; that is no error of the end.
+func (f *Flusher) keepLocked(p []byte, err error) error {
+	switch {
+	case len(p) == 0:
+	case f.waitEndedLocked(err):
+		f.slowLocked() // Writes must not pass them
+		f.stack.rest = append(f.stack.rest, p...)
+		if f.closing {
+			return nil
+		}
+	default:
+		f.loseLocked(len(p))
+	}
+	return err
+}
+
+// waitEndedLocked reports whether err is the end of a wait, after which the
+// response goes on.
+func (f *Flusher) waitEndedLocked(err error) bool {
+	return isTimeout(err) && f.fail == nil && !f.hijacked && !f.ended
 }
 
 // enterLateLocked writes what was written while a filter ran to the buffer
@@ -279,9 +397,8 @@ func (f *Flusher) enterLateLocked() error {
 			return nil
 		}
 	}
-	n, err := writeLocked(f, p)
-	f.loseLocked(len(p) - n)
-	return err
+	n, err := passLocked(f, p)
+	return f.keepLocked(p[n:], err)
 }
 
 // takeTurnLocked waits until nobody else works on the stack. While a filter
@@ -327,4 +444,114 @@ func (f *Flusher) settleTurnLocked(err *error) {
 	defer f.passTurnLocked()
 	f.stack.passing = false
 	*err = joinErrors(*err, f.enterLateLocked())
+	if !f.held && f.callerOnlyLocked() && f.dueLocked() {
+		f.workLocked() // who asked while a filter ran left it to us
+	}
+}
+
+// withholdLocked keeps the headers from leaving while a filter runs, by taking
+// the baton. If they are on their way already it waits until they are out.
+func (f *Flusher) withholdLocked() {
+	s := f.stack
+	s.lent = false
+	if s.withheld || f.cfg.SAPI.Headers == OutputOnly {
+		return
+	}
+	err := f.awaitLocked(f.stack.busy, nil, func() bool { return !f.held || f.headersSent })
+	if f.headersSent || err != nil {
+		return
+	}
+	s.withheld = f.seizeLocked()
+	s.runs++
+	if f.waiters > 0 {
+		f.boundFilterLocked()
+	}
+}
+
+// yieldLocked lets the baton go that was taken to withhold the headers, if it
+// was.
+func (f *Flusher) yieldLocked() {
+	if s := f.stack; s.withheld {
+		s.withheld = false
+		f.releaseLocked()
+	}
+}
+
+// lendLocked comes before what hands over headers on the caller's goroutine. If
+// the running filter is the caller, it lets the baton go for that. Any other
+// caller will wait for the baton, and so for the filter.
+func (f *Flusher) lendLocked() {
+	s := f.stack
+	switch {
+	case !s.withheld:
+	case s.running == nil || !calledByFilter():
+		f.boundFilterLocked()
+	default:
+		if f.fixed {
+			f.freezeLocked()
+		}
+		s.lent = true
+		f.yieldLocked()
+	}
+}
+
+// takeBackLocked follows lendLocked, as the call returns.
+func (f *Flusher) takeBackLocked() {
+	s := f.stack
+	if !s.lent {
+		return
+	}
+	s.lent = false
+	if !f.headersSent && f.refusedLocked() == nil && !f.dueLocked() {
+		s.withheld = f.seizeLocked()
+	}
+}
+
+// boundFilterLocked bounds the waits for the filter that runs.
+func (f *Flusher) boundFilterLocked() {
+	if f.timeout.d <= 0 {
+		return
+	}
+	run := f.stack.runs
+	time.AfterFunc(f.timeout.d, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if f.stack.withheld && f.stack.runs == run {
+			f.stalledLocked()
+		}
+	})
+}
+
+// callFilter calls a filter. Its frame is what calledByFilter looks for.
+//
+//go:noinline
+func callFilter(filter Filter, p []byte, phase Phase) ([]byte, error) { return filter(p, phase) }
+
+var callFilterEntry = reflect.ValueOf(callFilter).Pointer()
+
+// calledByFilter reports whether a filter is what called this package, on this
+// goroutine. It is asked only by who would otherwise wait for a filter.
+func calledByFilter() bool {
+	for size := 64; ; size *= 2 {
+		pcs := make([]uintptr, size)
+		n := runtime.Callers(2, pcs)
+		for _, pc := range pcs[:n] {
+			if fn := runtime.FuncForPC(pc - 1); fn != nil && fn.Entry() == callFilterEntry {
+				return true
+			}
+		}
+		if n < size {
+			return false
+		}
+	}
+}
+
+// filterAbortsLocked reports whether it is a filter that calls Abort. Such a
+// call cannot wait for the end of the response, which waits for the filter.
+func (f *Flusher) filterAbortsLocked() bool {
+	if f.stack.running == nil || !calledByFilter() {
+		return false
+	}
+	f.dropStackLocked()
+	return true
 }

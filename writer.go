@@ -30,6 +30,7 @@ type Flusher struct {
 
 	pipe // floor 2; its mu guards all that is not marked below
 	response
+	headers
 	cfg      *config // never changed
 	srv      server  // never changed
 	timeout  sendTimeout
@@ -47,26 +48,17 @@ type Flusher struct {
 
 // response is what is known of the response, apart from its bytes' way down.
 type response struct {
-	head          bool // a HEAD request: no body goes out. Never changed
 	http1, http10 bool // never changed
-	fixed         bool // status and headers are those in below
-	headersSent   bool // they have gone to the server
 	fullDuplex    bool
 	hijacked      bool
 	closing       bool // Close, Abort or the return of the handler has begun
 	aborted       bool // it must not be taken for complete
 	ended         bool // the server's writer is not ours any more
 	serverEnded   bool // the server's context has ended
-	shared        bool // the handler has the server's own header map: see headerLocked
 	implicit      Mode
 
 	stack *stack // of user-level buffers
 
-	status  int         // 0: WriteHeader has not been called, nothing written
-	length  int64       // the declared Content-Length, or -1
-	written int64       // body bytes the handler offered, refused ones included
-	header  http.Header // the handler's; nil until it asked
-	below   http.Header // the fixed ones; nil until they were needed
 }
 
 // rare is what few responses ever have.
@@ -76,6 +68,7 @@ type rare struct {
 	lastPush        error       // what the server's last flush said that does not stick
 	refused         error       // bytes that the server did not take, without failing; filters that failed at the end
 	panicked        any         // from the carrier, for the handler's goroutine
+	cutBy           error       // why the response is cut at its end; nil: a Write that had begun did not finish
 	hooks           []closeHook // of handlers that joined
 }
 
@@ -115,7 +108,7 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	f.http1 = true
 	if r != nil {
 		f.req = r
-		f.head = r.Method == http.MethodHead
+		f.head = r.Method == http.MethodHead && cfg.SAPI.Headers != OutputOnly
 		f.http1 = r.ProtoMajor <= 1
 		f.http10 = r.ProtoMajor == 1 && r.ProtoMinor == 0
 	}
@@ -448,6 +441,8 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 	if !ok {
 		return nil, nil, fmt.Errorf("flush: response writer cannot be hijacked: %w", http.ErrNotSupported)
 	}
+	f.lendLocked()
+	defer f.takeBackLocked()
 	if err := f.takeBatonLocked(false); err != nil {
 		return nil, nil, err
 	}
