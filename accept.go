@@ -90,6 +90,19 @@ func appendLocked[T []byte | string](p *pipe, b T) {
 	p.countLocked()
 }
 
+// acceptWholeLocked puts b on floor 2 whole, whatever the marks say: its caller
+// has asked overLocked, and must not wait. It moves in the background.
+func acceptWholeLocked[T []byte | string](p *pipe, b T) {
+	p.absorbLocked()
+	appendLocked(p, b)
+	if p.q.len > p.marks.hold {
+		p.holding = false
+	}
+	if p.fullLocked() {
+		p.kickLocked()
+	}
+}
+
 // throughLocked moves floor 2 and b down on the caller's goroutine. The baton
 // and the pen are free. b's place in the stream is taken at once, so others
 // may append behind it meanwhile.

@@ -63,7 +63,7 @@ func (f *Flusher) flushAsync() error {
 			go f.carry()
 		}
 	}()
-	ferr := f.followFlushLocked(true)
+	ferr := f.followAsyncLocked()
 	return joinErrors(f.flushAsyncLocked(&start), ferr)
 }
 
@@ -97,7 +97,10 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 	defer f.mu.Unlock()
 	var ferr error
 	if f.stack.follow > 0 || len(f.stack.rest) > 0 {
-		ferr = f.followFlushLocked(f.endsLocked(ctx))
+		var ended bool
+		if ferr, ended = f.followWaitLocked(ctx); ended {
+			return ferr
+		}
 	}
 	if (ctx == nil || ctx.Done() == nil) && f.plainLocked() {
 		f.pushPlainLocked()

@@ -94,7 +94,7 @@ func (p *pipe) awaitFlushLocked(ask mark, ctx context.Context) error {
 	}()
 	done := false
 	err := p.awaitLocked(true, ctx, func() bool {
-		for p.done < ask.seq && p.fail == nil && !p.over && !p.held {
+		for p.done < ask.seq && p.fail == nil && !p.gone && !p.held {
 			if ctx != nil && ctx.Err() != nil || !p.down.callerOnlyLocked() && (ctx != nil || p.down.carrierOnly()) {
 				p.kickLocked()
 				break

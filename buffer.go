@@ -245,6 +245,7 @@ func (f *Flusher) runLocked(b *Buffer, phase Phase) (err error) {
 func (f *Flusher) filterLocked(b *Buffer, p []byte, phase Phase) (out []byte, err error) {
 	s := f.stack
 	s.running = b
+	f.wakeLocked() // a Write that waits for what is owed
 	// From here on those who wait for their turn might wait for themselves.
 	for _, w := range s.waiting {
 		w <- false

@@ -169,15 +169,14 @@ func (p *pipe) slowLocked() {
 }
 
 // carrier is the goroutine that carries in the background. It ends when
-// nothing is left to carry. A panic in the server's writer would kill the
-// process here: it is kept for the handler's goroutine.
+// nothing is left to carry. A panic in the server's writer, or in a filter,
+// would kill the process here: it is kept for the handler's goroutine.
 func (p *pipe) carrier() {
 	growStack(false)
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	returned := false
+	holds, returned := true, false
 	defer func() {
-		p.quick.Store(false)
 		if !returned {
 			v := recover()
 			if v == nil {
@@ -185,10 +184,27 @@ func (p *pipe) carrier() {
 			}
 			p.down.panickedLocked(v)
 		}
-		p.freeLocked()
+		if holds {
+			p.quick.Store(false)
+			p.freeLocked()
+		} else {
+			p.kickLocked()
+		}
 	}()
 	for {
 		for !p.wanted && p.dueLocked() {
+			if p.owed && p.down.payableLocked() {
+				// A filter may wait for the baton.
+				holds = false
+				p.layDownLocked()
+				p.down.payLocked()
+				if p.held || p.wanted {
+					returned = true
+					return
+				}
+				holds, p.held = true, true
+				continue
+			}
 			p.roundLocked()
 		}
 		p.quick.Store(false)
@@ -198,6 +214,13 @@ func (p *pipe) carrier() {
 		p.quickenLocked()
 	}
 	returned = true
+}
+
+// layDownLocked lets the baton go although work may be due: the carrier will
+// come back to it.
+func (p *pipe) layDownLocked() {
+	p.quick.Store(false)
+	p.freeLocked()
 }
 
 // stackSize is what the server's Write and Flush need of a stack, once the

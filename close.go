@@ -185,7 +185,7 @@ func (f *Flusher) handRestLocked() {
 
 // joinLocked waits until nobody calls the server any more.
 func (f *Flusher) joinLocked() {
-	for f.held || f.deadline.unblocking > 0 {
+	for f.held || f.deadline.unblocking > 0 || f.stack.paying {
 		f.waitLocked()
 	}
 }

@@ -35,6 +35,10 @@ var (
 	// ErrHeadersSent says that it is too late to change or take back.
 	ErrHeadersSent = errors.New("flush: headers have been sent")
 
+	// ErrNoRoom says that the client is behind, and that [Flusher.TryWrite] took
+	// nothing.
+	ErrNoRoom = errors.New("flush: no room")
+
 	// ErrOverBudget says that the response was aborted as the one that held
 	// most for longest when a [Budget] was used up.
 	ErrOverBudget = errors.New("flush: memory budget is used up")

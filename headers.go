@@ -41,11 +41,12 @@ import (
 // WriteHeader then runs on a caller's goroutine, see readyCarrierLocked.
 // Elsewhere the server has below and the handler a copy.
 type headers struct {
-	head         bool // no body goes on this wire: a HEAD request. Never changed
-	fixed        bool
-	headersSent  bool
-	shared       bool
-	filterLength bool // a filter has set the Content-Length: what comes out of the stack is held to it
+	http1, http10 bool // the client's protocol. Never changed
+	head          bool // no body goes on this wire: a HEAD request. Never changed
+	fixed         bool
+	headersSent   bool
+	shared        bool
+	filterLength  bool // a filter has set the Content-Length: what comes out of the stack is held to it
 
 	status  int         // 0: WriteHeader has not been called, nothing written
 	length  int64       // the declared Content-Length, or -1

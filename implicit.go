@@ -26,14 +26,14 @@ func (f *Flusher) SetImplicit(m Mode) {
 // returns the write's error: werr, or a failure of the flush that sticks. A
 // response held for HTTP/1.0, or a server that cannot flush, has still accepted
 // the bytes. A write whose wait has ended with an error does not wait again.
-func (f *Flusher) implicitLocked(werr error) error {
+func (f *Flusher) implicitLocked(werr error, whole bool) error {
 	switch {
 	case f.implicit == Off:
 	case werr != nil:
 		if _, err := f.askFlushLocked(); err == nil {
 			f.kickLocked()
 		}
-	case f.implicit == Async:
+	case f.implicit == Async || whole:
 		f.flushAsyncLocked(nil)
 		return f.fail
 	default:

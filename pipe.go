@@ -52,8 +52,9 @@ type pipe struct {
 	async   bool  // what moves by itself moves in the background
 	pen     bool  // a Write is in progress and may drop mu
 	holding bool  // nothing moves before the end, or before more than marks.hold bytes are held
-	over    bool  // floor 1 is not ours any more
+	gone    bool  // floor 1 is not ours any more
 	cut     bool  // it will not be whole: a Write that had begun did not finish, or worse
+	owed    bool  // floor 3 has more to bring down, which found no room
 	wanted  bool  // the holder of the pen waits for the baton: a carrier gives it up
 	slow    bool  // the client has been: what it is given does not grow any more
 	stalls  int16 // stretches without progress on a floor 1 that cannot be interrupted
@@ -129,6 +130,11 @@ type down interface {
 	chargeLocked()
 	waitBudgetLocked() error
 
+	// payableLocked reports whether what floor 3 owes can come down now without
+	// waiting; payLocked has it come down.
+	payableLocked() bool
+	payLocked()
+
 	failedLocked()      // a failure sticks
 	panickedLocked(any) // a carrier met a panic
 }
@@ -159,7 +165,7 @@ type mark struct{ seq, pos int64 }
 // goes on while the response closes.
 func (p *pipe) haltedLocked(begun bool) error {
 	switch {
-	case p.over || !begun:
+	case p.gone || !begun:
 		return p.refuse
 	case p.fail != nil:
 		return p.fail
@@ -187,7 +193,7 @@ func (p *pipe) askLocked() mark {
 // dueLocked reports whether there is work for a holder of the baton.
 func (p *pipe) dueLocked() bool {
 	p.absorbLocked()
-	return p.fail == nil && !p.over && (p.asked.seq > p.done || p.sent < p.moveTo || p.fullLocked())
+	return p.fail == nil && !p.gone && (p.asked.seq > p.done || p.sent < p.moveTo || p.fullLocked() || p.owed && p.down.payableLocked())
 }
 
 // fullLocked reports whether floor 2 has reached the size at which it moves
@@ -204,6 +210,31 @@ func (p *pipe) backgroundLocked() bool {
 
 // roomLocked is how many bytes may enter before the high mark.
 func (p *pipe) roomLocked() int { return max(p.marks.high-p.q.len, 0) }
+
+// availableLocked is how many bytes may enter now without waiting.
+func (p *pipe) availableLocked() int {
+	if p.penTakenLocked() || p.owed {
+		return 0
+	}
+	return p.roomLocked()
+}
+
+// overLocked reports whether nothing may enter now: whoever brings bytes onto
+// any floor without being able to wait asks it first.
+func (p *pipe) overLocked() bool { return p.availableLocked() == 0 }
+
+// oweLocked remembers that floor 3 has more to bring down. A carrier brings it
+// once there is room.
+func (p *pipe) oweLocked() {
+	p.owed = true
+	p.slowLocked()
+}
+
+// paidLocked ends that.
+func (p *pipe) paidLocked() {
+	p.owed = false
+	p.wakeLocked()
+}
 
 // roundLocked does what has been asked so far. The holder calls it.
 func (p *pipe) roundLocked() {
@@ -316,7 +347,7 @@ func (p *pipe) resetLocked() {
 // failLocked makes err the failure that sticks, unless there is one, or the
 // response has ended.
 func (p *pipe) failLocked(err error) {
-	if p.fail != nil || p.over {
+	if p.fail != nil || p.gone {
 		return
 	}
 	p.fail = err
@@ -342,7 +373,7 @@ func (p *pipe) refuseLocked(err error) {
 // get err.
 func (p *pipe) takeAwayLocked(err error) {
 	p.flow.lost += int64(p.dropLocked())
-	p.over = true
+	p.gone = true
 	p.refuseLocked(err)
 }
 

@@ -73,15 +73,18 @@ func (f *Flusher) Level() int {
 func (f *Flusher) FlushAll(wait bool) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	ferr := f.flushStackLocked(true, !wait)
-	switch {
-	case ferr == ErrReentrant:
-		return ferr
-	case wait:
-		return joinErrors(f.flushWaitLocked(context.Background()), ferr)
-	default:
+	if !wait {
+		ferr := f.flushAllAsyncLocked()
+		if ferr == ErrReentrant {
+			return ferr
+		}
 		return joinErrors(f.flushAsyncLocked(nil), ferr)
 	}
+	ferr := f.flushStackLocked(true, false)
+	if ferr == ErrReentrant {
+		return ferr
+	}
+	return joinErrors(f.flushWaitLocked(context.Background()), ferr)
 }
 
 // stack is the user-level buffers of a response. All of it is guarded by
@@ -118,6 +121,9 @@ type stack struct {
 	busy     bool        // somebody has the turn
 	passing  bool        // the top has been flushed and its bytes are on their way: Level does not count it
 	cleaning bool        // the turn is Clean's
+	whole    bool        // what comes down meanwhile enters floor 2 whole: the operation must not wait
+	owesAll  bool        // what is owed is every buffer, not only those with FollowFlush
+	paying   bool        // a carrier is at what is owed
 	withheld bool        // the baton is with who has the turn
 	lent     bool        // a call of the running filter's has let the baton go
 	resized  bool        // a filter let through more or less than it was given
@@ -149,22 +155,11 @@ func (s *stack) top() *Buffer {
 	return nil
 }
 
-// followFlushLocked flushes the buffers that follow a flush of the response.
-// While a filter runs it does nothing.
-func (f *Flusher) followFlushLocked(background bool) error {
-	if f.stack.follow == 0 && len(f.stack.rest) == 0 || f.stack.running != nil || f.refuse != nil {
-		return nil
-	}
-	if err := f.flushStackLocked(false, background); err != ErrReentrant {
-		return err
-	}
-	return nil
-}
-
 // flushStackLocked flushes all buffers, or those with FollowFlush, from the
-// top down; with background, what they let through is not carried further on
-// the caller's goroutine. ErrReentrant itself says that it could not begin.
-func (f *Flusher) flushStackLocked(all, background bool) (err error) {
+// top down. With whole, what they let through enters floor 2 whole and is not
+// carried further on the caller's goroutine. ErrReentrant itself says that it
+// could not begin.
+func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 	s := f.stack
 	if !s.active() {
 		return nil
@@ -173,10 +168,8 @@ func (f *Flusher) flushStackLocked(all, background bool) (err error) {
 		return err
 	}
 	defer f.settleTurnLocked(&err)
-	if background {
-		f.asyncCalls.Add(1)
-		defer f.asyncCalls.Add(-1)
-	}
+	s.whole = whole
+	defer func() { s.whole = false }()
 	for i := len(s.bufs) - 1; i >= 0; i-- {
 		if i >= len(s.bufs) {
 			continue // the response was aborted meanwhile
@@ -189,10 +182,7 @@ func (f *Flusher) flushStackLocked(all, background bool) (err error) {
 			err = joinErrors(err, ErrForbidden)
 		}
 	}
-	if !background {
-		err = joinErrors(err, f.passRestLocked())
-	}
-	return wrapReentrant(err)
+	return wrapReentrant(joinErrors(err, f.passRestLocked()))
 }
 
 // unwindStackLocked ends every buffer, from the top down. It waits for its
@@ -279,6 +269,9 @@ func writeStackLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	s := f.stack
 	if s.running == nil && (f.closing || f.hijacked) {
 		return 0, f.refuse
+	}
+	if err := f.awaitPaidLocked(); err != nil {
+		return 0, err
 	}
 	if b := s.top(); b != nil && !s.busy && b.holdsLocked(len(p)) {
 		holdLocked(b, p)

@@ -58,8 +58,8 @@ func (f *Flusher) Buffered() int {
 func (f *Flusher) Available() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.refuse != nil || f.penTakenLocked() {
+	if f.refuse != nil {
 		return 0
 	}
-	return f.roomLocked()
+	return f.availableLocked()
 }

@@ -115,7 +115,7 @@ func (f *Flusher) sendTimeoutFired() {
 	defer f.mu.Unlock()
 	t := &f.timeout
 	t.running = false
-	if !t.calling || f.over || t.closing && t.progress == nil {
+	if !t.calling || f.gone || t.closing && t.progress == nil {
 		return
 	}
 	blocked := now() - t.since

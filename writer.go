@@ -48,14 +48,13 @@ type Flusher struct {
 
 // response is what is known of the response, apart from its bytes' way down.
 type response struct {
-	http1, http10 bool // never changed
-	fullDuplex    bool
-	hijacked      bool
-	closing       bool // Close, Abort or the return of the handler has begun
-	aborted       bool // it must not be taken for complete
-	ended         bool // the server's writer is not ours any more
-	serverEnded   bool // the server's context has ended
-	implicit      Mode
+	fullDuplex  bool
+	hijacked    bool
+	closing     bool // Close, Abort or the return of the handler has begun
+	aborted     bool // it must not be taken for complete
+	ended       bool // the server's writer is not ours any more
+	serverEnded bool // the server's context has ended
+	implicit    Mode
 
 	stack *stack // of user-level buffers
 
@@ -209,6 +208,11 @@ func writeSlow[T []byte | string](f *Flusher, p T) (int, error) {
 // writeLocked brings p onto floor 2: one write, with the implicit flush that
 // follows it.
 func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
+	return writeOnLocked(f, p, f.stack.whole)
+}
+
+// writeOnLocked is writeLocked that does not wait if whole.
+func writeOnLocked[T []byte | string](f *Flusher, p T, whole bool) (n int, err error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
@@ -219,23 +223,26 @@ func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 		f.absorbLocked()
 		return len(p), nil
 	}
-	n, err = acceptLocked(&f.pipe, p, f.stack.busy)
-	if n > 0 {
-		err = f.acceptedLocked(err)
+	if whole {
+		acceptWholeLocked(&f.pipe, p)
+		f.acceptedLocked(nil, true)
+		n = len(p)
+	} else if n, err = acceptLocked(&f.pipe, p, f.stack.busy); n > 0 {
+		err = f.acceptedLocked(err, false)
 	}
 	f.grantLocked()
 	return n, err
 }
 
 // acceptedLocked is the step that follows bytes onto floor 2, whichever way they
-// came: the interval begins, and the implicit flush is done. err is what their
-// Write has met; it returns what the Write returns.
-func (f *Flusher) acceptedLocked(err error) error {
+// came: the interval begins, and the implicit flush is done, without waiting if
+// whole. err is what their Write has met; it returns what the Write returns.
+func (f *Flusher) acceptedLocked(err error, whole bool) error {
 	if f.interval != nil {
 		f.watchIntervalLocked()
 	}
 	if f.implicit != Off {
-		return f.implicitLocked(err)
+		return f.implicitLocked(err, whole)
 	}
 	return err
 }
@@ -536,4 +543,52 @@ func (f *Flusher) EnableFullDuplex() error {
 	}
 	f.fullDuplex = true
 	return nil
+}
+
+// TryWrite accepts all of p if that can be done without waiting for the client,
+// and else none of it and returns [ErrNoRoom]. It is what a hub calls for each
+// of many responses.
+//
+// There is room if p fits below [Options.MaxPending], or if nothing is held at
+// all and the [Budget] has room: an event larger than MaxPending reaches a
+// client that keeps up. It is asked before any filter runs; what one then makes
+// of p enters whole. While another Write waits there is no room.
+//
+// It does not flush. What moves by itself moves in the background. The time
+// that a filter takes is the caller's. Other errors are those of
+// [Flusher.Write].
+func (f *Flusher) TryWrite(p []byte) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	s := f.stack
+	if s.running != nil {
+		_, err := writeStackLocked(f, p)
+		return err
+	}
+	if f.refuse != nil {
+		return f.refuse
+	}
+	if s.busy || len(p) > f.availableLocked() && (f.overLocked() || f.q.len > 0) {
+		return ErrNoRoom
+	}
+	n, err := f.writeWholeLocked(p)
+	if n < len(p) && err == nil {
+		err = ErrNoRoom
+	}
+	return err
+}
+
+// writeWholeLocked is a Write that does not wait. Its caller has asked whether
+// there is room.
+func (f *Flusher) writeWholeLocked(p []byte) (n int, err error) {
+	if !f.stack.active() {
+		return writeOnLocked(f, p, true)
+	}
+	if err := f.takeTurnLocked(false); err != nil {
+		return 0, err
+	}
+	defer f.settleTurnLocked(&err)
+	f.stack.whole = true
+	defer func() { f.stack.whole = false }()
+	return enterLocked(f, len(f.stack.bufs)-1, p)
 }
