@@ -34,7 +34,7 @@ import (
 //     net/http's own WriteHeader on HTTP/1, which only takes notes.)
 //  2. sent + q.len + what a caller is passing through = accepted.
 //  3. Work that is due has a holder, unless the request body comes first (see
-//     watchedBody): then the next caller does it.
+//     bodyFirstLocked): then the next caller does it.
 //  4. q.len never exceeds MaxPending.
 //  5. Every change that a waiter could wait for is followed by wakeLocked
 //     before mu is dropped; a waiter looks again at everything it waits for.
@@ -387,7 +387,6 @@ func handLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 func (f *Flusher) handedLocked(n int, err error, push bool, perr error) error {
 	f.sent += int64(n)
 	f.stats.Bytes += int64(n)
-	f.noteDrainLocked(push)
 	if err == nil && push {
 		f.stats.Pushes++
 		f.lastPush = f.verdictLocked(perr)
@@ -417,7 +416,6 @@ func (f *Flusher) pushLocked() {
 	}
 	var err error
 	f.callLocked(func() { err = f.srv.flusher.FlushError() })
-	f.noteDrainLocked(true)
 	f.lastPush = f.verdictLocked(err)
 }
 

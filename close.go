@@ -33,7 +33,7 @@ func (f *Flusher) Close() error {
 
 // Abort ends the response badly: background work is stopped and joined, the
 // rest is dropped, and the client must not take what it has for the whole.
-// cause is what [Flusher.Err] and the context's cause say from then on; nil
+// cause is what [Flusher.Err] and [Cause] say from then on; nil
 // stands for a plain error.
 //
 // Inside [NewHandler] the return of the handler then panics with
@@ -56,6 +56,7 @@ func (f *Flusher) finish(abort bool, cause error) error {
 		return f.closeErr()
 	}
 	f.closing = true
+	f.reasonLocked(ErrClosed)
 	f.slowLocked()
 	if !f.hijacked {
 		f.refuse = closedError(f.fail)
@@ -201,7 +202,9 @@ func (f *Flusher) endLocked(whole bool, unwound error) {
 	if !f.hijacked {
 		f.refuse = closedError(f.fail)
 	}
-	f.endContext(ErrClosed)
+	if f.returned.Load() {
+		f.endContextLocked(nil)
+	}
 	f.wakeLocked()
 }
 

@@ -39,9 +39,6 @@ func closedError(fail error) error {
 // this package reports it, after making it stick if it does.
 func (f *Flusher) verdictLocked(err error) error {
 	if err == nil {
-		if f.serverEnded {
-			f.settleLocked()
-		}
 		return nil
 	}
 	if passes(err) {
@@ -90,6 +87,6 @@ func (f *Flusher) failLocked(err error) {
 	if !f.held {
 		f.stats.Lost += int64(f.dropLocked())
 	}
-	f.endContext(err)
+	f.endContextLocked(nil)
 	f.wakeLocked()
 }

@@ -4,6 +4,8 @@ import (
 	"io"
 	"iter"
 	"net/http"
+	"net/http/fcgi"
+	"os"
 	"reflect"
 	"time"
 )
@@ -127,7 +129,19 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 		t := reflect.TypeOf(w)
 		s.ownHeader = t != nil && t.String() == "*http.response" && t.Elem().PkgPath() == "net/http"
 		s.netHTTP = by != nil
-		s.takesInfo = s.netHTTP || r.Context().Value(http.LocalAddrContextKey) != nil
 	}
+	s.takesInfo = s.netHTTP || !gateway(w, r)
 	return s
+}
+
+// gateway reports whether what is below takes a 1xx for the final status: CGI
+// and FastCGI, which may be hidden by a writer without Unwrap, and recorders.
+func gateway(w http.ResponseWriter, r *http.Request) bool {
+	for layer := range layers(w) {
+		switch reflect.TypeOf(layer).String() {
+		case "*cgi.response", "*fcgi.response", "*httptest.ResponseRecorder":
+			return true
+		}
+	}
+	return r != nil && (fcgi.ProcessEnv(r) != nil || os.Getenv("GATEWAY_INTERFACE") != "")
 }

@@ -38,13 +38,12 @@ type Flusher struct {
 	stats   Stats
 
 	req      *http.Request   // the handler's; nil: none. Set before the first use
-	server   context.Context // the server's; nil: none. Never changed
-	life     atomic.Pointer[life]
-	body     *watchedBody   // nil: no request body to wait for. Never changed
-	conn     *knownConn     // nil: not known. Never changed
-	interval *flushInterval // nil: none
-	member   *member        // in the budget; nil: holds nothing yet, or there is none
-	rare     *rare          // nil: nothing of it
+	context  *requestContext // the handler's; nil: none. Never changed
+	body     *requestBody    // nil: no request body to wait for. Never changed
+	conn     *knownConn      // nil: not known. Never changed
+	interval *flushInterval  // nil: none
+	member   *member         // in the budget; nil: holds nothing yet, or there is none
+	rare     *rare           // nil: nothing of it
 }
 
 // response is what is known of the response, apart from its bytes' way down.
@@ -56,12 +55,12 @@ type response struct {
 	holding       bool // HTTP/1.0: floor 2 waits for the end
 	fullDuplex    bool
 	hijacked      bool
-	closing       bool // Close, Abort or the return of the handler has begun
-	aborted       bool // it must not be taken for complete
-	cut           bool // a Write that had begun did not finish
-	ended         bool // the server's writer is not ours any more
-	serverEnded   bool // the server's context has ended
-	shared        bool // the handler has the server's own header map: see headerLocked
+	closing       bool        // Close, Abort or the return of the handler has begun
+	aborted       bool        // it must not be taken for complete
+	cut           bool        // a Write that had begun did not finish
+	ended         bool        // the server's writer is not ours any more
+	returned      atomic.Bool // NewHandler's handler has returned
+	shared        bool        // the handler has the server's own header map: see headerLocked
 	implicit      Mode
 
 	refuse   error  // what a call from outside gets; nil: it may go on
@@ -190,7 +189,7 @@ func (f *Flusher) join(cfg *config, r *http.Request) {
 // It returns the number of bytes accepted. Errors are the failure that sticks
 // ([ErrTimeout], [ErrClientGone]), [ErrClosed], and [http.ErrContentLength],
 // [http.ErrBodyNotAllowed] and [http.ErrHijacked] as in net/http. It keeps no
-// reference to p. An empty write does nothing.
+// reference to p. An empty write fixes status and headers, and does no more.
 func (f *Flusher) Write(p []byte) (int, error) { return write(f, p) }
 
 // WriteString is Write for a string, without a copy for the conversion.
@@ -228,6 +227,9 @@ func writeSlow[T []byte | string](f *Flusher, p T) (int, error) {
 // follows it.
 func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	if len(p) == 0 {
+		if !f.fixed {
+			f.fixLocked(http.StatusOK) // as the server's own
+		}
 		return 0, nil
 	}
 	if err := f.admitLocked(len(p)); err != nil {
@@ -446,7 +448,6 @@ func (f *Flusher) handFileLocked(rf io.ReaderFrom, reg file, slice int64) (n int
 	f.accepted += n
 	f.sent += n
 	f.stats.Bytes += n
-	f.noteDrainLocked(false)
 	return n, f.verdictLocked(err)
 }
 
@@ -499,26 +500,14 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 		return nil, nil, err
 	}
 	f.hijacked = true
+	if f.context != nil {
+		f.context.hijack()
+	}
 	f.refuse = http.ErrHijacked
 	f.slowLocked()
 	f.stopTimersLocked()
 	f.dropStackLocked()
 	return conn, rw, nil
-}
-
-// Push is [http.Pusher]'s, or [http.ErrNotSupported].
-func (f *Flusher) Push(target string, opts *http.PushOptions) error {
-	p, ok := find[http.Pusher](f.srv.w)
-	if !ok {
-		return http.ErrNotSupported
-	}
-	f.mu.Lock()
-	gone := f.goneLocked()
-	f.mu.Unlock()
-	if gone != nil {
-		return gone
-	}
-	return p.Push(target, opts)
 }
 
 // CloseNotify is there for code that still asks for http.CloseNotifier. Where
@@ -541,6 +530,21 @@ func (f *Flusher) CloseNotify() <-chan bool {
 		context.AfterFunc(f.req.Context(), func() { gone <- true })
 	}
 	return gone
+}
+
+// SetReadDeadline sets the server's deadline for reading the request, as
+// [http.ResponseController.SetReadDeadline].
+func (f *Flusher) SetReadDeadline(t time.Time) error {
+	d, ok := find[interface{ SetReadDeadline(time.Time) error }](f.srv.w)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.goneLocked(); err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("flush: response writer has no read deadlines: %w", http.ErrNotSupported)
+	}
+	return d.SetReadDeadline(t)
 }
 
 // SetWriteDeadline sets the server's own deadline, as
