@@ -189,7 +189,8 @@ func (f *Flusher) join(cfg *config, r *http.Request) {
 // It returns the number of bytes accepted. Errors are the failure that sticks
 // ([ErrTimeout], [ErrClientGone]), [ErrClosed], and [http.ErrContentLength],
 // [http.ErrBodyNotAllowed] and [http.ErrHijacked] as in net/http. It keeps no
-// reference to p. An empty write fixes status and headers, and does no more.
+// reference to p. An empty write fixes status and headers where it does on the
+// server (net/http, HTTP/3), and does no more.
 func (f *Flusher) Write(p []byte) (int, error) { return write(f, p) }
 
 // WriteString is Write for a string, without a copy for the conversion.
@@ -227,8 +228,8 @@ func writeSlow[T []byte | string](f *Flusher, p T) (int, error) {
 // follows it.
 func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	if len(p) == 0 {
-		if !f.fixed {
-			f.fixLocked(http.StatusOK) // as the server's own
+		if !f.fixed && f.srv.fixesEmpty {
+			f.fixLocked(http.StatusOK)
 		}
 		return 0, nil
 	}
