@@ -142,7 +142,7 @@ func (f *Flusher) endsLocked(ctx context.Context) bool {
 // ownContext reports whether ctx is the request's own: its end is not the
 // caller's wish to stop waiting.
 func (f *Flusher) ownContext(ctx context.Context) bool {
-	if c, ok := ctx.(*requestContext); ok && (*Flusher)(c) == f {
+	if c, ok := ctx.(*requestContext); ok && c == f.context {
 		return true
 	}
 	return f.req != nil && ctx == f.req.Context()

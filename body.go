@@ -3,61 +3,101 @@ package flush
 import (
 	"io"
 	"net/http"
-	"strings"
 	"sync/atomic"
 )
 
-// A watchedBody is the request body as the handler sees it. It tells the
-// Flusher when the body has been read to its end or closed.
+// A requestBody is the request body as a wrapped handler sees it. It gives each
+// byte and each error that the server's gives and nothing else: whether the
+// server took bytes away for itself cannot be known from outside.
 //
-// Until then, on HTTP/1 without full duplex, the server drains the body when
-// headers go out. Done in the background that steals the handler's upload: it
-// reads part of it and then a clean EOF.
-type watchedBody struct {
+// It does three things beside:
+//
+//   - What the server sets on its own request while the body is read, the
+//     trailer, it carries to the handler's: after each Read that returned an
+//     error, and after Close.
+//   - On HTTP/1 it tells the Flusher when the body is over: read to its end or
+//     closed. Until then the body comes first, see callerOnlyLocked.
+//   - No 100 Continue goes out after the final status has been fixed: the server
+//     must know of the status before it reads.
+//
+// [New] gives the server's own body to its handler, since a server that meets
+// another than its own does not know what is left of it, and would take the rest
+// for a request. There none of the three is done, and a body that may be unread
+// counts as unread (unseenBody) until the headers are out.
+type requestBody struct {
 	io.ReadCloser
 	f       *Flusher
-	length  int64 // declared; -1: chunked
-	expects bool  // the client waits for a 100 Continue, which the first Read sends
-	read    atomic.Int64
-	asked   atomic.Bool // Read has been called
-	drained atomic.Bool // the server has drained it: what still comes has a gap before it
-	done    atomic.Bool
+	server  *http.Request // as NewHandler got it
+	own     *http.Request // the handler's
+	expects atomic.Bool   // the client waits for a 100 Continue, which the first Read sends
+	over    atomic.Bool   // read to its end, or closed
 }
 
-// watchBody returns the body to give to the handler.
-func (f *Flusher) watchBody(r *http.Request) io.ReadCloser {
-	if !f.srv.netHTTP || r.ProtoMajor != 1 || r.Body == nil || r.Body == http.NoBody || r.ContentLength == 0 {
-		return r.Body
+// unseenBody stands for a body that nobody tells us about.
+var unseenBody requestBody
+
+// giveBody gives own, the handler's copy of r, a body of ours, if it has one.
+func (f *Flusher) giveBody(own, r *http.Request) {
+	if !mayHaveBody(r) {
+		return
 	}
-	f.body = &watchedBody{ReadCloser: r.Body, f: f, length: r.ContentLength}
-	f.body.expects = strings.EqualFold(r.Header.Get("Expect"), "100-continue")
-	return f.body
+	b := &requestBody{ReadCloser: r.Body, f: f, server: r, own: own}
+	b.expects.Store(expectsContinue(r))
+	if f.drainsBody(r) {
+		f.body = b
+	}
+	own.Body = b
 }
 
-func (b *watchedBody) Read(p []byte) (int, error) {
-	b.asked.Store(true)
+// mayHaveBody reports whether r has a body, be it an empty one with a trailer.
+func mayHaveBody(r *http.Request) bool {
+	if r.Body == nil || r.Body == http.NoBody {
+		return false
+	}
+	return r.ContentLength != 0 || r.ProtoMajor > 1 && r.Header["Content-Length"] != nil
+}
+
+// drainsBody reports whether the server, when headers go out, drains what is
+// left of r's body. It does not on HTTP/2, nor if the client waits for a 100
+// Continue: then it ends the connection.
+func (f *Flusher) drainsBody(r *http.Request) bool {
+	return f.srv.netHTTP && r.ProtoMajor == 1 && mayHaveBody(r) && !expectsContinue(r)
+}
+
+// expectsContinue reports whether the server sends a 100 Continue when r's body
+// is first read.
+func expectsContinue(r *http.Request) bool {
+	return r.ProtoMajor == 1 && r.ProtoMinor > 0 && r.ContentLength != 0 && hasToken(r.Header["Expect"], "100-continue")
+}
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	if b.expects.Load() && b.expects.Swap(false) {
+		b.f.tellStatus()
+	}
 	n, err := b.ReadCloser.Read(p)
-	read := b.read.Add(int64(n))
-	if err != nil && !b.done.Load() {
+	if err != nil {
+		b.carryTrailer()
 		b.end()
-	}
-	if err == io.EOF && b.drained.Load() && (b.length < 0 || read < b.length) {
-		// The server drains no more than 256 KB and then lets the handler read
-		// on, to what looks like the end.
-		err = http.ErrBodyReadAfterClose
 	}
 	return n, err
 }
 
-func (b *watchedBody) Close() error {
+func (b *requestBody) Close() error {
 	err := b.ReadCloser.Close()
+	b.carryTrailer()
 	b.end()
 	return err
 }
 
+func (b *requestBody) carryTrailer() {
+	if t := b.server.Trailer; t != nil {
+		b.own.Trailer = t
+	}
+}
+
 // end lets the carrier and the timers hand over headers from now on.
-func (b *watchedBody) end() {
-	if b.done.Swap(true) {
+func (b *requestBody) end() {
+	if b.f.body != b || b.over.Load() || b.over.Swap(true) {
 		return
 	}
 	b.f.mu.Lock()
@@ -66,19 +106,22 @@ func (b *watchedBody) end() {
 }
 
 // callerOnlyLocked reports whether handing over the headers would drain a
-// request body that the handler may still want to read: only a caller of the
-// Flusher may do it then, as in net/http, and no carrier or timer.
+// request body that the handler may still want to read. Done in the background
+// that steals the upload: the handler reads a part of it and then an error, or
+// what looks like the end. So only a caller of the Flusher may do it then, as in
+// net/http, and no carrier or timer.
 func (f *Flusher) callerOnlyLocked() bool {
-	return f.body != nil && !f.headersSent && !f.fullDuplex && !f.body.done.Load()
+	return f.body != nil && !f.headersSent && !f.fullDuplex && !f.body.over.Load()
 }
 
-// noteDrainLocked runs after a call of the server and notes if it has drained
-// the request body: when it wrote the headers, for a flush or for more than it
-// holds itself.
-func (f *Flusher) noteDrainLocked(flushed bool, n int) {
-	b := f.body
-	if b == nil || f.fullDuplex || !flushed && f.flow.bytes+int64(n) <= serverMeasures || b.done.Load() || b.expects && !b.asked.Load() {
+// tellStatus hands a status that has been fixed to the server, which only takes
+// notes: nothing goes out.
+func (f *Flusher) tellStatus() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.fixed || f.headersSent || f.refuse != nil || f.cfg.SAPI.Headers == OutputOnly || f.takeBatonLocked(false) != nil {
 		return
 	}
-	b.drained.Store(true)
+	defer f.releaseLocked()
+	f.sendHeadersLocked(false)
 }

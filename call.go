@@ -11,6 +11,7 @@ import (
 // baton, and says what its answers mean. The exceptions, which need no baton:
 //
 //   - deadlines (deadline.go): they end a call that is under way;
+//   - Push, which concerns another stream (handler.go);
 //   - Header, and net/http's own WriteHeader on HTTP/1, which only takes notes
 //     (headers.go).
 
@@ -29,6 +30,19 @@ func (f *Flusher) callLocked(call func()) {
 	}()
 	call()
 	returned = true
+}
+
+// callAsideLocked calls the server without the baton and with mu dropped. The
+// end of the response waits for it.
+func (f *Flusher) callAsideLocked(call func()) {
+	f.aside++
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		f.aside--
+		f.wakeLocked()
+	}()
+	call()
 }
 
 // writeLocked is one Write of the server and, with push, if that went well, one
@@ -53,7 +67,6 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 	returned = true
 	f.mu.Lock()
 	f.endCallLocked()
-	f.noteDrainLocked(push, n)
 	if push {
 		f.notePushLocked(perr)
 		return n, true, nil
@@ -67,7 +80,6 @@ func (f *Flusher) writeStringLocked(s string) (n int, err error) {
 		n, err = io.WriteString(f.srv.w, s)
 		n, err = wrote(n, len(s), err)
 	})
-	f.noteDrainLocked(false, n)
 	return n, f.verdictLocked(err)
 }
 
@@ -99,7 +111,6 @@ func (f *Flusher) pushLocked() bool {
 	}
 	var err error
 	f.callLocked(func() { err = f.srv.flusher.FlushError() })
-	f.noteDrainLocked(true, 0)
 	f.notePushLocked(err)
 	return true
 }
@@ -122,9 +133,6 @@ func (f *Flusher) panickedLocked(v any) { f.rareLocked().panicked = v }
 // this package reports it, after making it stick if it does.
 func (f *Flusher) verdictLocked(err error) error {
 	if err == nil {
-		if f.serverEnded {
-			f.settleLocked()
-		}
 		return nil
 	}
 	if passes(err) {
@@ -153,6 +161,5 @@ func (f *Flusher) classifyLocked(err error) error {
 // sendSliceLocked is one call of the server's ReadFrom, for size bytes of reg.
 func (f *Flusher) sendSliceLocked(rf io.ReaderFrom, reg file, size int64) (n int64, err error) {
 	f.callLocked(func() { n, err = rf.ReadFrom(&io.LimitedReader{R: reg, N: size}) })
-	f.noteDrainLocked(false, int(n))
 	return n, f.verdictLocked(err)
 }

@@ -25,7 +25,7 @@ func (f *Flusher) Close() error {
 
 // Abort ends the response badly: background work is stopped and joined, the
 // rest is dropped, and the client must not take what it has for the whole.
-// cause is what [Flusher.Err] and the context's cause say from then on; nil
+// cause is what [Flusher.Err] and [Cause] say from then on; nil
 // stands for a plain error.
 //
 // Inside [NewHandler] the return of the handler then panics with
@@ -55,6 +55,7 @@ func (f *Flusher) finish(abort bool, cause error) error {
 		return f.closeErr()
 	}
 	f.closing = true
+	f.reasonLocked(ErrClosed)
 	if !f.hijacked {
 		f.refuseLocked(closedError(f.fail))
 	}
@@ -185,7 +186,7 @@ func (f *Flusher) handRestLocked() {
 
 // joinLocked waits until nobody calls the server any more.
 func (f *Flusher) joinLocked() {
-	for f.held || f.deadline.unblocking > 0 || f.stack.paying {
+	for f.held || f.aside > 0 || f.stack.paying {
 		f.waitLocked()
 	}
 }
@@ -208,7 +209,9 @@ func (f *Flusher) endLocked(whole bool, unwound error) {
 		f.takeAwayLocked(closedError(f.fail))
 	}
 	f.leaveLocked()
-	f.endContext(ErrClosed)
+	if f.returned.Load() {
+		f.endContextLocked(nil)
+	}
 }
 
 // rethrow lets a panic that the carrier met go on, once.
@@ -226,4 +229,4 @@ func (f *Flusher) rethrow() {
 }
 
 // failedLocked has the handler's context end with the failure.
-func (f *Flusher) failedLocked() { f.endContext(f.fail) }
+func (f *Flusher) failedLocked() { f.endContextLocked(nil) }

@@ -54,7 +54,7 @@ func (o ConnOptions) ConnContext(ctx context.Context, c net.Conn) context.Contex
 	if _, err := k.acked(); err != nil {
 		return ctx
 	}
-	return withConn(ctx, &knownConn{k, &theWatcher})
+	return withConn(ctx, &knownConn{connection: k, watcher: &theWatcher})
 }
 
 // connContextUsed spares responses the search for a connection that nobody has
@@ -63,6 +63,7 @@ var connContextUsed atomic.Bool
 
 func withConn(ctx context.Context, k *knownConn) context.Context {
 	connContextUsed.Store(true)
+	k.base = ctx
 	return context.WithValue(ctx, connKey{}, k)
 }
 
@@ -72,6 +73,14 @@ type connKey struct{}
 type knownConn struct {
 	connection
 	watcher *watcher
+	base    context.Context // what ConnContext was given: it ends with the server's BaseContext
+}
+
+// clientThere reports whether the client is known to be there though the
+// server's context has ended. Of an HTTP/2 connection the kernel's word says
+// nothing: the client may have reset the stream.
+func (k *knownConn) clientThere(http1 bool) bool {
+	return k.base.Err() != nil || http1 && k.established()
 }
 
 // A connection is what the kernel knows of the client. Tests have a fake one.
@@ -85,6 +94,10 @@ type connection interface {
 
 	// room is how many bytes the kernel takes in all before a write blocks.
 	room() (int64, error)
+
+	// established reports whether both sides are there: neither has ended or
+	// reset the connection.
+	established() bool
 }
 
 // kernelConn is a TCP connection of this process.

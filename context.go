@@ -6,89 +6,150 @@ import (
 	"time"
 )
 
-type contextKey struct{}
-
-// A requestContext is the context of the handler's request: the Flusher itself
-// in another role. It has the values and the deadline of the server's context,
-// but ends on its own: the server's ends when a write fails, before that write
-// has returned to us, and would say "canceled" for what is a timeout.
+// Cause returns why the response that ctx belongs to ended, or nil while it has
+// not. ctx is the context of a handler that [NewHandler] wrapped, or derived
+// from it. Nobody need have asked before, and [Options.OnClose] may ask.
 //
-// It takes Flusher.mu nowhere but in askServer, as a context that is derived
-// from it may be looked at under mu.
-type requestContext Flusher
+// It is, of these, the first that holds:
+//
+//   - the failure that sticks: [ErrTimeout], [ErrOverBudget], [ErrClientGone]
+//     where a write found it, or what [Flusher.Abort] was given;
+//   - the cause that the server, or middleware above, gave its context;
+//   - [ErrClientGone] if the server ended its context by itself. If the server
+//     has [ConnContext] it is [context.Canceled] instead where the client is
+//     known to be there still: BaseContext was cancelled, or the kernel says so
+//     of an HTTP/1 connection (a read deadline has passed, middleware cancelled);
+//   - [ErrClosed] from Close on, the return of the handler included. It stays
+//     that if the client leaves later.
+//
+// For a context that belongs to no response, or to one that was hijacked, it is
+// [context.Cause]. That of the handler's context says what it says without this
+// package: context.Canceled, unless the server or middleware gave another.
+func Cause(ctx context.Context) error {
+	if c, ok := ctx.Value(causeKey{}).(*requestContext); ok {
+		return c.why()
+	}
+	return context.Cause(ctx)
+}
+
+type (
+	flusherKey struct{} // for FromContext
+	causeKey   struct{} // for Cause
+)
+
+// A requestContext is the context of a wrapped handler's request. To everybody
+// but this package it is what the server's would be: others act on its error
+// and its cause (net/http's Transport returns the cause, and ReverseProxy
+// compares it), so why it ended is for [Cause] alone.
+//
+//	running   as the server's context, with the Flusher's values
+//	watched   the same, once Done was asked for: child, the server's child,
+//	          ends with it, or by cancel
+//	ended     by the server's context (its error, its cause) or by itself
+//	          (plain Canceled): a failure, Abort, the return of the handler
+//	left      ended, and the Flusher is gone: what is kept is done, reason and
+//	          the server's context
+//
+// Invariants:
+//
+//  1. err is nil until it has ended and never changes then; done is closed
+//     soon after err can be seen, and the one channel that Done ever returned.
+//  2. An early Close does not end it, nor does Hijack; the return of the handler does.
+//  3. mu is taken with Flusher.mu held, never the other way round, and nothing
+//     is waited for with it. package context may look at it under Flusher.mu.
+//  4. Nobody watches the server's context before Done was asked for, and nobody
+//     after the end.
+type requestContext struct {
+	server context.Context // never changed
+
+	mu     sync.Mutex
+	child  context.Context    // nil: not watched, or ended
+	cancel context.CancelFunc // ends child
+	done   <-chan struct{}    // nil: nobody has asked
+	err    error              // nil: not ended
+	own    bool               // it ended by itself, and not with the server's
+
+	hijacked bool     // whoever inherits it lives on a connection that is not the response's any more
+	f        *Flusher // nil: left
+	reason   error    // what Cause says, failures apart; nil: not settled. Guarded by Flusher.mu, after leave by mu
+}
 
 // newContext derives the handler's context from the server's.
-func (f *Flusher) newContext(server context.Context) context.Context {
-	f.server = server
-	return (*requestContext)(f)
+func (f *Flusher) newContext(server context.Context) *requestContext {
+	f.context = &requestContext{server: server, f: f}
+	return f.context
 }
 
-// Done is where most handlers meet their context, if at all: only from then on
-// the server's is watched.
+// Done is where most handlers meet their context, if at all.
 func (c *requestContext) Done() <-chan struct{} {
-	f := (*Flusher)(c)
-	l := f.lifeOf()
-	l.watch(f)
-	return l.Done()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.done == nil {
+		if c.err != nil {
+			c.done = alreadyDone
+		} else {
+			c.child, c.cancel = context.WithCancel(c.server)
+			c.done = c.child.Done()
+		}
+	}
+	return c.done
 }
+
+var alreadyDone = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+func (c *requestContext) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.err != nil:
+		return c.err
+	case c.child != nil:
+		return c.child.Err()
+	}
+	return c.server.Err()
+}
+
+func (c *requestContext) Deadline() (deadline time.Time, ok bool) { return c.server.Deadline() }
 
 func (c *requestContext) Value(key any) any {
-	f := (*Flusher)(c)
 	switch key {
-	case contextKey{}:
-		return f
-	case lifeKey:
-		f.askServer()
-		return f.lifeOf().Value(key)
+	case flusherKey{}:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.f == nil || c.hijacked {
+			return nil
+		}
+		return c.f
+	case causeKey{}:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if c.hijacked {
+			return nil
+		}
+		return c
+	case cancelKey:
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		switch {
+		case c.own:
+			return nil // there is no cause but Err
+		case c.child != nil:
+			return c.child.Value(key)
+		}
 	}
 	return c.server.Value(key)
 }
 
-func (c *requestContext) Deadline() (time.Time, bool) { return c.server.Deadline() }
-
-// Err says DeadlineExceeded when it was the server's deadline that ended it.
-func (c *requestContext) Err() error {
-	f := (*Flusher)(c)
-	f.askServer()
-	l := f.life.Load()
-	if l == nil {
-		return nil
-	}
-	err := l.Err()
-	if err != nil && c.server.Err() == context.DeadlineExceeded && context.Cause(l) == context.Cause(c.server) {
-		return context.DeadlineExceeded
-	}
-	return err
-}
-
-// A life is what ends when the handler's context ends. Most handlers never ask
-// for it, so it is made by the first who does, or by a failure.
-type life struct {
-	context.Context // has no values
-	cancel          context.CancelCauseFunc
-
-	mu      sync.Mutex
-	watched bool
-	stop    func() bool // ends the watch on the server's context
-}
-
-func newLife() *life {
-	l := new(life)
-	l.Context, l.cancel = context.WithCancelCause(context.Background())
-	return l
-}
-
-// closedLife is that of all responses that ended well before anybody asked.
-var closedLife = func() *life {
-	l := newLife()
-	l.end(ErrClosed)
-	return l
-}()
-
-// lifeKey is what package context asks a context for, to find its cause or to
-// make it a parent: only for this key does the life answer.
-var lifeKey = func() (key any) {
-	context.Cause(keyRecorder{closedLife, &key})
+// cancelKey is what package context asks a context for, to find its cause or to
+// make it a parent: only there the child answers for the server's context.
+var cancelKey = func() (key any) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	context.Cause(keyRecorder{ctx, &key})
 	return key
 }()
 
@@ -102,92 +163,118 @@ func (r keyRecorder) Value(key any) any {
 	return nil
 }
 
-func (f *Flusher) lifeOf() *life {
-	l := f.life.Load()
-	if l == nil {
-		f.life.CompareAndSwap(nil, newLife())
-		l = f.life.Load()
+// end ends the context, and the watch on the server's.
+func (c *requestContext) end() {
+	c.mu.Lock()
+	child, cancel := c.child, c.cancel
+	if c.err != nil {
+		cancel = nil
+	} else if cancel == nil {
+		if c.err = c.server.Err(); c.err == nil {
+			c.err, c.own = context.Canceled, true
+		}
 	}
-	return l
-}
-
-// watch has f told when the server's context ends.
-func (l *life) watch(f *Flusher) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.watched {
+	c.mu.Unlock()
+	if cancel == nil {
 		return
 	}
-	l.watched = true
-	if f.server.Done() != nil {
-		l.stop = context.AfterFunc(f.server, f.serverContextEnded)
-	}
-}
-
-// end ends the life and the watch, for good.
-func (l *life) end(cause error) {
-	l.cancel(cause)
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.watched = true
-	if l.stop != nil {
-		l.stop()
+	cancel()
+	err, cause := child.Err(), context.Cause(child)
+	byServer := c.server.Err() == err && context.Cause(c.server) == cause
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.err, c.own = err, !byServer
+		c.child, c.cancel = nil, nil
 	}
 }
 
-// endContext ends the handler's context.
-func (f *Flusher) endContext(cause error) {
-	if f.server == nil || cause == ErrClosed && f.life.CompareAndSwap(nil, closedLife) {
-		return
-	}
-	f.lifeOf().end(cause)
-}
-
-// askServer is for those who look at the context without waiting for its end.
-func (f *Flusher) askServer() {
-	if f.server.Err() == nil {
-		return
-	}
-	l := f.lifeOf()
-	if l.Err() != nil {
-		return
-	}
-	if !f.mu.TryLock() {
-		l.watch(f) // whoever is at work may be the caller
-		return
-	}
-	defer f.mu.Unlock()
-	f.serverEnded = true
-	f.settleLocked()
-}
-
-// serverContextEnded runs when the server's context ends. While the server is
-// being called it waits for the call's own verdict; settleLocked then follows.
-// It never fails a Write or Flush: a half-closed client still gets everything.
-func (f *Flusher) serverContextEnded() {
+// leave ends the context and lets go of the Flusher: a context that is kept
+// keeps nothing of the response but why it ended.
+func (c *requestContext) leave() {
+	c.end()
+	f := c.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.serverEnded = true
-	f.settleLocked()
+	reason := f.causeLocked()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reason, c.f = reason, nil
 }
 
-// settleLocked passes the end of the server's context on to the handler's, if
-// nothing better is known.
-func (f *Flusher) settleLocked() {
-	if !f.serverEnded || f.server == nil || f.fail != nil {
+// why is Cause.
+func (c *requestContext) why() error {
+	c.mu.Lock()
+	f, reason := c.f, c.reason
+	c.mu.Unlock()
+	if f == nil {
+		return reason
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.causeLocked()
+}
+
+// hijack notes that the connection has been taken over: requests may live on it
+// whose contexts are derived from this one.
+func (c *requestContext) hijack() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.hijacked = true
+}
+
+// endContextLocked ends the handler's context. reason is what Cause says from
+// now on, unless it has said another before or a failure sticks; nil: nothing
+// new.
+func (f *Flusher) endContextLocked(reason error) {
+	if f.context == nil {
 		return
 	}
-	cause := context.Cause(f.server)
-	if cause == context.Canceled {
-		// HTTP/2 ends the stream, and with it the context, once the headers
-		// of a response without a body are out (golang/go#66812).
-		if f.timeout.calling || f.head && f.headersSent && !f.http1 {
-			return
-		}
-		cause = ErrClientGone
-		if !f.http1 && f.deadlinePassedLocked() {
-			cause = ErrTimeout // HTTP/2 resets the stream at its deadline, idle or not
-		}
+	f.reasonLocked(reason)
+	f.context.end()
+}
+
+// reasonLocked settles what Cause says, if the server's context has not ended
+// before.
+func (f *Flusher) reasonLocked(reason error) {
+	if c := f.context; c != nil && c.reason == nil && c.server.Err() == nil {
+		c.reason = reason
 	}
-	f.endContext(cause)
+}
+
+// causeLocked is Cause for the response of f.
+func (f *Flusher) causeLocked() error {
+	switch {
+	case f.fail != nil:
+		return f.fail
+	case f.context.reason != nil:
+		return f.context.reason
+	}
+	reason := f.serverCauseLocked()
+	if reason != context.Canceled {
+		f.context.reason = reason // what the kernel says may still change: a TLS client says goodbye before its end is seen
+	}
+	return reason
+}
+
+// serverCauseLocked says why the server ended its context; nil: it has not.
+//
+// The server's context ends when a write fails, before that write has returned
+// to us: what is known of the deadlines says then which of two it will be.
+func (f *Flusher) serverCauseLocked() error {
+	server := f.context.server
+	if server.Err() == nil {
+		return nil
+	}
+	switch cause := context.Cause(server); {
+	case cause != context.Canceled:
+		return cause
+	case f.head && f.headersSent && !f.http1:
+		return ErrClosed // HTTP/2 ends a stream that has no body with its headers (golang/go#66812)
+	case (f.timeout.calling || !f.http1) && f.deadlinePassedLocked():
+		return ErrTimeout // HTTP/2 resets the stream at its deadline, idle or not
+	case f.conn != nil && f.conn.clientThere(f.http1):
+		return context.Canceled
+	}
+	return ErrClientGone
 }

@@ -18,90 +18,172 @@ import (
 
 type valueKey struct{}
 
-// What context.Cause of the handler's request says after each way to end.
-func TestContextCause(t *testing.T) {
+// What the handler's context and flush.Cause say after each way to end, to the
+// handler that has just seen it and to those who kept the context.
+func TestCause(t *testing.T) {
 	own := errors.New("own")
+	cancelAbove := func(cause error) func(ctx context.Context) context.Context {
+		return func(ctx context.Context) context.Context {
+			ctx, cancel := context.WithCancelCause(ctx)
+			time.AfterFunc(time.Second, func() { cancel(cause) })
+			return ctx
+		}
+	}
+	wait := func(_ *flush.Flusher, ctx context.Context, _ *stream) { <-ctx.Done() }
 	for _, test := range []struct {
 		name  string
 		above func(ctx context.Context) context.Context // what stands above NewHandler
 		h     func(f *flush.Flusher, ctx context.Context, s *stream)
-		want  error // the cause
+		want  error // flush.Cause
+		cause error // context.Cause, as bare
 		err   error // ctx.Err
 	}{
-		{"return", nil, func(*flush.Flusher, context.Context, *stream) {}, flush.ErrClosed, context.Canceled},
+		{"return", nil, func(*flush.Flusher, context.Context, *stream) {}, flush.ErrClosed, context.Canceled, context.Canceled},
 		{"Close", nil, func(f *flush.Flusher, ctx context.Context, _ *stream) {
 			f.Close()
-			if context.Cause(ctx) != flush.ErrClosed {
-				t.Error("not at once:", context.Cause(ctx))
+			if ctx.Err() != nil || context.Cause(ctx) != nil {
+				t.Error("an early Close ends the context:", context.Cause(ctx))
 			}
-		}, flush.ErrClosed, context.Canceled},
-		{"Abort", nil, func(f *flush.Flusher, _ context.Context, _ *stream) { f.Abort(own) }, own, context.Canceled},
-		{"client gone", nil, func(_ *flush.Flusher, ctx context.Context, s *stream) { s.leave(); <-ctx.Done() }, flush.ErrClientGone, context.Canceled},
-		{"timeout", nil, func(f *flush.Flusher, ctx context.Context, _ *stream) { f.Write(make([]byte, much)); <-ctx.Done() }, flush.ErrTimeout, context.Canceled},
-		{"cancelled above", func(ctx context.Context) context.Context {
-			ctx, cancel := context.WithCancel(ctx)
-			time.AfterFunc(time.Second, cancel)
-			return ctx
-		}, func(_ *flush.Flusher, ctx context.Context, _ *stream) { <-ctx.Done() }, flush.ErrClientGone, context.Canceled},
-		{"cause above", func(ctx context.Context) context.Context {
-			ctx, cancel := context.WithCancelCause(ctx)
-			time.AfterFunc(time.Second, func() { cancel(own) })
-			return ctx
-		}, func(_ *flush.Flusher, ctx context.Context, _ *stream) { <-ctx.Done() }, own, context.Canceled},
+			if err := flush.Cause(ctx); err != flush.ErrClosed {
+				t.Error("not at once:", err)
+			}
+		}, flush.ErrClosed, context.Canceled, context.Canceled},
+		{"Close, then the client leaves", nil, func(f *flush.Flusher, ctx context.Context, s *stream) {
+			f.Close()
+			s.leave()
+			<-ctx.Done()
+		}, flush.ErrClosed, context.Canceled, context.Canceled},
+		{"Abort", nil, func(f *flush.Flusher, _ context.Context, _ *stream) { f.Abort(own) }, own, context.Canceled, context.Canceled},
+		{"client gone", nil, func(_ *flush.Flusher, ctx context.Context, s *stream) { s.leave(); <-ctx.Done() }, flush.ErrClientGone, context.Canceled, context.Canceled},
+		{"client gone, nobody looks", nil, func(f *flush.Flusher, _ context.Context, s *stream) {
+			s.leave()
+			synctest.Wait()
+			f.WriteString("two")
+			f.WriteString("small things")
+		}, flush.ErrClientGone, context.Canceled, context.Canceled},
+		{"timeout", nil, func(f *flush.Flusher, ctx context.Context, _ *stream) { f.Write(make([]byte, much)); <-ctx.Done() }, flush.ErrTimeout, context.Canceled, context.Canceled},
+		{"cancelled above", cancelAbove(nil), wait, flush.ErrClientGone, context.Canceled, context.Canceled},
+		{"cause above", cancelAbove(own), wait, own, own, context.Canceled},
 		{"deadline above", func(ctx context.Context) context.Context {
 			ctx, cancel := context.WithTimeout(ctx, time.Second)
 			context.AfterFunc(ctx, cancel)
 			return ctx
-		}, func(_ *flush.Flusher, ctx context.Context, _ *stream) { <-ctx.Done() }, context.DeadlineExceeded, context.DeadlineExceeded},
+		}, wait, context.DeadlineExceeded, context.DeadlineExceeded, context.DeadlineExceeded},
+		{"cause above, then Abort", cancelAbove(own), func(f *flush.Flusher, ctx context.Context, _ *stream) {
+			<-ctx.Done()
+			f.Abort(io.ErrNoProgress)
+		}, io.ErrNoProgress, own, context.Canceled},
+		{"Abort, then a cause above", cancelAbove(own), func(f *flush.Flusher, ctx context.Context, _ *stream) {
+			f.Abort(io.ErrNoProgress)
+			<-time.After(time.Minute)
+		}, io.ErrNoProgress, context.Canceled, context.Canceled},
 		{"ended before", func(ctx context.Context) context.Context {
 			ctx, cancel := context.WithCancelCause(ctx)
 			cancel(own)
 			return ctx
-		}, func(_ *flush.Flusher, ctx context.Context, _ *stream) { <-ctx.Done() }, own, context.Canceled},
+		}, wait, own, own, context.Canceled},
+		{"ended before, nobody looks", func(ctx context.Context) context.Context {
+			ctx, cancel := context.WithCancelCause(ctx)
+			cancel(own)
+			return ctx
+		}, func(*flush.Flusher, context.Context, *stream) {}, own, own, context.Canceled},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
-				ended := make(chan context.Context, 1)
-				opened := make(chan *stream, 1)
-				h := wrapped(&flush.Options{SendTimeout: time.Minute}, func(w http.ResponseWriter, r *http.Request) {
-					defer func() { ended <- r.Context() }()
-					derived, cancel := context.WithCancel(r.Context())
-					defer cancel()
-					test.h(flusher(w), r.Context(), <-opened)
-					synctest.Wait() // derived contexts end just after
-					if r.Context().Err() != nil && (derived.Err() == nil || context.Cause(derived) != context.Cause(r.Context())) {
-						t.Error("the derived context says", context.Cause(derived))
+		for _, watched := range []bool{true, false} {
+			t.Run(fmt.Sprint(test.name, "/", watched), func(t *testing.T) {
+				bubble(t, func(t *testing.T, p proto) {
+					type kept struct{ ctx, derived context.Context }
+					ended := make(chan kept, 1)
+					atClose := make(chan error, 1)
+					opened := make(chan *stream, 1)
+					opts := &flush.Options{SendTimeout: time.Minute, OnClose: func(r *http.Request, _ flush.Stats, _ error) { atClose <- flush.Cause(r.Context()) }}
+					h := wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+						derived := context.WithValue(r.Context(), valueKey{}, "derived")
+						if watched {
+							var cancel context.CancelFunc
+							derived, cancel = context.WithCancel(derived)
+							context.AfterFunc(r.Context(), cancel)
+						}
+						defer func() { ended <- kept{r.Context(), derived} }()
+						test.h(flusher(w), r.Context(), <-opened)
+						synctest.Wait() // derived contexts end just after
+						if r.Context().Err() == nil {
+							return
+						}
+						for _, ctx := range []context.Context{r.Context(), derived} {
+							if ctx.Err() != test.err || context.Cause(ctx) != test.cause || !errors.Is(flush.Cause(ctx), test.want) {
+								t.Errorf("in the handler: %v, %v, %v", ctx.Err(), context.Cause(ctx), flush.Cause(ctx))
+							}
+						}
+					})
+					srv := serveMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if test.above != nil {
+							r = r.WithContext(test.above(r.Context()))
+						}
+						h.ServeHTTP(w, r)
+					}), 1000)
+					s := open(t, srv, "GET", "/", nil)
+					opened <- s
+					got := <-ended
+					synctest.Wait()
+					for _, ctx := range []context.Context{got.ctx, got.derived} {
+						if ctx.Err() != test.err || context.Cause(ctx) != test.cause || !errors.Is(flush.Cause(ctx), test.want) {
+							t.Errorf("kept: %v, %v, %v, want %v, %v, %v", ctx.Err(), context.Cause(ctx), flush.Cause(ctx), test.err, test.cause, test.want)
+						}
+						if ctx.Value(http.ServerContextKey) == nil {
+							t.Error("the values are gone")
+						}
+						select {
+						case <-ctx.Done():
+						default:
+							t.Error("Done is open")
+						}
+						later, cancel := context.WithCancel(ctx)
+						if later.Err() != test.err || context.Cause(later) != test.cause {
+							t.Errorf("derived later: %v, %v", later.Err(), context.Cause(later))
+						}
+						cancel()
 					}
+					if err := <-atClose; !errors.Is(err, test.want) {
+						t.Errorf("OnClose: %v, want %v", err, test.want)
+					}
+					s.leave()
 				})
-				srv := serveMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					if test.above != nil {
-						r = r.WithContext(test.above(r.Context()))
-					}
-					h.ServeHTTP(w, r)
-				}), 1000)
-				s := open(t, srv, "GET", "/", nil)
-				opened <- s
-				ctx := <-ended
-				synctest.Wait()
-				if got := context.Cause(ctx); !errors.Is(got, test.want) || ctx.Err() != test.err {
-					t.Errorf("cause %v, err %v, want %v, %v", got, ctx.Err(), test.want, test.err)
-				}
-				s.leave()
 			})
-		})
+		}
 	}
 }
 
+// For a context of no response, or of one that was hijacked, it is
+// context.Cause; while the response lives, nil.
+func TestCauseOfNoResponse(t *testing.T) {
+	own := errors.New("own")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	if err := flush.Cause(ctx); err != nil {
+		t.Error(err)
+	}
+	cancel(own)
+	if err := flush.Cause(ctx); err != own {
+		t.Error(err)
+	}
+	wrapped(nil, func(_ http.ResponseWriter, r *http.Request) {
+		ctx, cancel := context.WithCancelCause(r.Context())
+		cancel(own)
+		if err := flush.Cause(ctx); err != nil {
+			t.Error("the handler's own cancel ends the response:", err)
+		}
+	}).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil))
+}
+
 // A handler that panics leaves a context that has not ended well.
-func TestContextCauseAfterPanic(t *testing.T) {
+func TestCauseAfterPanic(t *testing.T) {
 	r := httptest.NewRequest("GET", "/", nil)
 	var ctx context.Context
 	func() {
 		defer func() { recover() }()
 		wrapped(nil, func(_ http.ResponseWriter, r *http.Request) { ctx = r.Context(); panic("x") }).ServeHTTP(httptest.NewRecorder(), r)
 	}()
-	if err := context.Cause(ctx); err == nil || errors.Is(err, flush.ErrClosed) {
-		t.Error("cause:", err)
+	if err := flush.Cause(ctx); err == nil || errors.Is(err, flush.ErrClosed) || context.Cause(ctx) != context.Canceled {
+		t.Error("cause:", err, context.Cause(ctx))
 	}
 }
 
@@ -122,7 +204,7 @@ func TestClientGone(t *testing.T) {
 							err = f.FlushError()
 						}
 					}
-					for _, err := range []error{err, f.Err(), flush.Flush(w, true), context.Cause(r.Context())} {
+					for _, err := range []error{err, f.Err(), flush.Flush(w, true), flush.Cause(r.Context())} {
 						if !errors.Is(err, flush.ErrClientGone) || errors.Is(err, flush.ErrTimeout) {
 							t.Error(err)
 						}
@@ -151,7 +233,7 @@ func TestClientGoneAfterLiftedDeadline(t *testing.T) {
 			flusher(w).SetWriteDeadline(time.Time{})
 			flush.Flush(w, true)
 			<-r.Context().Done()
-			if err := context.Cause(r.Context()); !errors.Is(err, flush.ErrClientGone) {
+			if err := flush.Cause(r.Context()); !errors.Is(err, flush.ErrClientGone) {
 				t.Error("cause:", err)
 			}
 			w.Write(make([]byte, much))
@@ -178,7 +260,7 @@ func TestHalfClosedClientGetsEverything(t *testing.T) {
 							io.WriteString(w, "first,")
 							flush.Flush(w, true)
 							<-r.Context().Done()
-							if err := context.Cause(r.Context()); !errors.Is(err, flush.ErrClientGone) {
+							if err := flush.Cause(r.Context()); !errors.Is(err, flush.ErrClientGone) {
 								t.Error("cause:", err)
 							}
 							for i := range 3 {
@@ -230,7 +312,7 @@ func TestContextKeepsDeadlineAndValues(t *testing.T) {
 			if ctx.Value(valueKey{}) != "value" || ctx.Value(http.ServerContextKey) == nil || ctx.Value(http.LocalAddrContextKey) == nil {
 				t.Error("values are missing")
 			}
-			if f, ok := flush.FromContext(derived); !ok || f != w {
+			if f, ok := flush.FromContext(derived); !ok || f != flusher(w) {
 				t.Error("FromContext found", f)
 			}
 		})
@@ -288,9 +370,9 @@ type slowlyClosing struct{ net.Conn }
 
 func (c slowlyClosing) Close() error { <-time.After(time.Second); return c.Conn.Close() }
 
-// The cause of a passed deadline is the write's own verdict, not the end of the server's
-// context before it.
-func TestContextWaitsForTheVerdict(t *testing.T) {
+// The context ends with the server's, before the write has returned; that it was
+// the deadline is told there already.
+func TestCauseBeforeTheVerdict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		clock := newClock()
 		ended := make(chan struct{})
@@ -298,7 +380,7 @@ func TestContextWaitsForTheVerdict(t *testing.T) {
 			flusher(w).SetWriteDeadline(time.Now().Add(time.Minute))
 			context.AfterFunc(r.Context(), func() {
 				defer close(ended)
-				if err := context.Cause(r.Context()); !errors.Is(err, flush.ErrTimeout) || clock.now() != time.Minute+time.Second {
+				if err := flush.Cause(r.Context()); !errors.Is(err, flush.ErrTimeout) || clock.now() != time.Minute {
 					t.Errorf("cause %v after %v", err, clock.now())
 				}
 			})

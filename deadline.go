@@ -20,10 +20,9 @@ var aLongTimeAgo = time.Unix(1, 0)
 //
 // Guarded by Flusher.mu.
 type writeDeadline struct {
-	state      deadlineState
-	hijacking  bool          // the connection is being handed over: it is not unblocked any more
-	unblocking int16         // calls that unblock the server, under way
-	armed      time.Duration // when the closing deadline was set last; 0: it was not
+	state     deadlineState
+	hijacking bool          // the connection is being handed over: it is not unblocked any more
+	armed     time.Duration // when the closing deadline was set last; 0: it was not
 }
 
 type deadlineState uint8
@@ -33,6 +32,21 @@ const (
 	deadlineClosing
 	deadlineUnblocked
 )
+
+// SetReadDeadline sets the server's deadline for reading the request, as
+// [http.ResponseController.SetReadDeadline].
+func (f *Flusher) SetReadDeadline(t time.Time) error {
+	d, ok := find[interface{ SetReadDeadline(time.Time) error }](f.srv.w)
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.goneLocked(); err != nil {
+		return err
+	}
+	if !ok {
+		return fmt.Errorf("flush: response writer has no read deadlines: %w", http.ErrNotSupported)
+	}
+	return d.SetReadDeadline(t)
+}
 
 // SetWriteDeadline sets the server's own deadline, as
 // [http.ResponseController.SetWriteDeadline]. It holds beside SendTimeout,
@@ -87,12 +101,7 @@ func (f *Flusher) unblockLocked() {
 		return
 	}
 	f.deadline.state = deadlineUnblocked
-	f.deadline.unblocking++
-	f.mu.Unlock()
-	f.srv.deadline.SetWriteDeadline(aLongTimeAgo)
-	f.mu.Lock()
-	f.deadline.unblocking--
-	f.wakeLocked()
+	f.callAsideLocked(func() { f.srv.deadline.SetWriteDeadline(aLongTimeAgo) })
 }
 
 // setClosingDeadlineLocked gives the bytes that end the response SendTimeout to

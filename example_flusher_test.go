@@ -279,14 +279,6 @@ func ExampleFlusher_Hijack() {
 	// Output: hi, true
 }
 
-// Where the server cannot push, the error says so, as without the Flusher.
-func ExampleFlusher_Push() {
-	f := flush.New(httptest.NewRecorder(), nil, nil)
-	defer f.Close()
-	fmt.Println(errors.Is(f.Push("/style.css", nil), http.ErrNotSupported))
-	// Output: true
-}
-
 // CloseNotify is for old code; new code takes the request's context.
 func ExampleFlusher_CloseNotify() {
 	ctx, leave := context.WithCancel(context.Background())
@@ -295,6 +287,15 @@ func ExampleFlusher_CloseNotify() {
 	gone := f.CloseNotify()
 	leave()
 	fmt.Println(<-gone)
+	// Output: true
+}
+
+// A deadline for reading the request. A recorder has none.
+func ExampleFlusher_SetReadDeadline() {
+	f := flush.New(httptest.NewRecorder(), nil, nil)
+	defer f.Close()
+	err := f.SetReadDeadline(time.Now().Add(time.Minute))
+	fmt.Println(errors.Is(err, http.ErrNotSupported))
 	// Output: true
 }
 

@@ -16,7 +16,7 @@ const BlockMemory = blockMemory
 // WithAcked returns a context as ConnContext would, of a connection that has
 // had acked() bytes acknowledged.
 func WithAcked(ctx context.Context, acked func() int64) context.Context {
-	return withConn(ctx, &knownConn{ackedConn(acked), new(watcher)})
+	return withConn(ctx, &knownConn{connection: ackedConn(acked), watcher: new(watcher)})
 }
 
 type ackedConn func() int64
@@ -24,3 +24,4 @@ type ackedConn func() int64
 func (c ackedConn) acked() (int64, error)                      { return c(), nil }
 func (c ackedConn) queued() (unsent, unacked int64, err error) { return 0, 0, nil }
 func (c ackedConn) room() (int64, error)                       { return 0, errors.ErrUnsupported }
+func (c ackedConn) established() bool                          { return true }

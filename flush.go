@@ -26,12 +26,12 @@ import (
 // Errors are those of [Flusher.FlushWait] and [Flusher.FlushAsync]; a writer
 // that cannot flush gives one that matches [http.ErrNotSupported].
 func Flush(w http.ResponseWriter, wait bool) error {
-	if f, ok := w.(*Flusher); ok && f != nil {
+	if f, ok := flusherOf(w); ok && f != nil {
 		return f.flush(wait)
 	}
 	var outer http.ResponseWriter // the first layer above the Flusher that flushes
 	for layer := range layers(w) {
-		f, ok := layer.(*Flusher)
+		f, ok := flusherOf(layer)
 		if !ok {
 			if outer == nil && canFlush(layer) {
 				outer = layer
@@ -77,19 +77,20 @@ func (f *Flusher) flushFrom(outer http.ResponseWriter, wait bool) error {
 // complete, and background work not joined, before one of them has returned.
 // [NewHandler] does all that for a handler.
 //
-// r is the request that w answers. New puts a reader of its own around r.Body,
-// to learn when it has been read; see [Flusher.EnableFullDuplex]. r may be nil:
-// then there is no context and HTTP/1.1 is assumed. opts nil means defaults.
+// r is the request that w answers. Nothing of it is changed. r may be nil: then
+// there is no context and HTTP/1.1 is assumed. opts nil means defaults.
+//
+// New makes no context: r's own is the server's, and a failure shows in
+// [Flusher.Err]. Nor is it told when the handler has read r.Body. So on HTTP/1,
+// until the headers are out, a request that has a body counts as one whose body
+// is unread, unless the client waits for a 100 Continue: headers leave only on
+// the goroutine of a caller, see [Flusher.EnableFullDuplex]. And a body that is
+// first read once the status has been fixed asks for a 100 Continue all the same.
 func New(w http.ResponseWriter, r *http.Request, opts *Options) *Flusher {
 	f := new(Flusher)
 	f.init(w, r, opts.compile())
-	if r != nil {
-		// A server that meets another body than its own asks nobody for the
-		// 100 Continue, and waits for an upload that never starts. So such a
-		// body stays, and counts as unread until the headers are out.
-		if body := f.watchBody(r); f.body == nil || !f.body.expects {
-			r.Body = body
-		}
+	if r != nil && f.drainsBody(r) {
+		f.body = &unseenBody
 	}
 	f.start(r)
 	return f
@@ -98,7 +99,7 @@ func New(w http.ResponseWriter, r *http.Request, opts *Options) *Flusher {
 // From returns the Flusher that w is, or that is found below w through Unwrap.
 func From(w http.ResponseWriter) (*Flusher, bool) {
 	for layer := range layers(w) {
-		if f, ok := layer.(*Flusher); ok {
+		if f, ok := flusherOf(layer); ok {
 			return f, f != nil
 		}
 	}
@@ -109,8 +110,11 @@ func From(w http.ResponseWriter) (*Flusher, bool) {
 // handler was wrapped by [NewHandler]. It finds the Flusher where From cannot:
 // behind a writer without Unwrap. What such a writer holds back is not flushed
 // with it.
+//
+// It says false once the handler has returned, and once its connection has been
+// hijacked: requests may live on that whose contexts are derived from ctx.
 func FromContext(ctx context.Context) (*Flusher, bool) {
-	f, ok := ctx.Value(contextKey{}).(*Flusher)
+	f, ok := ctx.Value(flusherKey{}).(*Flusher)
 	return f, ok
 }
 

@@ -19,7 +19,10 @@ import (
 func wrapped(opts *flush.Options, h http.HandlerFunc) http.Handler { return flush.NewHandler(h, opts) }
 
 // flusher returns the Flusher of a handler that was wrapped.
-func flusher(w http.ResponseWriter) *flush.Flusher { return w.(*flush.Flusher) }
+func flusher(w http.ResponseWriter) *flush.Flusher {
+	f, _ := flush.From(w)
+	return f
+}
 
 // Every way to ask for a flush: everything before it arrives while the handler
 // is blocked, and nothing after it.

@@ -165,13 +165,35 @@ func TestInformational(t *testing.T) {
 			t.Errorf("got %q, want %q, then %v", got, want, h)
 		}
 	})
-	// A server that takes a 1xx for the status (net/http/cgi) gets none.
+}
+
+// Any writer below gets a 1xx, known or not, unless it takes one for the final
+// status.
+func TestInformationalWhereItIsTaken(t *testing.T) {
 	p := newPlain()
 	f := flush.New(flushable{p}, nil, nil)
 	f.WriteHeader(103)
+	f.WriteHeader(404)
 	f.Close()
-	if p.String() != "" {
+	if p.String() != "103 404" {
 		t.Errorf("server saw %q", p)
+	}
+	rec := httptest.NewRecorder()
+	f = flush.New(unwrapper{rec}, httptest.NewRequest("GET", "/", nil), nil)
+	f.WriteHeader(103)
+	f.WriteHeader(404)
+	f.Close()
+	if rec.Code != 404 {
+		t.Errorf("recorder has %d", rec.Code)
+	}
+	t.Setenv("GATEWAY_INTERFACE", "CGI/1.1")
+	p = newPlain()
+	f = flush.New(flushable{p}, httptest.NewRequest("GET", "/", nil), nil)
+	f.WriteHeader(103)
+	f.WriteHeader(404)
+	f.Close()
+	if p.String() != "404" {
+		t.Errorf("CGI, behind a writer without Unwrap, saw %q", p)
 	}
 }
 

@@ -73,6 +73,9 @@ func Inspect(w http.ResponseWriter) Report {
 		if w == nil {
 			break
 		}
+		if f, ok := flusherOf(w); ok {
+			w = f // not a layer of its own: its face
+		}
 		v := reflect.ValueOf(w)
 		if v.Kind() == reflect.Pointer {
 			if v.IsNil() {

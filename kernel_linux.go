@@ -17,9 +17,10 @@ const (
 	tcpUserTimeout  = 0x12
 	siocOutqNSD     = 0x894b // unsent bytes
 
-	infoState      = 0   // offset in struct tcp_info, 1 byte
-	infoBytesAcked = 120 // 8 bytes
-	stateClose     = 7
+	infoState        = 0   // offset in struct tcp_info, 1 byte
+	infoBytesAcked   = 120 // 8 bytes
+	stateEstablished = 1
+	stateClose       = 7
 )
 
 func (k *kernelConn) set(o ConnOptions) {
@@ -33,27 +34,44 @@ func (k *kernelConn) set(o ConnOptions) {
 	})
 }
 
-func (k *kernelConn) acked() (n int64, err error) {
-	var info [infoBytesAcked + 8]byte
-	size := uint32(len(info))
+// A tcpInfo is the beginning of struct tcp_info, and how much of it the kernel
+// filled.
+type tcpInfo struct {
+	bytes [infoBytesAcked + 8]byte
+	size  uint32
+}
+
+func (k *kernelConn) info() (info tcpInfo, err error) {
+	info.size = uint32(len(info.bytes))
 	cerr := k.raw.Control(func(fd uintptr) {
 		_, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
-			uintptr(unsafe.Pointer(&info)), uintptr(unsafe.Pointer(&size)), 0)
+			uintptr(unsafe.Pointer(&info.bytes)), uintptr(unsafe.Pointer(&info.size)), 0)
 		if errno != 0 {
 			err = os.NewSyscallError("getsockopt", errno)
 		}
 	})
+	if cerr != nil {
+		err = cerr
+	}
+	return info, err
+}
+
+func (k *kernelConn) acked() (n int64, err error) {
+	info, err := k.info()
 	switch {
-	case cerr != nil:
-		return 0, cerr
 	case err != nil:
 		return 0, err
-	case info[infoState] == stateClose:
+	case info.bytes[infoState] == stateClose:
 		return 0, syscall.ECONNRESET
-	case size < uint32(len(info)):
+	case info.size < uint32(len(info.bytes)):
 		return 0, errNoCount // Linux before 4.1
 	}
-	return int64(binary.NativeEndian.Uint64(info[infoBytesAcked:])), nil
+	return int64(binary.NativeEndian.Uint64(info.bytes[infoBytesAcked:])), nil
+}
+
+func (k *kernelConn) established() bool {
+	info, err := k.info()
+	return err == nil && info.bytes[infoState] == stateEstablished
 }
 
 func (k *kernelConn) queued() (unsent, unacked int64, err error) {

@@ -9,3 +9,5 @@ func (k *kernelConn) acked() (int64, error) { return 0, errNoCount }
 func (k *kernelConn) queued() (unsent, unacked int64, err error) { return 0, 0, errNoCount }
 
 func (k *kernelConn) room() (int64, error) { return 0, errNoCount }
+
+func (k *kernelConn) established() bool { return false }

@@ -3,6 +3,8 @@ package flush
 import (
 	"iter"
 	"net/http"
+	"net/http/fcgi"
+	"os"
 	"reflect"
 	"time"
 )
@@ -72,12 +74,13 @@ type writeDeadliner interface{ SetWriteDeadline(time.Time) error }
 // server is what a Flusher knows about the writer below it. It is looked up
 // once, so that a flush costs no walk and no guess.
 type server struct {
-	w         http.ResponseWriter
-	flusher   flushErrorer   // the layer whose flush counts; nil: none can
-	deadline  writeDeadliner // nil: none is supported
-	netHTTP   bool           // the request came through an http.Server
-	takesInfo bool           // a 1xx reaches the client as such
-	ownHeader bool           // it reads its header map only inside WriteHeader: see headerLocked
+	w          http.ResponseWriter
+	flusher    flushErrorer   // the layer whose flush counts; nil: none can
+	deadline   writeDeadliner // nil: none is supported
+	netHTTP    bool           // the request came through an http.Server
+	takesInfo  bool           // a 1xx reaches the client as such
+	fixesEmpty bool           // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
+	ownHeader  bool           // it reads its header map only inside WriteHeader: see headerLocked
 }
 
 // newServer looks at the layers of w. by is what the request says of the
@@ -104,7 +107,20 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 		t := reflect.TypeOf(w)
 		s.ownHeader = t != nil && t.String() == "*http.response" && t.Elem().PkgPath() == "net/http"
 		s.netHTTP = by != nil
-		s.takesInfo = s.netHTTP || r.Context().Value(http.LocalAddrContextKey) != nil
+		s.fixesEmpty = s.netHTTP || r.Context().Value(http.LocalAddrContextKey) != nil
 	}
+	s.takesInfo = s.netHTTP || !gateway(w, r)
 	return s
+}
+
+// gateway reports whether what is below takes a 1xx for the final status: CGI
+// and FastCGI, which may be hidden by a writer without Unwrap, and recorders.
+func gateway(w http.ResponseWriter, r *http.Request) bool {
+	for layer := range layers(w) {
+		switch reflect.TypeOf(layer).String() {
+		case "*cgi.response", "*fcgi.response", "*httptest.ResponseRecorder":
+			return true
+		}
+	}
+	return r != nil && (fcgi.ProcessEnv(r) != nil || os.Getenv("GATEWAY_INTERFACE") != "")
 }

@@ -127,7 +127,7 @@ func TestSendTimeoutOfStalledClient(t *testing.T) {
 						// It sticks, and everybody says the same.
 						<-ended
 						_, werr := w.Write(nil)
-						for _, err := range []error{f.Err(), werr, flush.Flush(w, true), flush.Flush(w, false), f.FlushError(), f.SendHeaders(), context.Cause(r.Context())} {
+						for _, err := range []error{f.Err(), werr, flush.Flush(w, true), flush.Flush(w, false), f.FlushError(), f.SendHeaders(), flush.Cause(r.Context())} {
 							if !errors.Is(err, flush.ErrTimeout) {
 								t.Errorf("later: %v", err)
 							}
@@ -274,8 +274,8 @@ func TestSendTimeoutBesideOtherDeadlines(t *testing.T) {
 						<-time.After(4 * time.Second)
 						io.WriteString(w, "event\n")
 						if err := flush.Flush(w, true); err != nil {
-							if !errors.Is(err, flush.ErrTimeout) || !errors.Is(context.Cause(r.Context()), flush.ErrTimeout) {
-								t.Errorf("%v, cause %v", err, context.Cause(r.Context()))
+							if !errors.Is(err, flush.ErrTimeout) || !errors.Is(flush.Cause(r.Context()), flush.ErrTimeout) {
+								t.Errorf("%v, cause %v", err, flush.Cause(r.Context()))
 							}
 							died <- clock.now()
 							return

@@ -37,24 +37,24 @@ type Flusher struct {
 	deadline writeDeadline
 
 	req      *http.Request   // the handler's; nil: none. Set before the first use
-	server   context.Context // the server's; nil: none. Never changed
-	life     atomic.Pointer[life]
-	body     *watchedBody   // nil: no request body to wait for. Never changed
-	conn     *knownConn     // nil: not known. Never changed
-	interval *flushInterval // nil: none
-	member   *member        // in the budget; nil: holds nothing yet, or there is none
-	rare     *rare          // nil: nothing of it
+	context  *requestContext // the handler's; nil: none. Never changed
+	body     *requestBody    // nil: no request body to wait for. Never changed
+	conn     *knownConn      // nil: not known. Never changed
+	interval *flushInterval  // nil: none
+	member   *member         // in the budget; nil: holds nothing yet, or there is none
+	rare     *rare           // nil: nothing of it
 }
 
 // response is what is known of the response, apart from its bytes' way down.
 type response struct {
-	fullDuplex  bool
-	hijacked    bool
-	closing     bool // Close, Abort or the return of the handler has begun
-	aborted     bool // it must not be taken for complete
-	ended       bool // the server's writer is not ours any more
-	serverEnded bool // the server's context has ended
-	implicit    Mode
+	fullDuplex bool
+	hijacked   bool
+	closing    bool        // Close, Abort or the return of the handler has begun
+	aborted    bool        // it must not be taken for complete
+	ended      bool        // the server's writer is not ours any more
+	returned   atomic.Bool // NewHandler's handler has returned
+	implicit   Mode
+	aside      int16 // calls of the server without the baton, under way
 
 	stack *stack // of user-level buffers
 
@@ -174,7 +174,8 @@ func (f *Flusher) join(cfg *config, r *http.Request) {
 // It returns the number of bytes accepted. Errors are the failure that sticks
 // ([ErrTimeout], [ErrClientGone]), [ErrClosed], and [http.ErrContentLength],
 // [http.ErrBodyNotAllowed] and [http.ErrHijacked] as in net/http. It keeps no
-// reference to p. An empty write does nothing.
+// reference to p. An empty write fixes status and headers where it does on the
+// server (net/http, HTTP/3), and does no more.
 func (f *Flusher) Write(p []byte) (int, error) { return write(f, p) }
 
 // WriteString is Write for a string, without a copy for the conversion.
@@ -214,6 +215,9 @@ func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 // writeOnLocked is writeLocked that does not wait if whole.
 func writeOnLocked[T []byte | string](f *Flusher, p T, whole bool) (n int, err error) {
 	if len(p) == 0 {
+		if !f.fixed && f.srv.fixesEmpty {
+			f.fixLocked(http.StatusOK)
+		}
 		return 0, nil
 	}
 	if err := f.admitLocked(len(p)); err != nil {
@@ -474,25 +478,13 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 		return nil, nil, err
 	}
 	f.hijacked = true
+	if f.context != nil {
+		f.context.hijack()
+	}
 	f.takeAwayLocked(http.ErrHijacked)
 	f.stopTimersLocked()
 	f.dropStackLocked()
 	return conn, rw, nil
-}
-
-// Push is [http.Pusher]'s, or [http.ErrNotSupported].
-func (f *Flusher) Push(target string, opts *http.PushOptions) error {
-	p, ok := find[http.Pusher](f.srv.w)
-	if !ok {
-		return http.ErrNotSupported
-	}
-	f.mu.Lock()
-	gone := f.goneLocked()
-	f.mu.Unlock()
-	if gone != nil {
-		return gone
-	}
-	return p.Push(target, opts)
 }
 
 // CloseNotify is there for code that still asks for http.CloseNotifier. Where

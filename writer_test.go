@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -26,11 +27,11 @@ var _ interface {
 	http.ResponseWriter
 	http.Flusher
 	http.Hijacker
-	http.Pusher
 	http.CloseNotifier //lint:ignore SA1019 asserted in the wild
 	io.ReaderFrom
 	io.StringWriter
 	FlushError() error
+	SetReadDeadline(time.Time) error
 	SetWriteDeadline(time.Time) error
 	EnableFullDuplex() error
 	Unwrap() http.ResponseWriter
@@ -471,11 +472,11 @@ func TestHijack(t *testing.T) {
 						"FlushError":       f.FlushError,
 						"SendHeaders":      f.SendHeaders,
 						"Hijack":           func() error { _, _, err := f.Hijack(); return err },
+						"SetReadDeadline":  func() error { return f.SetReadDeadline(time.Now()) },
 						"SetWriteDeadline": func() error { return f.SetWriteDeadline(time.Now()) },
 						"EnableFullDuplex": f.EnableFullDuplex,
-						"Push":             func() error { return f.Push("/", nil) },
 					} {
-						if err := call(); !errors.Is(err, http.ErrHijacked) && (name != "Push" || err != http.ErrNotSupported) {
+						if err := call(); !errors.Is(err, http.ErrHijacked) {
 							t.Errorf("%s: %v", name, err)
 						}
 					}
@@ -593,26 +594,27 @@ func (p pusher) Push(target string, opts *http.PushOptions) error {
 	return nil
 }
 
+// The handler's writer pushes where the server's can, and not after the end.
 func TestPush(t *testing.T) {
 	p := newPlain()
-	f := flush.New(unwrapper{pusher{flushable{p}}}, nil, nil)
-	if err := f.Push("/style", &http.PushOptions{Method: "HEAD"}); err != nil || p.String() != "push /style HEAD" {
-		t.Errorf("%v, server saw %q", err, p)
-	}
-	f.Close()
-	if err := f.Push("/late", nil); !errors.Is(err, flush.ErrClosed) {
+	var late http.Pusher
+	r := httptest.NewRequest("GET", "/", nil)
+	r.ProtoMajor, r.ProtoMinor = 2, 0
+	wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+		late = w.(http.Pusher)
+		if err := late.Push("/style", &http.PushOptions{Method: "HEAD"}); err != nil || p.String() != "push /style HEAD" {
+			t.Errorf("%v, server saw %q", err, p)
+		}
+	}).ServeHTTP(unwrapper{pusher{flushable{p}}}, r)
+	if err := late.Push("/late", nil); !errors.Is(err, flush.ErrClosed) {
 		t.Errorf("after the end: %v", err)
 	}
-	f = flush.New(flushable{p}, nil, nil)
-	if err := f.Push("/style", nil); !errors.Is(err, http.ErrNotSupported) {
-		t.Errorf("without push: %v", err)
-	}
-	f.Close()
 }
 
 // What the server cannot do matches http.ErrNotSupported.
 func TestUnsupported(t *testing.T) {
 	for name, call := range map[string]func(f *flush.Flusher) error{
+		"SetReadDeadline":  func(f *flush.Flusher) error { return f.SetReadDeadline(time.Now()) },
 		"SetWriteDeadline": func(f *flush.Flusher) error { return f.SetWriteDeadline(time.Now()) },
 		"EnableFullDuplex": (*flush.Flusher).EnableFullDuplex,
 		"FlushWait":        func(f *flush.Flusher) error { return f.FlushWait(t.Context()) },

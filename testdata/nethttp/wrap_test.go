@@ -52,7 +52,7 @@ func TestFlushWrap(t *testing.T) {
 		}
 	}
 	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		_, wrapped := w.(*flush.Flusher)
+		_, wrapped := flush.From(w)
 		io.WriteString(w, r.Proto+" "+strconv.FormatBool(wrapped))
 	})
 	t.Run("HTTP/1", func(t *testing.T) {
