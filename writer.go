@@ -227,6 +227,7 @@ func writeSlow[T []byte | string](f *Flusher, p T) (int, error) {
 // writeLocked brings p onto floor 2: one write, with the implicit flush that
 // follows it.
 func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
+	f.fixEarlyLocked(http.StatusOK)
 	if len(p) == 0 {
 		if !f.fixed && f.srv.fixesEmpty {
 			f.fixLocked(http.StatusOK)
