@@ -20,21 +20,34 @@ import (
 //   - No 100 Continue goes out after the final status has been fixed: the server
 //     must know of the status before it reads.
 //
-// [New] gives the server's own body to its handler, since a server that meets
+// [New] leaves the server's own body to its handler, since a server that meets
 // another than its own does not know what is left of it, and would take the rest
-// for a request. There none of the three is done, and a body that may be unread
-// counts as unread (unseenBody) until the headers are out.
+// for a request. There the trailer is where it belongs, a body that may be unread
+// counts as unread until the headers are out (unreadBody), and a status is told
+// to the server as soon as it is fixed (expectedBody).
 type requestBody struct {
 	io.ReadCloser
 	f       *Flusher
 	server  *http.Request // as NewHandler got it
 	own     *http.Request // the handler's
+	drained bool          // by the server when headers go out: see callerOnlyLocked
 	expects atomic.Bool   // the client waits for a 100 Continue, which the first Read sends
 	over    atomic.Bool   // read to its end, or closed
 }
 
-// unseenBody stands for a body that nobody tells us about.
-var unseenBody requestBody
+// What stands for a body that we do not see: one that the server drains when
+// headers go out, and one that it asks for when it is first read.
+var unreadBody, expectedBody = requestBody{drained: true}, requestBody{}
+
+// newBody notes what [New] knows of r's body.
+func (f *Flusher) newBody(r *http.Request) {
+	switch {
+	case f.drainsBody(r):
+		f.body = &unreadBody
+	case f.srv.netHTTP && mayHaveBody(r) && expectsContinue(r):
+		f.body = &expectedBody
+	}
+}
 
 // giveBody gives own, the handler's copy of r, a body of ours, if it has one.
 func (f *Flusher) giveBody(own, r *http.Request) {
@@ -43,10 +56,8 @@ func (f *Flusher) giveBody(own, r *http.Request) {
 	}
 	b := &requestBody{ReadCloser: r.Body, f: f, server: r, own: own}
 	b.expects.Store(expectsContinue(r))
-	if f.drainsBody(r) {
-		f.body = b
-	}
-	own.Body = b
+	b.drained = f.drainsBody(r)
+	f.body, own.Body = b, b
 }
 
 // mayHaveBody reports whether r has a body, be it an empty one with a trailer.
@@ -97,7 +108,7 @@ func (b *requestBody) carryTrailer() {
 
 // end lets the carrier and the timers hand over headers from now on.
 func (b *requestBody) end() {
-	if b.f.body != b || b.over.Load() || b.over.Swap(true) {
+	if !b.drained || b.over.Load() || b.over.Swap(true) {
 		return
 	}
 	b.f.mu.Lock()
@@ -111,17 +122,31 @@ func (b *requestBody) end() {
 // what looks like the end. So only a caller of the Flusher may do it then, as in
 // net/http, and no carrier or timer.
 func (f *Flusher) callerOnlyLocked() bool {
-	return f.body != nil && !f.headersSent && !f.fullDuplex && !f.body.over.Load()
+	return f.body != nil && f.body.drained && !f.headersSent && !f.fullDuplex && !f.body.over.Load()
 }
 
-// tellStatus hands a status that has been fixed to the server, which only takes
-// notes: nothing goes out.
+// tellStatus hands a status that has been fixed to the server.
 func (f *Flusher) tellStatus() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.tellStatusLocked()
+}
+
+// tellStatusLocked is tellStatus: net/http only takes notes, and nothing goes
+// out.
+func (f *Flusher) tellStatusLocked() {
 	if !f.fixed || f.headersSent || f.refuse != nil || f.cfg.SAPI.Headers == OutputOnly || f.takeBatonLocked(false) != nil {
 		return
 	}
 	defer f.releaseLocked()
 	f.sendHeadersLocked(false)
+}
+
+// fixEarlyLocked fixes the status, and tells the server of it, where a Read that
+// we do not see would ask the client for a body.
+func (f *Flusher) fixEarlyLocked(status int) {
+	if f.body == &expectedBody && !f.fixed {
+		f.fixLocked(status)
+		f.tellStatusLocked()
+	}
 }

@@ -2,10 +2,11 @@ package flush_test
 
 import (
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -14,8 +15,9 @@ import (
 	"github.com/fa492104/flush"
 )
 
-// An upload that is read while the response streams: the handler gets every
-// byte of it or net/http's own error, never a short clean end.
+// An upload that is read while the response streams: the handler gets what it
+// gets bare, with net/http's own errors and its own silent hole, from a server
+// that flushes after the first read, or one that flushes at the end.
 func TestUploadWhileStreaming(t *testing.T) {
 	flushes := []struct {
 		name string
@@ -32,56 +34,69 @@ func TestUploadWhileStreaming(t *testing.T) {
 		{"every write moves", flush.Options{BufferSize: -1}, func(*flush.Flusher) {}},
 		{"background", flush.Options{Flush: flush.Async, BufferSize: -1}, func(*flush.Flusher) {}},
 	}
-	const size = 400_000 // more than the 256 KB that the server drains
-	upload := strings.Repeat("0123456789abcdef", size/16)
-	sum := sha256.Sum256([]byte(upload))
+	upload := strings.Repeat("0123456789abcdef", 400_000/16) // more than the 256 KB that the server drains
+	type got struct {
+		n   int
+		sum [sha256.Size]byte
+		err error
+	}
+	// run answers one upload with h, whose step follows each read, and returns
+	// what h read of it.
+	run := func(t *testing.T, p proto, chunked bool, wrap func(http.Handler) http.Handler, step func(w http.ResponseWriter, first bool)) got {
+		read := make(chan got, 1)
+		srv := serveMemory(t, p, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			sum := sha256.New()
+			var g got
+			buf := make([]byte, 30_000)
+			for first := true; g.err == nil; first = false {
+				var n int
+				n, g.err = io.ReadFull(r.Body, buf)
+				sum.Write(buf[:n])
+				g.n += n
+				step(w, first)
+			}
+			sum.Sum(g.sum[:0])
+			read <- g
+		})), 4<<20)
+		var body io.Reader = strings.NewReader(upload)
+		if chunked {
+			body = struct{ io.Reader }{body}
+		}
+		s := open(t, srv, "POST", "/", body)
+		if got, _, end := s.rest(); strings.Trim(got, ".") != "" || got == "" || end == cut {
+			t.Errorf("client got %q, %s", clip([]byte(got)), end)
+		}
+		s.leave()
+		<-time.After(time.Second) // a server that gives up a connection lingers
+		return <-read
+	}
 	for _, way := range flushes {
 		for _, duplex := range []bool{false, true} {
 			for _, chunked := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%t/%t", way.name, duplex, chunked), func(t *testing.T) {
 					bubble(t, func(t *testing.T, p proto) {
-						srv := serveMemory(t, p, wrapped(&way.opts, func(w http.ResponseWriter, r *http.Request) {
-							f := flusher(w)
-							if duplex {
-								if err := f.EnableFullDuplex(); err != nil && p != h2 {
-									t.Error(err)
-								}
-							}
-							got, n := sha256.New(), 0
-							buf := make([]byte, 30_000)
-							var err error
-							for err == nil {
-								var m int
-								m, err = r.Body.Read(buf)
-								got.Write(buf[:m])
-								n += m
-								io.WriteString(w, ".")
-								way.do(f)
-							}
-							whole := n == len(upload) && string(got.Sum(nil)) == string(sum[:])
-							if err == io.EOF && !whole {
-								t.Errorf("a clean end after %d of %d bytes", n, len(upload))
-							}
-							if mustRead := duplex || p == h2 || !chunked || way.name == "none" || way.name == "interval"; mustRead && err != io.EOF {
-								t.Errorf("%v after %d bytes", err, n)
-							}
-							if !whole && !errors.Is(err, http.ErrBodyReadAfterClose) {
-								t.Errorf("%v after %d bytes is not net/http's own error", err, n)
-							}
-						}), 4<<20)
-						var body io.Reader = strings.NewReader(upload)
-						if chunked {
-							if p == http10 {
-								return // HTTP/1.0 has none
-							}
-							body = struct{ io.Reader }{body}
+						if chunked && p == http10 {
+							return // HTTP/1.0 has none
 						}
-						s := open(t, srv, "POST", "/", body)
-						if got, _, end := s.rest(); strings.Trim(got, ".") != "" || got == "" || end == cut {
-							t.Errorf("client got %q, %s", clip([]byte(got)), end)
+						control := func(w http.ResponseWriter, first bool, flushes bool) {
+							rc := http.NewResponseController(w)
+							if duplex && first {
+								rc.EnableFullDuplex()
+							}
+							io.WriteString(w, ".")
+							if flushes {
+								rc.Flush()
+							}
 						}
-						s.leave()
-						<-time.After(time.Second) // a server that gives up a connection lingers
+						flushed := run(t, p, chunked, bare, func(w http.ResponseWriter, first bool) { control(w, first, true) })
+						whole := run(t, p, chunked, bare, func(w http.ResponseWriter, first bool) { control(w, first, false) })
+						ours := run(t, p, chunked, wrappedBy(&way.opts), func(w http.ResponseWriter, first bool) {
+							control(w, first, false)
+							way.do(flusher(w))
+						})
+						if ours != flushed && ours != whole {
+							t.Errorf("%d bytes, %v; bare %d, %v", ours.n, ours.err, flushed.n, flushed.err)
+						}
 					})
 				})
 			}
@@ -89,34 +104,181 @@ func TestUploadWhileStreaming(t *testing.T) {
 	}
 }
 
-// With New the server sees the reader around its body, as it does that of any
-// middleware.
+// New changes nothing of the request: the server finds its own body there, and
+// an upload is read as bare, after a flush too.
 func TestUploadUnderNew(t *testing.T) {
 	const size = 400_000
-	for _, test := range []struct {
-		flushes bool
-		line    string
-	}{{false, "X-Plain: 1"}, {true, "X-Plain: 1"}, {false, "Expect: 100-continue"}} {
-		t.Run(fmt.Sprint(test), func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
-				srv := serveMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					f := flush.New(w, r, nil)
-					defer f.Close()
-					if test.flushes {
-						flush.Flush(f, true)
+	for _, flushes := range []bool{false, true} {
+		for _, line := range []string{"X-Plain: 1", "Expect: 100-continue", "Connection: close"} {
+			if flushes && line == "Expect: 100-continue" {
+				continue // bare, too, nobody asks the client for its body then
+			}
+			t.Run(fmt.Sprint(flushes, line), func(t *testing.T) {
+				bubble(t, func(t *testing.T, p proto) {
+					srv := serveMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						before := *r
+						f := flush.New(w, r, nil)
+						defer f.Close()
+						if !reflect.DeepEqual(*r, before) {
+							t.Error("the request has changed")
+						}
+						if flushes {
+							flush.Flush(f, true)
+						}
+						if got, err := io.ReadAll(r.Body); err != nil || len(got) != size {
+							t.Errorf("%d bytes, %v", len(got), err)
+						}
+						io.WriteString(f, "x")
+					}), 4<<20)
+					if p == http10 && line == "Connection: close" {
+						line = "X-Plain: 2"
 					}
-					got, err := io.ReadAll(r.Body)
-					if err == nil && len(got) != size || err != nil && (!test.flushes || err != http.ErrBodyReadAfterClose) {
-						t.Errorf("%d bytes, %v", len(got), err)
-					}
-					io.WriteString(f, "x")
-				}), 4<<20)
-				s := open(t, srv, "POST", "/", strings.NewReader(strings.Repeat("u", size)), test.line)
-				s.expectEnd("x")
-				s.leave()
-				<-time.After(time.Second)
+					s := open(t, srv, "POST", "/", strings.NewReader(strings.Repeat("u", size)), line)
+					s.expectEnd("x")
+					s.leave()
+					<-time.After(time.Second)
+				})
 			})
-		})
+		}
+	}
+}
+
+// What the server learns from the end of a body, the handler's request shows:
+// trailers that were announced and those that were not, after the last Read and
+// after a Close, in a body of nothing too.
+func TestRequestTrailer(t *testing.T) {
+	for _, announced := range []bool{true, false} {
+		for _, body := range []string{"upload", ""} {
+			for _, way := range []string{"read", "closed"} {
+				t.Run(fmt.Sprintf("%t/%q/%s", announced, body, way), func(t *testing.T) {
+					var got [2][2]string
+					for i, wrap := range []func(http.Handler) http.Handler{bare, wrappedBy(nil)} {
+						synctest.Test(t, func(t *testing.T) {
+							done := make(chan struct{})
+							srv := serveMemory(t, http1, wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+								defer close(done)
+								got[i][0] = fmt.Sprint(r.Trailer)
+								if way == "closed" {
+									r.Body.Close()
+								} else {
+									io.Copy(io.Discard, r.Body)
+								}
+								got[i][1] = fmt.Sprint(r.Trailer)
+							})), 0)
+							lines := []string{"Transfer-Encoding: chunked"}
+							if announced {
+								lines = append(lines, "Trailer: X-Sum")
+							}
+							s := open(t, srv, "POST", "/", nil, lines...)
+							if body != "" {
+								fmt.Fprintf(s.conn, "%x\r\n%s\r\n", len(body), body)
+							}
+							io.WriteString(s.conn, "0\r\nX-Sum: 42\r\n\r\n")
+							<-done
+							s.expectEnd("")
+						})
+					}
+					if got[0] != got[1] || !strings.Contains(got[0][1], "42") {
+						t.Errorf("wrapped %v, bare %v", got[1], got[0])
+					}
+				})
+			}
+		}
+	}
+}
+
+// Over HTTP/2 as well.
+func TestRequestTrailerHTTP2(t *testing.T) {
+	srv := serve(t, h2, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+		io.Copy(io.Discard, r.Body)
+		io.WriteString(w, r.Trailer.Get("X-Sum"))
+	}), cleartext)
+	req, err := http.NewRequestWithContext(t.Context(), "POST", srv.url("/"), struct{ io.Reader }{strings.NewReader("upload")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Trailer = http.Header{"X-Sum": {"42"}}
+	resp, err := srv.client().RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if got, err := io.ReadAll(resp.Body); string(got) != "42" || err != nil {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// A server of another kind may set its request's trailer to a map of its own.
+func TestRequestTrailerOfAnotherServer(t *testing.T) {
+	r := httptest.NewRequest("POST", "/", nil)
+	r.ProtoMajor, r.ContentLength = 3, -1
+	r.Trailer = http.Header{"X-Sum": nil}
+	r.Body = &bodyWithTrailer{Reader: strings.NewReader("upload"), r: r}
+	wrapped(nil, func(_ http.ResponseWriter, own *http.Request) {
+		io.Copy(io.Discard, own.Body)
+		if got := own.Trailer.Get("X-Sum"); got != "42" {
+			t.Errorf("after the last read: %q", got)
+		}
+		own.Body.Close()
+		if got := own.Trailer.Get("X-Late"); got != "43" {
+			t.Errorf("after Close: %q", got)
+		}
+	}).ServeHTTP(httptest.NewRecorder(), r)
+}
+
+type bodyWithTrailer struct {
+	io.Reader
+	r *http.Request
+}
+
+func (b *bodyWithTrailer) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	if err != nil {
+		b.r.Trailer = http.Header{"X-Sum": {"42"}}
+	}
+	return n, err
+}
+
+func (b *bodyWithTrailer) Close() error {
+	b.r.Trailer = http.Header{"X-Late": {"43"}}
+	return nil
+}
+
+// Once the final status has been fixed no 100 Continue is sent, though the
+// status goes out later; before, the first read asks for the body.
+func TestNoContinueAfterTheStatus(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		do   func(w http.ResponseWriter)
+		want int // 1xx
+	}{
+		{"nothing", func(http.ResponseWriter) {}, 1},
+		{"header", func(w http.ResponseWriter) { w.Header().Set("X-A", "1") }, 1},
+		{"WriteHeader", func(w http.ResponseWriter) { w.WriteHeader(202) }, 0},
+		{"Write", func(w http.ResponseWriter) { io.WriteString(w, "x") }, 0},
+		{"empty Write", func(w http.ResponseWriter) { w.Write(nil) }, 0},
+		{"flush", func(w http.ResponseWriter) { http.NewResponseController(w).Flush() }, 0},
+	} {
+		for name, wrap := range map[string]func(http.Handler) http.Handler{
+			"bare": bare, "wrapped": wrappedBy(nil), "async": wrappedBy(&flush.Options{Flush: flush.Async}),
+		} {
+			t.Run(test.name+"/"+name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					srv := serveMemory(t, http1, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						test.do(w)
+						if got, err := io.ReadAll(r.Body); string(got) != "upload" || err != nil {
+							t.Errorf("%q, %v", got, err)
+						}
+					})), 0)
+					s := open(t, srv, "POST", "/", nil, "Expect: 100-continue", "Content-Length: 6")
+					synctest.Wait()
+					io.WriteString(s.conn, "upload") // asked for or not
+					if _, _, end := s.rest(); end != complete || len(s.interim) != test.want {
+						t.Errorf("%s after %v, want %d", end, s.interim, test.want)
+					}
+				})
+			})
+		}
 	}
 }
 

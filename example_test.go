@@ -207,7 +207,7 @@ func ExampleErrClientGone() {
 	srv := httptest.NewServer(flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		flush.Flush(w, true)
 		<-r.Context().Done()
-		left <- context.Cause(r.Context())
+		left <- flush.Cause(r.Context())
 	}), nil))
 	defer srv.Close()
 	resp, err := http.Get(srv.URL)

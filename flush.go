@@ -81,16 +81,16 @@ func (f *Flusher) flushFrom(outer http.ResponseWriter, wait bool) error {
 // there is no context and HTTP/1.1 is assumed. opts nil means defaults.
 //
 // New makes no context: r's own is the server's, and a failure shows in
-// [Flusher.Err]. Nor is it told when the handler has read r.Body. So on HTTP/1,
-// until the headers are out, a request that has a body counts as one whose body
-// is unread, unless the client waits for a 100 Continue: headers leave only on
-// the goroutine of a caller, see [Flusher.EnableFullDuplex]. And a body that is
-// first read once the status has been fixed asks for a 100 Continue all the same.
+// [Flusher.Err]. Nor is it told when the handler reads r.Body. So on HTTP/1 a
+// request that has a body counts as one whose body is unread until the headers
+// are out: they leave only on the goroutine of a caller, see
+// [Flusher.EnableFullDuplex]. And if the client waits for a 100 Continue, headers
+// go to the server as soon as they are fixed, so that none is sent then.
 func New(w http.ResponseWriter, r *http.Request, opts *Options) *Flusher {
 	f := new(Flusher)
 	f.init(w, r, opts.compile())
-	if r != nil && f.drainsBody(r) {
-		f.body = &unseenBody
+	if r != nil {
+		f.newBody(r)
 	}
 	f.start(r)
 	return f

@@ -365,7 +365,7 @@ func TestFlushBehindOpaqueWriter(t *testing.T) {
 					const size = 60_000
 					took := make(chan time.Duration, 1)
 					srv := serveMemory(t, p, wrapped(&flush.Options{Flush: mode, SendTimeout: -1, BufferSize: size + 1}, func(w http.ResponseWriter, r *http.Request) {
-						if f, ok := flush.FromContext(r.Context()); !ok || f != w {
+						if f, ok := flush.FromContext(r.Context()); !ok || f != flusher(w) {
 							t.Error("FromContext found", f)
 						}
 						w = opaque{w}

@@ -358,7 +358,7 @@ func TestOnStart(t *testing.T) {
 		gotW, gotR = f, r
 		f.Header().Set("X-Start", "1")
 	}}, func(w http.ResponseWriter, r *http.Request) {
-		if w != gotW || r != gotR {
+		if flusher(w) != gotW || r != gotR {
 			t.Error("OnStart had another writer or request")
 		}
 	})

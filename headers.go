@@ -169,7 +169,10 @@ func (f *Flusher) WriteHeader(code int) {
 		f.informLocked(code)
 		return
 	}
-	f.fixLocked(code)
+	f.fixEarlyLocked(code)
+	if !f.fixed {
+		f.fixLocked(code)
+	}
 }
 
 // informLocked sends a 1xx. It overtakes nothing: as headers have not been

@@ -214,6 +214,7 @@ func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 
 // writeOnLocked is writeLocked that does not wait if whole.
 func writeOnLocked[T []byte | string](f *Flusher, p T, whole bool) (n int, err error) {
+	f.fixEarlyLocked(http.StatusOK)
 	if len(p) == 0 {
 		if !f.fixed && f.srv.fixesEmpty {
 			f.fixLocked(http.StatusOK)

@@ -450,7 +450,7 @@ func gone(t *testing.T, s subject, p proto) string {
 		close(first)
 		<-c.ctx.Done()
 		synctest.Wait() // whatever else the end of the context starts
-		byCause := errors.Is(context.Cause(c.ctx), flush.ErrClientGone)
+		byCause := errors.Is(flush.Cause(c.ctx), flush.ErrClientGone)
 		// A server may buffer what it is given, and say so one write later.
 		var err error
 		for range 20 {

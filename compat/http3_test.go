@@ -153,7 +153,7 @@ func TestHTTP3ClientGone(t *testing.T) {
 	c, url := serveQUIC(t, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		flush.Flush(w, true)
 		<-r.Context().Done()
-		result <- context.Cause(r.Context())
+		result <- flush.Cause(r.Context())
 		var err error
 		for range 64 {
 			io.WriteString(w, noise())
