@@ -148,6 +148,7 @@ func apiLines(pkg *types.Package) []string {
 				add("type %s struct", name)
 				for f := range u.Fields() {
 					switch {
+					case f.Embedded() && !f.Exported(): // its methods count below
 					case f.Embedded():
 						add("type %s struct, embedded %s", name, str(f.Type()))
 					case f.Exported():
@@ -297,7 +298,8 @@ type I interface { F(http.Header) }
 const ( One U = iota + 1; Two )
 var Err error
 func F(cb func(p []byte) bool) {}
-type E struct { *T }
+type E struct { *T; own }
+type own struct{}
 type Same = T
 `
 	fset := token.NewFileSet()

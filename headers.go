@@ -41,11 +41,12 @@ import (
 // WriteHeader then runs on a caller's goroutine, see readyCarrierLocked.
 // Elsewhere the server has below and the handler a copy.
 type headers struct {
-	head         bool // no body goes on this wire: a HEAD request. Never changed
-	fixed        bool
-	headersSent  bool
-	shared       bool
-	filterLength bool // a filter has set the Content-Length: what comes out of the stack is held to it
+	http1, http10 bool // never changed
+	head          bool // no body goes on this wire: a HEAD request. Never changed
+	holding       bool // HTTP/1.0: floor 2 waits for the end
+	fixed         bool
+	headersSent   bool
+	shared        bool
 
 	status  int         // 0: WriteHeader has not been called, nothing written
 	length  int64       // the declared Content-Length, or -1
@@ -228,7 +229,7 @@ func (f *Flusher) freezeLocked() {
 			delete(below, "Content-Length") // as the server does
 		}
 	}
-	if f.stack.resized && !f.filterLength && f.length >= 0 {
+	if f.stack.resized && !f.stack.ownLength && f.length >= 0 {
 		f.voidLengthLocked()
 	}
 	if f.length >= 0 {
@@ -565,7 +566,7 @@ func (f *Flusher) Clean() (err error) {
 	if f.interval != nil {
 		f.interval.upTo = 0
 	}
-	f.status, f.written, f.length, f.fixed, f.filterLength = 0, 0, -1, false, false
+	f.status, f.written, f.length, f.fixed = 0, 0, -1, false
 	f.holding = f.http10 && f.cfg.HTTP10Buffer > 0 && !f.head
 	for _, k := range bodyHeaders {
 		delete(f.headerLocked(), k)

@@ -50,16 +50,14 @@ type Flusher struct {
 
 // response is what is known of the response, apart from its bytes' way down.
 type response struct {
-	http1, http10 bool // never changed
-	holding       bool // HTTP/1.0: floor 2 waits for the end
-	fullDuplex    bool
-	hijacked      bool
-	closing       bool // Close, Abort or the return of the handler has begun
-	aborted       bool // it must not be taken for complete
-	cut           bool // it will not be whole: see rare.cutBy
-	ended         bool // the server's writer is not ours any more
-	serverEnded   bool // the server's context has ended
-	implicit      Mode
+	fullDuplex  bool
+	hijacked    bool
+	closing     bool // Close, Abort or the return of the handler has begun
+	aborted     bool // it must not be taken for complete
+	cut         bool // it will not be whole: see rare.cutBy
+	ended       bool // the server's writer is not ours any more
+	serverEnded bool // the server's context has ended
+	implicit    Mode
 
 	refuse   error  // what a call from outside gets; nil: it may go on
 	fail     error  // the failure that sticks
