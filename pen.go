@@ -143,7 +143,7 @@ func enqueueLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 		room := f.cfg.MaxPending - f.q.len
 		if room == 0 {
 			if err := f.waitRoomLocked(); err != nil {
-				if f.closing {
+				if f.closing && !f.stack.busy { // the stack keeps what is left
 					f.cut = true
 				}
 				return n, err
@@ -153,7 +153,7 @@ func enqueueLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 		if f.cfg.Budget != nil {
 			if f.q.tail == nil || f.q.room() == 0 {
 				if err := f.waitBudgetLocked(); err != nil {
-					if f.closing {
+					if f.closing && !f.stack.busy { // the stack keeps what is left
 						f.cut = true
 					}
 					return n, err
