@@ -226,7 +226,7 @@ func enqueueLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err erro
 	}
 	for len(b) > 0 {
 		if err := p.awaitRoomLocked(); err != nil {
-			p.cut = p.cut || p.refuse != nil
+			p.cut = p.cut || p.refuse != nil && !begun // a begun one keeps what is left
 			return n, err
 		}
 		room := p.roomLocked()
@@ -258,7 +258,7 @@ func passBulkLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err err
 	p.wanted = false
 	p.noteWaitedLocked(began)
 	if err != nil {
-		p.cut = p.cut || p.refuse != nil
+		p.cut = p.cut || p.refuse != nil && !begun // a begun one keeps what is left
 		p.kickLocked()
 		return 0, err
 	}

@@ -297,7 +297,8 @@ type I interface { F(http.Header) }
 const ( One U = iota + 1; Two )
 var Err error
 func F(cb func(p []byte) bool) {}
-type E struct { *T }
+type E struct { *T; own }
+type own struct{}
 type Same = T
 `
 	fset := token.NewFileSet()

@@ -284,15 +284,15 @@ func (f *Flusher) judgeLengthLocked(declared int64, resized bool, by int64) {
 	if !f.headersSent {
 		now := f.declaredLocked()
 		if now != declared {
-			f.filterLength = now >= 0
+			s.ownLength = now >= 0
 		}
 		s.resized = s.resized || resized
-		if s.resized && !f.filterLength && now >= 0 {
+		if s.resized && !s.ownLength && now >= 0 {
 			f.voidLengthLocked()
 		}
 		return
 	}
-	if resized && f.length >= 0 && !f.filterLength && bodyAllowed(f.status) && !f.head {
+	if resized && f.length >= 0 && !s.ownLength && bodyAllowed(f.status) && !f.head {
 		if s.grown += by; s.grown > 0 {
 			f.cutLocked(errResized)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/fa492104/flush"
 )
@@ -465,4 +467,117 @@ func TestBufferAfterTheClientHasGone(t *testing.T) {
 	if got := f.Stats().Lost - before; got != int64(len("[abc][abc]")) {
 		t.Errorf("%d bytes lost", got)
 	}
+}
+
+// Methods of a nil Buffer do nothing and say so: Top returns one.
+func TestNilBuffer(t *testing.T) {
+	f, _ := newOutput(t)
+	b := f.Top()
+	for name, op := range map[string]func(*flush.Buffer) error{
+		"Flush": (*flush.Buffer).Flush, "Clean": (*flush.Buffer).Clean, "Close": (*flush.Buffer).Close, "Discard": (*flush.Buffer).Discard,
+	} {
+		expectError(t, name, op(b), flush.ErrBufferClosed)
+	}
+	if b.Bytes() != nil || b.Len() != 0 || b.Status() != (flush.BufferStatus{Level: -1}) {
+		t.Errorf("holds %q, %d, %+v", b.Bytes(), b.Len(), b.Status())
+	}
+	expectError(t, "Close", f.Close(), nil)
+}
+
+// A slowResponse is a server without deadlines, each of whose Writes takes its
+// time.
+type slowResponse struct {
+	*httptest.ResponseRecorder
+	each time.Duration
+}
+
+func (s slowResponse) Write(p []byte) (int, error) {
+	time.Sleep(s.each)
+	return s.ResponseRecorder.Write(p)
+}
+
+// What a buffer was passing on when a wait ended is not dropped: it stays, in
+// its place, and goes on with what comes behind it or at the end.
+func TestBufferOutlivesAWait(t *testing.T) {
+	page := strings.Repeat("All work and no play. ", 10000) // more than MaxPending
+	upper := func(p []byte, _ flush.Phase) ([]byte, error) { return bytes.ToUpper(p), nil }
+	for name, test := range map[string]struct {
+		do   func(t *testing.T, f *flush.Flusher, b *flush.Buffer)
+		want string
+	}{
+		"Flush": {func(t *testing.T, f *flush.Flusher, b *flush.Buffer) {
+			expectError(t, "Flush", b.Flush(), flush.ErrTimeout)
+		}, "rest"},
+		"Flush twice": {func(t *testing.T, f *flush.Flusher, b *flush.Buffer) {
+			expectError(t, "Flush", b.Flush(), flush.ErrTimeout)
+			io.WriteString(f, "more")
+			expectError(t, "Flush", b.Flush(), flush.ErrTimeout)
+		}, "more rest"},
+		"Close": {func(t *testing.T, f *flush.Flusher, b *flush.Buffer) {
+			expectError(t, "Close", b.Close(), flush.ErrTimeout)
+			// Nothing passes what is left behind.
+			if n, err := io.WriteString(f, "lost"); n != 0 || !errors.Is(err, flush.ErrTimeout) {
+				t.Errorf("Write: %d, %v", n, err)
+			}
+		}, ""},
+		"FlushAll": {func(t *testing.T, f *flush.Flusher, b *flush.Buffer) {
+			expectError(t, "FlushAll", f.FlushAll(true), flush.ErrTimeout)
+		}, "rest"},
+		"later": {func(t *testing.T, f *flush.Flusher, b *flush.Buffer) {
+			expectError(t, "Flush", b.Flush(), flush.ErrTimeout)
+			time.Sleep(time.Hour)
+			if got := f.Buffered(); got > 0 {
+				t.Errorf("%d bytes are on floor 2 still", got)
+			}
+			io.WriteString(f, "more")
+			expectError(t, "Flush", b.Flush(), flush.ErrTimeout)
+		}, "more rest"},
+		"then a flush of the response": {func(t *testing.T, f *flush.Flusher, b *flush.Buffer) {
+			expectError(t, "Flush", b.Flush(), flush.ErrTimeout)
+			time.Sleep(time.Hour)
+			for f.FlushWait(nil) != nil {
+			}
+			if got := f.Stats().Bytes; got != int64(len(page)) {
+				t.Errorf("%d bytes have been flushed", got)
+			}
+		}, "rest"},
+		"the end": {func(t *testing.T, f *flush.Flusher, b *flush.Buffer) {}, "rest"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				told := make(chan error, 1)
+				rec := httptest.NewRecorder()
+				f := flush.New(slowResponse{rec, 90 * time.Second}, httptest.NewRequest("GET", "/", nil), &flush.Options{
+					SendTimeout: time.Minute,
+					OnClose:     func(_ *http.Request, _ flush.Stats, err error) { told <- err },
+				})
+				b := f.StartBuffer(&flush.BufferOptions{Filter: upper})
+				io.WriteString(f, page)
+				test.do(t, f, b)
+				if strings.HasSuffix(test.want, "rest") {
+					io.WriteString(f, "rest")
+				}
+				expectError(t, "Close", f.Close(), nil)
+				expectError(t, "OnClose", <-told, nil)
+				want := strings.ToUpper(page + strings.ReplaceAll(test.want, " ", ""))
+				if got := rec.Body.String(); got != want {
+					t.Errorf("%d bytes came out, want %d: %q", len(got), len(want), clip([]byte(got)))
+				}
+				if got := f.Stats(); got.Lost != 0 || got.MaxPending > 64<<10 {
+					t.Errorf("%+v", got)
+				}
+			})
+		})
+	}
+	// With a failure it is lost, and told.
+	synctest.Test(t, func(t *testing.T) {
+		f := flush.New(slowResponse{httptest.NewRecorder(), 90 * time.Second}, httptest.NewRequest("GET", "/", nil), &flush.Options{SendTimeout: time.Minute})
+		b := f.StartBuffer(nil)
+		io.WriteString(f, page)
+		expectError(t, "Flush", b.Flush(), flush.ErrTimeout)
+		f.Abort(errBoom)
+		if err := f.Close(); !errors.Is(err, errBoom) || f.Stats().Bytes+f.Stats().Lost != int64(len(page)) {
+			t.Errorf("%v, %+v", err, f.Stats())
+		}
+	})
 }

@@ -171,7 +171,40 @@ func TestGzipDecides(t *testing.T) {
 		{name: "short but flushed", do: func(w http.ResponseWriter) { io.WriteString(w, "x"); flush.Flush(w, true) }, gzip: true, body: "x"},
 		{name: "empty", do: func(w http.ResponseWriter) {}, body: "-"},
 		{name: "204", do: func(w http.ResponseWriter) { w.WriteHeader(http.StatusNoContent); flush.Flush(w, true) }, body: "-"},
-		{name: "304", do: func(w http.ResponseWriter) { w.Header().Set("Etag", `"1"`); w.WriteHeader(http.StatusNotModified) }, header: map[string]string{"Etag": `"1"`}, body: "-"},
+		{name: "304", do: func(w http.ResponseWriter) { w.Header().Set("Etag", `"1"`); w.WriteHeader(http.StatusNotModified) }, header: map[string]string{"Etag": `W/"1"`, "Vary": "Accept-Encoding"}, body: "-"},
+		{name: "304, declined", accept: "br", do: func(w http.ResponseWriter) { w.Header().Set("Etag", `"1"`); w.WriteHeader(http.StatusNotModified) }, header: map[string]string{"Etag": `"1"`}, body: "-"},
+		{name: "304 with a length", do: func(w http.ResponseWriter) {
+			w.Header().Set("Content-Length", "1000")
+			w.WriteHeader(http.StatusNotModified)
+		}, header: map[string]string{"Content-Length": ""}, body: "-"},
+		{name: "304 of an image", do: func(w http.ResponseWriter) {
+			w.Header().Set("Etag", `"1"`)
+			w.Header().Set("Content-Type", "image/png")
+			w.WriteHeader(http.StatusNotModified)
+		}, header: map[string]string{"Etag": `"1"`}, body: "-"},
+		{name: "compressed type", do: set("Content-Type", "image/png", "Etag", `"1"`), header: map[string]string{"Etag": `"1"`, "Vary": "Accept-Encoding"}},
+		{name: "compressed by its looks", do: func(w http.ResponseWriter) { io.WriteString(w, "\x89PNG\r\n\x1a\n"+page) }, header: map[string]string{"Content-Type": "image/png"}, body: "\x89PNG\r\n\x1a\n" + page},
+		{name: "digests", do: set("Content-Digest", "sha-256=:x:", "Repr-Digest", "sha-256=:x:", "Digest", "sha-256=x", "Content-MD5", "x", "Want-Repr-Digest", "sha-256=1", "Want-Content-Digest", "sha-256=1"), gzip: true, header: map[string]string{
+			"Content-Digest": "", "Repr-Digest": "", "Digest": "", "Content-Md5": "", "Want-Repr-Digest": "sha-256=1", "Want-Content-Digest": "sha-256=1",
+		}},
+		{name: "digests, declined", accept: "br", do: set("Content-Digest", "sha-256=:x:", "Content-MD5", "x"), header: map[string]string{"Content-Digest": "sha-256=:x:", "Content-Md5": "x"}},
+		{name: "type set too late", do: func(w http.ResponseWriter) {
+			w.WriteHeader(http.StatusOK)
+			w.Header().Set("Content-Type", "text/plain; charset=utf-8") // what Gzip will find, too
+			write(w)
+		}, gzip: true, header: map[string]string{"Content-Type": "text/plain; charset=utf-8"}},
+		{name: "encoded too late", do: func(w http.ResponseWriter) {
+			w.WriteHeader(http.StatusOK)
+			w.Header().Set("Content-Encoding", "gzip")
+			write(w)
+		}, gzip: true},
+		{name: "length set late", do: func(w http.ResponseWriter) {
+			w.Write([]byte(page[:100]))
+			f, _ := flush.From(w)
+			f.Top().Flush()
+			w.Header().Set("Content-Length", fmt.Sprint(len(page)))
+			w.Write([]byte(page[100:]))
+		}, gzip: true},
 		{name: "flushed empty", do: func(w http.ResponseWriter) { flush.Flush(w, true) }, gzip: true, body: "-"},
 		{name: "flushed empty, then more", do: func(w http.ResponseWriter) { flush.Flush(w, true); write(w) }, gzip: true},
 		{name: "headers sent", do: func(w http.ResponseWriter) {
@@ -266,6 +299,25 @@ func TestGzipAcceptEncoding(t *testing.T) {
 		"*;q=0":                         false,
 		"gzip;q=0.5, identity":          false,
 		"gzip;q=nonsense":               false,
+		"gzip;Q=1.000":                  true,
+		"gzip;q=0.":                     false,
+		"gzip;q=1.":                     true,
+		"gzip;q=0.5":                    true,
+		"gzip;q=0.0001":                 false,
+		"gzip;q=0.5000":                 false,
+		"gzip;q=1.001":                  false,
+		"gzip;q=+1":                     false,
+		"gzip;q=1e0":                    false,
+		"gzip;q=0x1":                    false,
+		"gzip;q=01":                     false,
+		"gzip;q=.5":                     false,
+		"gzip;q=":                       false,
+		"gzip;q":                        false,
+		"gzip;":                         false,
+		"gzip;q = 1":                    false,
+		"gzip;v=1":                      false,
+		"gzip;q=0.+1":                   false,
+		"gzip;q=nonsense, *":            false,
 		"gzip;q=-1":                     false,
 		"gzip;q=2":                      false,
 		"gzip;q=NaN":                    false,
@@ -286,20 +338,417 @@ func TestGzipAcceptEncoding(t *testing.T) {
 	}
 }
 
+// HEAD and 304 describe what GET would have brought.
 func TestGzipHead(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
-		srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Length", "1000")
+	page := strings.Repeat("All work and no play. ", 100)
+	whole := func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Etag", `"1"`)
+		io.WriteString(w, page)
+	}
+	declared := func(n int, kind string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Etag", `"1"`)
-			io.WriteString(w, strings.Repeat("x", 1000))
-			flush.Flush(w, true)
-		}), gzipEverything()))
-		s := open(t, srv, "HEAD", "/", nil, acceptGzip)
-		h := s.header()
-		if h.Get("Content-Encoding") != "" || h.Get("Content-Length") != "1000" || h.Get("Etag") != `"1"` || h.Get("Vary") != "Accept-Encoding" {
-			t.Errorf("header %v", h)
+			w.Header().Set("Content-Digest", "sha-256=:x:")
+			w.Header().Set("Content-Type", kind)
+			w.Header().Set("Content-Length", fmt.Sprint(n))
+			if r.Method != "HEAD" {
+				io.WriteString(w, page[:n])
+			}
 		}
-		s.expectEnd("")
+	}
+	for name, h := range map[string]http.HandlerFunc{
+		"whole":        whole,
+		"length":       declared(len(page), "text/plain"),
+		"short length": declared(100, "text/plain"),
+		"image":        declared(len(page), "image/png"),
+		"large": func(w http.ResponseWriter, r *http.Request) {
+			whole(w, r)
+			io.CopyN(w, rand.NewChaCha8([32]byte{}), 100000)
+		},
+		"short":         func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "short") },
+		"flushed":       func(w http.ResponseWriter, r *http.Request) { whole(w, r); flush.Flush(w, true); whole(w, r) },
+		"flushed first": func(w http.ResponseWriter, r *http.Request) { flush.Flush(w, false); whole(w, r) },
+		"nothing":       func(w http.ResponseWriter, r *http.Request) {},
+		"only a type": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "text/plain")
+			w.Header().Set("Etag", `"1"`)
+			if r.Method != "HEAD" {
+				io.WriteString(w, page)
+			}
+		},
+		"an error": func(w http.ResponseWriter, r *http.Request) { http.Error(w, page, http.StatusNotFound) },
+		"ServeContent": func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Etag", `"1"`)
+			http.ServeContent(w, r, "page.txt", time.Unix(1e9, 0), strings.NewReader(page))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachProto(t, func(t *testing.T, p proto) {
+				srv := serve(t, p, flush.NewHandler(h, gzipEverything()))
+				get, head := open(t, srv, "GET", "/", nil, acceptGzip), open(t, srv, "HEAD", "/", nil, acceptGzip)
+				want, got := get.header().Clone(), head.header().Clone()
+				for _, h := range []http.Header{want, got} {
+					delete(h, "Date")
+					delete(h, "Connection")
+				}
+				if name == "nothing" || name == "only a type" || name == "length" || name == "ServeContent" {
+					delete(want, "Content-Length") // nothing tells it: that of the compressed body, or none
+				}
+				if want, got := fmt.Sprint(want), fmt.Sprint(got); want != got || get.response().StatusCode != head.response().StatusCode {
+					t.Errorf("HEAD says %v, GET %v", got, want)
+				}
+				get.rest()
+				head.expectEnd("")
+			})
+		})
+	}
+}
+
+func TestGzipNotModified(t *testing.T) {
+	for _, test := range []struct{ path, accept, tag string }{
+		{"/page.html", "gzip", `W/"1"`},
+		{"/page", "gzip", `W/"1"`},
+		{"/page.html", "br", `"1"`},
+		{"/picture.png", "gzip", `"1"`},
+		{"/picture.svg", "gzip", `W/"1"`},
+	} {
+		eachProto(t, func(t *testing.T, p proto) {
+			srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Set("Etag", `"1"`)
+				http.ServeContent(w, r, r.URL.Path, time.Unix(1e9, 0), strings.NewReader(strings.Repeat("x", 1000)))
+			}), gzipEverything()))
+			ask := func(lines ...string) *stream {
+				return open(t, srv, "GET", test.path, nil, append(lines, "Accept-Encoding: "+test.accept)...)
+			}
+			for _, s := range []*stream{ask(), ask("If-None-Match: " + test.tag)} {
+				if got := s.header().Get("Etag"); got != test.tag || s.header().Get("Vary") != "Accept-Encoding" {
+					t.Errorf("%v: %d %v", test, s.response().StatusCode, s.header())
+				}
+				s.rest()
+			}
+		})
+	}
+}
+
+// What is compressed already stays as it is.
+func TestGzipContentTypes(t *testing.T) {
+	for kind, want := range map[string]bool{
+		"image/png": false, "image/jpeg": false, "IMAGE/WEBP": false, "image/svg+xml": true, "image/svg+xml; charset=utf-8": true,
+		"video/mp4": false, "audio/ogg; codecs=opus": false, "application/zip": false, "application/gzip": false, "application/x-gzip": false,
+		"application/zstd": false, "application/x-brotli": false, "font/woff": false, "font/woff2": false, "application/font-woff2": false,
+		"font/ttf": true, "application/pdf": false, " application/pdf ;x=y": false, "application/json": true, "text/event-stream": true,
+		"application/pdfx": true, "imagery/png": true, "": true,
+	} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Accept-Encoding", "gzip")
+		rec := httptest.NewRecorder()
+		f := flush.New(rec, r, gzipEverything())
+		f.Header().Set("Content-Type", kind)
+		io.WriteString(f, strings.Repeat("x", 1000))
+		expectError(t, "Close", f.Close(), nil)
+		if got := rec.Header().Get("Content-Encoding") == "gzip"; got != want {
+			t.Errorf("%q: compressed %v", kind, got)
+		}
+	}
+}
+
+// A digest of the plain body is not announced as a trailer either.
+func TestGzipDigestTrailer(t *testing.T) {
+	for _, others := range []bool{false, true} {
+		eachProto(t, func(t *testing.T, p proto) {
+			srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.Header().Add("Trailer", "Content-Digest")
+				if others {
+					w.Header().Add("Trailer", "X-Rows, repr-digest")
+				}
+				io.WriteString(w, strings.Repeat("x", 10000))
+				w.Header().Set("Content-Digest", "sha-256=:x:")
+				w.Header().Set("X-Rows", "1")
+			}), gzipEverything()))
+			s := open(t, srv, "GET", "/", nil, acceptGzip)
+			body, trailer, _ := s.rest()
+			if unzip(t, []byte(body)) != strings.Repeat("x", 10000) {
+				t.Error("another body")
+			}
+			if trailer.Get("Content-Digest") != "" || s.header().Get("Content-Digest") != "" || p != http10 && (trailer.Get("X-Rows") != "") != others {
+				t.Errorf("header %v, trailer %v", s.header(), trailer)
+			}
+		})
+	}
+}
+
+// A response that ends short of the length it had declared is cut, as it is
+// without Gzip; one that is too long ends where it said.
+func TestGzipHoldsTheLength(t *testing.T) {
+	page := strings.Repeat("All work and no play. ", 5000)
+	failing := func(n int) io.ReadSeeker {
+		return &failingSeeker{strings.NewReader(page), n}
+	}
+	for name, test := range map[string]struct {
+		h    http.HandlerFunc
+		cut  bool
+		body string
+	}{
+		"whole": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "1000")
+			io.WriteString(w, page[:1000])
+		}, false, page[:1000]},
+		"in parts": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "1000")
+			io.WriteString(w, page[:500])
+			flush.Flush(w, true)
+			io.WriteString(w, page[500:1000])
+		}, false, page[:1000]},
+		"short": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "5000")
+			io.WriteString(w, page[:600])
+		}, true, page[:600]},
+		"very short": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "5000")
+			io.WriteString(w, page[:60])
+		}, true, page[:60]},
+		"nothing": {func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Content-Length", "5000") }, true, ""},
+		"flushed": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "5000")
+			io.WriteString(w, page[:600])
+			flush.Flush(w, false)
+		}, true, page[:600]},
+		"large": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "100000")
+			io.WriteString(w, page[:99999])
+		}, true, page[:99999]},
+		"too long": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "1000")
+			io.WriteString(w, page[:1001])
+		}, false, page[:1000]},
+		"too long by far": {func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "10000")
+			io.WriteString(w, page[:10000])
+			io.WriteString(w, page)
+		}, false, page[:10000]},
+		"ServeContent fails": {func(w http.ResponseWriter, r *http.Request) {
+			http.ServeContent(w, r, "page.txt", time.Time{}, failing(40000))
+		}, true, page[:40000]},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachProto(t, func(t *testing.T, p proto) {
+				told := make(chan error, 1)
+				opts := gzipEverything()
+				opts.OnClose = func(_ *http.Request, _ flush.Stats, err error) { told <- err }
+				srv := serve(t, p, flush.NewHandler(test.h, opts))
+				s := open(t, srv, "GET", "/", nil, acceptGzip)
+				if _, err := s.head(); err != nil {
+					t.Fatalf("no head: a client would ask again: %v", err)
+				}
+				compressed := s.header().Get("Content-Encoding") == "gzip"
+				body, _, end := s.rest()
+				err := <-told
+				want := complete
+				if p == http10 && s.response().ContentLength < 0 {
+					want = closed
+				} else if test.cut {
+					want = cut
+				}
+				if end != want {
+					t.Errorf("ended %s, want %s (%v)", end, want, err)
+				}
+				if compressed {
+					zr, zerr := gzip.NewReader(strings.NewReader(body))
+					if zerr != nil {
+						t.Fatal(zerr)
+					}
+					plain, zerr := io.ReadAll(zr)
+					if (zerr != nil) != test.cut || p != h2 && string(plain) != test.body || !strings.HasPrefix(test.body, string(plain)) {
+						t.Errorf("%d bytes, then %v", len(plain), zerr)
+					}
+					if long := strings.HasPrefix(name, "too long"); (err != nil) != (test.cut || long) || long && !errors.Is(err, http.ErrContentLength) {
+						t.Errorf("OnClose: %v", err)
+					}
+				}
+			})
+		})
+	}
+}
+
+// A failingSeeker fails after so many bytes.
+type failingSeeker struct {
+	*strings.Reader
+	left int
+}
+
+func (r *failingSeeker) Read(p []byte) (int, error) {
+	if r.left == 0 {
+		return 0, errBoom
+	}
+	n, err := r.Reader.Read(p[:min(len(p), r.left)])
+	r.left -= n
+	return n, err
+}
+
+func (r *failingSeeker) WriteTo(w io.Writer) (int64, error) {
+	return io.Copy(w, struct{ io.Reader }{r})
+}
+
+// A Gzip buffer that has begun ends with the response and not before, so that
+// everything behind it is compressed as well; and whatever is tried the client
+// can decode what comes.
+func TestGzipIsImmutable(t *testing.T) {
+	page := strings.Repeat("All work and no play. ", 400)
+	zip := func(f *flush.Flusher, r *http.Request, chunk int) *flush.Buffer {
+		return f.StartBuffer(&flush.BufferOptions{Filter: flush.Gzip(f, r, -1), ChunkSize: chunk, FollowFlush: true})
+	}
+	refused := func(t *testing.T, what string, err error) {
+		t.Helper()
+		if !errors.Is(err, flush.ErrForbidden) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	for name, test := range map[string]struct {
+		do   func(t *testing.T, f *flush.Flusher, r *http.Request)
+		want string
+	}{
+		"Close": {func(t *testing.T, f *flush.Flusher, r *http.Request) {
+			b := zip(f, r, 4096)
+			io.WriteString(f, page)
+			refused(t, "Close", b.Close())
+			if s := b.Status(); !s.NoRemove || !s.NoClean || s.NoFlush || s.Level != 0 {
+				t.Errorf("%+v", s)
+			}
+			io.WriteString(f, "footer")
+		}, page + "footer"},
+		"Close before it begins": {func(t *testing.T, f *flush.Flusher, r *http.Request) {
+			b := zip(f, r, 0)
+			io.WriteString(f, page)
+			expectError(t, "Close", b.Close(), nil)
+			io.WriteString(f, "footer")
+		}, page + "footer"},
+		"two in a row": {func(t *testing.T, f *flush.Flusher, r *http.Request) {
+			for range 2 {
+				b := zip(f, r, 4096)
+				io.WriteString(f, page)
+				b.Close()
+			}
+		}, page + page},
+		"two in a row, before they begin": {func(t *testing.T, f *flush.Flusher, r *http.Request) {
+			for range 2 {
+				b := zip(f, r, 0)
+				io.WriteString(f, page)
+				b.Close()
+			}
+		}, page + page},
+		"Discard of all": {func(t *testing.T, f *flush.Flusher, r *http.Request) {
+			zip(f, r, 4096)
+			f.StartBuffer(nil)
+			io.WriteString(f, page)
+			f.FlushAll(true)
+			io.WriteString(f, "half a ")
+			var err error
+			for b := f.Top(); b != nil && err == nil; b = f.Top() {
+				err = b.Discard()
+			}
+			refused(t, "Discard", err)
+			io.WriteString(f, "sorry")
+		}, page + "sorry"},
+		"over a plain one that is discarded": {func(t *testing.T, f *flush.Flusher, r *http.Request) {
+			plain := f.StartBuffer(nil)
+			b := zip(f, r, 0)
+			io.WriteString(f, page)
+			b.Flush()
+			refused(t, "Discard", b.Discard())
+			if err := plain.Discard(); !errors.Is(err, flush.ErrNotTop) {
+				t.Error("Discard of the plain one:", err)
+			}
+			io.WriteString(f, "sorry")
+		}, page + "sorry"},
+		"over a plain one, before it begins": {func(t *testing.T, f *flush.Flusher, r *http.Request) {
+			plain := f.StartBuffer(nil)
+			b := zip(f, r, 0)
+			io.WriteString(f, page)
+			expectError(t, "Close", b.Close(), nil)
+			expectError(t, "Discard", plain.Discard(), nil)
+			io.WriteString(f, "sorry")
+		}, "sorry"},
+		"Clean": {func(t *testing.T, f *flush.Flusher, r *http.Request) {
+			b := zip(f, r, 4096)
+			io.WriteString(f, page)
+			io.WriteString(f, "more")
+			refused(t, "Clean", b.Clean())
+		}, page + "more"},
+		"Flusher.Clean": {func(t *testing.T, f *flush.Flusher, r *http.Request) {
+			b := zip(f, r, 0)
+			io.WriteString(f, page)
+			b.Flush()
+			io.WriteString(f, "more")
+			expectError(t, "Clean", f.Clean(), nil)
+			if s := b.Status(); s.NoRemove || s.NoClean {
+				t.Errorf("%+v", s)
+			}
+			expectError(t, "Discard", b.Discard(), nil)
+			http.Error(f, "sorry", http.StatusInternalServerError)
+		}, "sorry\n"},
+		"one that declined": {func(t *testing.T, f *flush.Flusher, r *http.Request) {
+			f.Header().Set("Content-Encoding", "identity")
+			b := zip(f, r, 1)
+			io.WriteString(f, page)
+			expectError(t, "Clean", b.Clean(), nil)
+			expectError(t, "Discard", b.Discard(), nil)
+			io.WriteString(f, "footer")
+		}, page + "footer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachProto(t, func(t *testing.T, p proto) {
+				srv := serve(t, p, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+					f, _ := flush.From(w)
+					test.do(t, f, r)
+				}))
+				s := open(t, srv, "GET", "/", nil, acceptGzip)
+				encoded := s.header().Get("Content-Encoding") == "gzip"
+				body, _, end := s.rest()
+				if encoded {
+					body = unzip(t, []byte(body))
+				}
+				if body != test.want || end == cut {
+					t.Errorf("got %q, %s, want %q", clip([]byte(body)), end, clip([]byte(test.want)))
+				}
+			})
+		})
+	}
+}
+
+// A filter that begins while a flush of the headers is on its way finds them
+// sent or sets them in time: never is a body compressed and not said to be.
+func TestGzipBehindAFlush(t *testing.T) {
+	page := strings.Repeat("All work and no play. ", 400)
+	eachProto(t, func(t *testing.T, p proto) {
+		for name, opts := range map[string]*flush.Options{
+			"FlushAsync": nil, "Flush": {Flush: flush.Async}, "Implicit": {Implicit: flush.Async}, "FlushInterval": {FlushInterval: 1},
+		} {
+			srv := serve(t, p, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+				f, _ := flush.From(w)
+				switch name {
+				case "FlushAsync":
+					flush.Flush(w, false)
+				case "Flush":
+					f.Flush()
+				}
+				f.StartBuffer(&flush.BufferOptions{Filter: flush.Gzip(f, r, 1), ChunkSize: 4096, FollowFlush: true})
+				io.WriteString(w, page)
+				go f.FlushAsync()
+				io.WriteString(w, page)
+			}))
+			for range 25 {
+				s := open(t, srv, "GET", "/", nil, acceptGzip)
+				encoded := s.header().Get("Content-Encoding") == "gzip"
+				body, _, _ := s.rest()
+				if encoded {
+					body = unzip(t, []byte(body))
+				}
+				if body != page+page {
+					t.Fatalf("%s: encoded %v, got %q", name, encoded, clip([]byte(body)))
+				}
+				s.leave()
+			}
+		}
 	})
 }
 
@@ -431,46 +880,6 @@ func TestGzipComesTooLate(t *testing.T) {
 			}
 			s.expectEnd("before " + page)
 		})
-	}
-}
-
-// A compressed buffer that is discarded or cleaned half way leaves a body that
-// can be decoded.
-func TestGzipDiscardAndClean(t *testing.T) {
-	for name, do := range map[string]func(b *flush.Buffer) error{
-		"Discard": (*flush.Buffer).Discard,
-		"Clean":   (*flush.Buffer).Clean,
-	} {
-		for _, sent := range []string{"", "sent "} {
-			t.Run(fmt.Sprintf("%s after %q", name, sent), func(t *testing.T) {
-				srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					f, _ := flush.From(w)
-					io.WriteString(w, sent)
-					f.Top().Flush()
-					io.WriteString(w, "dropped ")
-					expectError(t, name, do(f.Top()), nil)
-					if b := f.Top(); b != nil {
-						io.WriteString(w, "end")
-					}
-				}), gzipEverything()))
-				s := open(t, srv, "GET", "/", nil, acceptGzip)
-				encoded := s.header().Get("Content-Encoding") == "gzip"
-				body, _, end := s.rest()
-				if end != complete {
-					t.Fatalf("ended %s", end)
-				}
-				if encoded {
-					body = unzip(t, []byte(body))
-				}
-				want := sent
-				if name == "Clean" {
-					want += "end"
-				}
-				if body != want {
-					t.Errorf("got %q, want %q", body, want)
-				}
-			})
-		}
 	}
 }
 

@@ -46,7 +46,6 @@ type headers struct {
 	fixed         bool
 	headersSent   bool
 	shared        bool
-	filterLength  bool // a filter has set the Content-Length: what comes out of the stack is held to it
 
 	status  int         // 0: WriteHeader has not been called, nothing written
 	length  int64       // the declared Content-Length, or -1
@@ -232,7 +231,7 @@ func (f *Flusher) freezeLocked() {
 			delete(below, "Content-Length") // as the server does
 		}
 	}
-	if f.stack.resized && !f.filterLength && f.length >= 0 {
+	if f.stack.resized && !f.stack.ownLength && f.length >= 0 {
 		f.voidLengthLocked()
 	}
 	if f.length >= 0 {
@@ -591,7 +590,7 @@ func (f *Flusher) Clean() (err error) {
 	if f.interval != nil {
 		f.interval.upTo = 0
 	}
-	f.status, f.written, f.length, f.fixed, f.filterLength = 0, 0, -1, false, false
+	f.status, f.written, f.length, f.fixed = 0, 0, -1, false
 	f.holdLocked(f.holdsLocked())
 	for _, k := range bodyHeaders {
 		delete(f.headerLocked(), k)

@@ -116,24 +116,25 @@ func (f *Flusher) FlushAll(wait bool) error {
 //  3. Bytes that a buffer has let through are on the way down in one call, on
 //     floor 2, or in rest. While there is any rest nothing passes it.
 type stack struct {
-	bufs     []*Buffer   // the lowest first
-	follow   int         // how many of them have FollowFlush
-	busy     bool        // somebody has the turn
-	passing  bool        // the top has been flushed and its bytes are on their way: Level does not count it
-	cleaning bool        // the turn is Clean's
-	whole    bool        // what comes down meanwhile enters floor 2 whole: the operation must not wait
-	owesAll  bool        // what is owed is every buffer, not only those with FollowFlush
-	paying   bool        // a carrier is at what is owed
-	withheld bool        // the baton is with who has the turn
-	lent     bool        // a call of the running filter's has let the baton go
-	resized  bool        // a filter let through more or less than it was given
-	running  *Buffer     // whose filter runs
-	view     filterView  // of the headers, as it has them
-	grown    int64       // by how much filters have lengthened the body under a length that was sent
-	late     []byte      // written while a filter ran
-	rest     []byte      // let through by the lowest buffer when a wait for floor 2 ended
-	waiting  []chan bool // for the turn, in order of arrival
-	runs     int         // of filters that found the headers unsent
+	bufs      []*Buffer   // the lowest first
+	follow    int         // how many of them have FollowFlush
+	busy      bool        // somebody has the turn
+	passing   bool        // the top has been flushed and its bytes are on their way: Level does not count it
+	cleaning  bool        // the turn is Clean's
+	whole     bool        // what comes down meanwhile enters floor 2 whole: the operation must not wait
+	owesAll   bool        // what is owed is every buffer, not only those with FollowFlush
+	paying    bool        // a carrier is at what is owed
+	withheld  bool        // the baton is with who has the turn
+	lent      bool        // a call of the running filter's has let the baton go
+	ownLength bool        // a filter has set the Content-Length: what the stack lets through is held to it
+	resized   bool        // a filter let through more or less than it was given
+	running   *Buffer     // whose filter runs
+	view      filterView  // of the headers, as it has them
+	grown     int64       // by how much filters have lengthened the body under a length that was sent
+	late      []byte      // written while a filter ran
+	rest      []byte      // let through by the lowest buffer when a wait for floor 2 ended
+	waiting   []chan bool // for the turn, in order of arrival
+	runs      int         // of filters that found the headers unsent
 }
 
 // noStack is the stack of all responses that have not opened a buffer. Nobody
@@ -227,7 +228,7 @@ func (f *Flusher) cleanStackLocked() (err error) {
 		err = joinErrors(err, f.runLocked(b, PhaseClean))
 		b.started, b.processed, b.pinned = false, false, false
 	}
-	s.rest, s.grown, s.resized = nil, 0, false
+	s.rest, s.grown, s.resized, s.ownLength = nil, 0, false, false
 	return wrapReentrant(err)
 }
 
@@ -323,9 +324,9 @@ func passLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	if f.length >= 0 && bodyAllowed(f.status) {
 		fits = int(min(int64(fits), max(f.length-f.written, 0)))
 	}
-	if fits < len(p) && f.fail == nil && (f.filterLength || f.stack.grown != 0) {
-		// Cut to that length it would look whole.
-		f.cutLocked(errResized)
+	if fits < len(p) && (f.stack.ownLength || f.stack.grown != 0) {
+		f.cutAtEndLocked(errResized) // with all that fits it would look whole
+		fits = 0
 	}
 	if fits > 0 || len(p) == 0 || f.fail != nil {
 		n, err = writeLocked(f, p[:fits])
