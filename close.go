@@ -256,13 +256,13 @@ func (f *Flusher) Buffered() int {
 	return f.q.len
 }
 
-// Available returns how many bytes a Write takes now without waiting. It is 0
-// while a Write waits.
+// Available returns how many bytes a Write takes now without waiting, for the
+// client or for the Budget. It is 0 while a Write waits.
 func (f *Flusher) Available() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.refuse != nil || f.penTakenLocked() {
 		return 0
 	}
-	return max(f.cfg.MaxPending-f.q.len, 0)
+	return max(min(f.cfg.MaxPending-f.q.len, f.budgetRoomLocked()), 0)
 }

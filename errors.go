@@ -87,7 +87,9 @@ func (f *Flusher) failLocked(err error) {
 	if !f.closing {
 		f.refuse = err
 	}
-	if !f.held {
+	if f.held {
+		f.stats.Lost += int64(f.dropBehindLocked())
+	} else {
 		f.stats.Lost += int64(f.dropLocked())
 	}
 	f.endContext(err)

@@ -60,6 +60,15 @@ func (f *Flusher) dropLocked() int {
 	return n
 }
 
+// dropBehindLocked is dropLocked while the baton is held: the first block stays
+// until the call of the server that may be reading it has returned.
+func (f *Flusher) dropBehindLocked() int {
+	f.measurePendingLocked()
+	n := f.q.dropBehind()
+	f.chargeLocked()
+	return n
+}
+
 // measurePendingLocked keeps the high-water mark. Floor 2 only grows between
 // two of its calls.
 func (f *Flusher) measurePendingLocked() {
@@ -79,6 +88,7 @@ func throughLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	// will be dropped leaves its first bytes there, to tell the type from.
 	if k := min(f.q.room(), len(p), f.cfg.MaxPending-f.q.len); (f.q.len > 0 || f.head) && k > 0 {
 		appendLocked(f, p[:k])
+		f.chargeLocked()
 		n, p = k, p[k:]
 	}
 	goal := f.accepted
@@ -151,7 +161,8 @@ func enqueueLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 			continue
 		}
 		if f.cfg.Budget != nil {
-			if f.q.tail == nil || f.q.room() == 0 {
+			open := f.q.tail != nil && f.q.room() > 0
+			if !open {
 				if err := f.waitBudgetLocked(); err != nil {
 					if f.closing {
 						f.cut = true
@@ -159,8 +170,12 @@ func enqueueLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 					return n, err
 				}
 			}
-			// One block at a time. Others may have filled it meanwhile.
-			room = min(f.cfg.MaxPending-f.q.len, max(f.q.room(), 1))
+			// One block at a time.
+			room = blockSize
+			if open {
+				room = f.q.room()
+			}
+			room = min(f.cfg.MaxPending-f.q.len, room)
 		}
 		k := min(room, len(p))
 		appendLocked(f, p[:k])

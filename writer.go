@@ -239,10 +239,12 @@ func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 		return len(p), nil
 	case f.held || f.penTakenLocked() || f.backgroundLocked() || f.holding:
 		n, err = enqueueLocked(f, p)
-	case f.q.len+len(p) < f.cfg.bufferSize:
+	case f.q.len+len(p) < f.cfg.bufferSize && f.fitsLocked(len(p)):
 		appendLocked(f, p)
 		f.chargeLocked()
 		n = len(p)
+	case f.bodyFirstLocked() && f.q.len+len(p) < f.cfg.bufferSize:
+		n, err = enqueueLocked(f, p) // rather wait than take the upload from the handler
 	default:
 		n, err = throughLocked(f, p)
 	}
@@ -561,6 +563,7 @@ func (f *Flusher) SetWriteDeadline(t time.Time) error {
 	}
 	f.rareLocked().handlerDeadline = t
 	f.rare.serverDeadline = time.Time{}
+	f.wakeLocked() // a Write that waits for the budget looks at it
 	if t.IsZero() && f.cfg.SendTimeout == 0 && f.timeout.d == 0 {
 		f.timeout.d = defaultSendTimeout
 	}
