@@ -186,8 +186,9 @@ func (f *Flusher) memberLocked() *member {
 	if f.member == nil {
 		f.member = &member{f: f}
 		f.cfg.Budget.members.Add(1)
-		if f.timeout.calling && f.timeout.running {
-			f.timeout.timer.Reset(lookEvery) // nothing was held, and nobody in a hurry to look
+		if t := &f.timeout; t.calling && t.timer != nil {
+			t.running = true
+			t.timer.Reset(lookEvery) // while nothing was held nobody looked
 		}
 	}
 	return f.member
@@ -222,9 +223,10 @@ func (f *Flusher) chargeLocked() {
 
 // leaveLocked takes f out of its budget at the end.
 func (f *Flusher) leaveLocked() {
-	f.chargeLocked()
-	f.movedLocked()
-	if f.member != nil {
+	if m := f.member; m != nil {
+		m.waits, m.granted = false, false // a Write that waits finds the end when it wakes
+		f.chargeLocked()
+		f.movedLocked()
 		f.member = nil
 		f.cfg.Budget.members.Add(-1)
 	}
