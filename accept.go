@@ -74,9 +74,11 @@ func acceptLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err error
 	switch {
 	case p.held || p.penTakenLocked() || p.backgroundLocked() || p.holding:
 		return enqueueLocked(p, b, begun)
-	case p.q.len+len(b) < p.marks.buffer:
+	case p.q.len+len(b) < p.marks.buffer && (!p.marks.counted || p.down.fitsLocked(len(b))):
 		appendLocked(p, b)
 		return len(b), nil
+	case p.down.callerOnlyLocked() && p.q.len+len(b) < p.marks.buffer:
+		return enqueueLocked(p, b, begun) // rather wait than take the upload from the handler
 	case p.down.carrierOnly() && !p.down.callerOnlyLocked():
 		return carryLocked(p, b, begun)
 	}
@@ -231,8 +233,10 @@ func enqueueLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err erro
 		}
 		room := p.roomLocked()
 		if p.marks.counted {
-			// One block at a time. Others may have filled it meanwhile.
-			room = min(room, max(p.q.room(), 1))
+			// One block at a time.
+			if room = min(room, blockSize); p.q.tail != nil && p.q.room() > 0 {
+				room = min(room, p.q.room())
+			}
 		}
 		k := min(room, len(b))
 		appendLocked(p, b[:k])
@@ -270,6 +274,23 @@ func passBulkLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err err
 	return n, err
 }
 
+// moveOnLocked has all that is held move down, as a Write waits for that. It
+// reports whether it has worked itself, so that there may be news; else somebody
+// has the baton.
+func (p *pipe) moveOnLocked() (worked bool) {
+	p.holding = false
+	p.moveTo = p.accepted
+	switch {
+	case p.held:
+		return false
+	case p.down.callerOnlyLocked() || !p.backgroundLocked() && !p.down.carrierOnly():
+		p.workLocked()
+		return true
+	}
+	p.kickLocked()
+	return false
+}
+
 // awaitRoomLocked waits, at the high mark, until floor 2 is down to the low
 // one: waking at the first free byte would have writer and carrier take turns.
 // Then it waits for the budget, if there is one.
@@ -277,13 +298,7 @@ func (p *pipe) awaitRoomLocked() error {
 	if p.roomLocked() == 0 {
 		defer p.noteWaitedLocked(now())
 		err := p.awaitLocked(true, nil, func() bool {
-			for !p.held && p.q.len > p.marks.low && p.haltedLocked(true) == nil {
-				if p.down.callerOnlyLocked() || !p.backgroundLocked() && !p.down.carrierOnly() {
-					p.moveTo = p.accepted
-					p.workLocked()
-				} else {
-					p.carryOnLocked()
-				}
+			for p.q.len > p.marks.low && p.haltedLocked(true) == nil && p.moveOnLocked() {
 			}
 			return p.q.len <= p.marks.low
 		})

@@ -1,7 +1,11 @@
 package flush
 
 import (
-	"slices"
+	"container/heap"
+	"container/list"
+	"context"
+	"fmt"
+	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,40 +15,155 @@ import (
 // [Options.Budget]. Each response still has its own MaxPending.
 //
 // Over soft, send timeouts shrink in proportion to what is left below hard, to
-// a sixteenth at most. At hard, the response that holds most for longest is
-// aborted with [ErrOverBudget], never one that keeps up; where all keep up,
-// writers wait. User-level buffers are not counted.
+// a sixteenth or 100 ms. At hard, the response that holds most for longest is
+// aborted with [ErrOverBudget], never one that keeps up: it has to have been
+// looked at several times, over at least 100 ms, with no progress. Where all
+// keep up, a Write waits, and one of a response that holds nothing comes first.
+// It waits for SendTimeout at most, and then fails with [ErrTimeout]; Close,
+// Abort and Hijack end the wait, and so does the end of the client. A
+// synchronous Write does not wait: it goes to the client at once.
 //
-// All methods are safe for concurrent use.
+// A failed response gives back at once all but the block that the server is
+// writing. On HTTP/2 that write may last as long as the client's connection:
+// bound it with WriteByteTimeout of [net/http.HTTP2Config].
+//
+// Memory is counted in blocks of 4 KiB. User-level buffers are not counted. All
+// methods are safe for concurrent use. Make one with [NewBudget].
 type Budget struct {
+	// A response is, as its budget sees it,
+	//
+	//	outside    it has never held a block: there is no member
+	//	in         its blocks are counted
+	//	watched    a call of the server is under way, and its timer has looked
+	//	stalled    several looks saw the same call without progress: a candidate
+	//	tried      it was aborted for its memory: no candidate any more, but
+	//	           counted until its memory is back
+	//	left       its end: the member is gone
+	//
+	// and beside that it may be waiting for a block, in one of two lines.
+	//
+	// Invariants:
+	//
+	//  1. held is the sum of all members' held, and of a block that the server
+	//     of the lines is handing over. It changes by atomics alone.
+	//  2. Whenever f.mu is free, a member's held is the blocks of its queue, plus
+	//     the one block that it was granted and has not filled.
+	//  3. held exceeds hard only by blocks that cannot wait: the first of a HEAD
+	//     response, and one for each response whose context has ended.
+	//  4. Who gives memory back counts it in held first and then looks at
+	//     waiting; who waits counts himself in waiting first and then looks at
+	//     held. So one of the two sees the other.
+	//  5. While somebody is in a line one goroutine serves the lines: it alone
+	//     hands blocks over and aborts, whatever the number of those who wait.
+	//  6. No operation looks at more than one member, or one of each rank. A
+	//     charge takes mu only for a response that is stalled, or when somebody
+	//     waits.
+	//
+	// Locks: a response's mu before the budget's; never two responses; with the
+	// budget's held, no response is locked.
 	soft, hard int64
-	held       atomic.Int64 // by all, in whole blocks
+	held       atomic.Int64 // bytes, in whole blocks
+	members    atomic.Int64 // responses that have held something and have not ended
+	waiting    atomic.Int64 // Writes that wait
+	aborted    atomic.Int64
 
 	mu      sync.Mutex
-	members map[*member]struct{} // those who have ever held something
-	waiting []chan struct{}      // writers, in order; each is told of one piece that came back
-	last    *member              // the one aborted last
-	lastAt  time.Duration        // when that was
+	lines   [2]list.List // members that wait: those who hold nothing, those who hold something
+	serving bool         // somebody serves the lines
+	changed sync.Cond    // on mu: tells him to look again
+	stalled [ranks]oldest
+
+	// Aborting a response that holds one block gives nothing back until the
+	// server's call returns. burst is how many may be aborted before that is
+	// waited for, tried how many have been.
+	burst, tried int
+	pausing      bool
 }
 
-// A member is a response as its budget sees it. The fields are atomic so that
-// nobody has to lock a response to compare it.
-type member struct {
-	f     *Flusher
-	held  atomic.Int64
-	since atomic.Int64 // when the call of the server that blocks began, or last showed progress; 0: none is under way
+// BudgetStats are the counts of a [Budget].
+type BudgetStats struct {
+	Held    int64 // bytes held, in whole blocks of 4 KiB
+	Members int   // responses that have held something and have not ended
+	Waiting int   // Writes that wait for memory
+	Aborted int   // responses aborted with [ErrOverBudget] so far
 }
-
-// keepsUp is how long one call of the server may take of a response that
-// keeps up. Send timeouts shrink no further, nor below a sixteenth.
-const keepsUp = 100 * time.Millisecond
 
 // NewBudget returns a Budget of hard bytes, with pressure from soft bytes on.
-// Values are raised to make sense: hard to at least one block of 4 KiB, soft
-// to at least 0; a soft above hard is hard.
+// It counts blocks of 4 KiB. Values are raised to make sense: hard to at least
+// one block, soft to at least 0; a soft above hard is hard.
 func NewBudget(soft, hard int64) *Budget {
 	hard = max(hard, blockMemory)
-	return &Budget{soft: min(max(soft, 0), hard), hard: hard, members: make(map[*member]struct{})}
+	return &Budget{soft: min(max(soft, 0), hard), hard: hard}
+}
+
+// Stats returns the counts as they are now. A nil Budget has none.
+func (b *Budget) Stats() BudgetStats {
+	if b == nil {
+		return BudgetStats{}
+	}
+	return BudgetStats{
+		Held:    b.held.Load(),
+		Members: int(b.members.Load()),
+		Waiting: int(b.waiting.Load()),
+		Aborted: int(b.aborted.Load()),
+	}
+}
+
+// A member is a response as its budget sees it.
+type member struct {
+	f *Flusher
+
+	// Guarded by f.mu.
+	held    int64         // bytes counted for it
+	looks   int8          // at the call under way: see lookLocked
+	stalled bool          // it does not keep up
+	tried   bool          // it was aborted for its memory
+	waits   bool          // a Write waits for a block
+	granted bool          // and has been given one
+	due     time.Duration // when the next look should come
+
+	// Guarded by the budget's mu.
+	place  *list.Element // in lines[class]; nil: in none
+	class  int
+	rank   int // its heap of stalled, if index says that it is in one
+	index  int // from 1 on; 0: in none
+	blocks int64
+	since  time.Duration // when the call began that it is stalled in, or last showed progress
+}
+
+const (
+	// keepsUp is how long one call of the server may take of a response that
+	// keeps up. Send timeouts shrink no further, nor below a sixteenth.
+	keepsUp   = 100 * time.Millisecond
+	lookEvery = keepsUp / 4
+
+	// A look that comes in time counts timelyLook, one that comes late counts
+	// one: a machine too busy to run a timer is too busy for the call, too.
+	timelyLook = 4
+	enoughLook = 1 + 3*timelyLook
+)
+
+// take counts n more bytes if there is room for them.
+func (b *Budget) take(n int64) bool {
+	for hard := max(b.hard, blockMemory); ; {
+		held := b.held.Load()
+		if held+n > hard {
+			return false
+		}
+		if b.held.CompareAndSwap(held, held+n) {
+			return true
+		}
+	}
+}
+
+// give counts n fewer bytes, and has the lines served.
+func (b *Budget) give(n int64) {
+	b.held.Add(-n)
+	if b.waiting.Load() > 0 {
+		b.mu.Lock()
+		b.changed.Signal()
+		b.mu.Unlock()
+	}
 }
 
 // shrink returns d as the budget leaves it.
@@ -57,134 +176,469 @@ func (b *Budget) shrink(d time.Duration) time.Duration {
 	return max(time.Duration(float64(d)*float64(left)/float64(max(b.hard-b.soft, 1))), max(d/16, min(d, keepsUp)))
 }
 
-// chargeLocked brings the budget's count of f up to date. f.mu is held; the
-// count changes only when a block comes or goes, not with every write.
+// memberLocked returns f's member, which it becomes with its first block.
+func (f *Flusher) memberLocked() *member {
+	if f.member == nil {
+		f.member = &member{f: f}
+		f.cfg.Budget.members.Add(1)
+		if t := &f.timeout; t.calling && t.timer != nil {
+			t.running = true
+			t.timer.Reset(lookEvery) // while nothing was held nobody looked
+		}
+	}
+	return f.member
+}
+
+// chargeLocked brings the budget's count of f up to date. The count changes
+// only when a block comes or goes, not with every write.
 func (f *Flusher) chargeLocked() {
 	b := f.cfg.Budget
-	if b == nil {
+	if b == nil || f.member == nil && f.q.blocks == 0 {
 		return
 	}
-	if f.member == nil {
-		if f.q.blocks == 0 {
-			return
-		}
-		f.member = &member{f: f}
-		b.mu.Lock()
-		b.members[f.member] = struct{}{}
-		b.mu.Unlock()
-	}
-	m := f.member
+	m := f.memberLocked()
 	all := int64(f.q.blocks) * blockMemory
-	delta := all - m.held.Load()
+	if m.granted {
+		all += blockMemory
+	}
+	delta := all - m.held
 	if delta == 0 {
 		return
 	}
-	m.held.Store(all)
-	b.held.Add(delta)
-	if delta < 0 {
-		b.wake()
+	m.held = all
+	if m.stalled && !m.tried {
+		b.rank(m, f.timeout.since)
+	}
+	if delta > 0 {
+		b.held.Add(delta)
+	} else {
+		b.give(-delta)
 	}
 }
 
 // leaveLocked takes f out of its budget at the end.
 func (f *Flusher) leaveLocked() {
-	f.chargeLocked()
-	if b, m := f.cfg.Budget, f.member; m != nil {
+	if m := f.member; m != nil {
+		m.waits, m.granted = false, false // a Write that waits finds the end when it wakes
+		f.chargeLocked()
+		f.movedLocked()
 		f.member = nil
-		b.mu.Lock()
-		defer b.mu.Unlock()
-		delete(b.members, m)
+		f.cfg.Budget.members.Add(-1)
 	}
 }
 
-// wake tells the first writer who waits that memory came back.
-func (b *Budget) wake() {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if len(b.waiting) > 0 {
-		close(b.waiting[0])
-		b.waiting[0] = nil
-		b.waiting = b.waiting[1:]
+// fitsLocked reports whether n more bytes enter without waiting for the budget.
+// The blocks that they need are counted then: chargeLocked follows before mu is
+// dropped.
+func (f *Flusher) fitsLocked(n int) bool {
+	if f.cfg.Budget == nil {
+		return true
 	}
+	if f.q.tail != nil {
+		n -= f.q.room()
+	}
+	return n <= 0 || f.reserveLocked((n+blockSize-1)/blockSize)
 }
 
-// waitBudgetLocked waits until the budget has another block for f. It drops
-// f.mu: a response must not be locked while another is.
-func (f *Flusher) waitBudgetLocked() error {
+// reserveLocked counts blocks more for f if there is room for them, and nobody
+// waits.
+func (f *Flusher) reserveLocked(blocks int) bool {
+	b, n := f.cfg.Budget, int64(blocks)*blockMemory
+	if b.waiting.Load() > 0 || !b.take(n) {
+		return false
+	}
+	f.memberLocked().held += n
+	return true
+}
+
+// budgetRoomLocked returns how many bytes enter without waiting for the budget.
+func (f *Flusher) budgetRoomLocked() int {
 	b := f.cfg.Budget
-	defer f.noteWaitedLocked(now())
-	for stalls := f.stalls; b.held.Load()+blockMemory > b.hard; {
-		switch {
-		case f.haltedLocked(true) != nil:
-			return f.haltedLocked(true)
-		case f.stalls != stalls:
-			return ErrTimeout
-		}
-		if f.q.len > 0 {
-			f.carryOnLocked()
-		}
-		f.mu.Unlock()
-		if !b.relieve() {
-			b.wait()
-		}
-		f.mu.Lock()
+	if b == nil {
+		return f.marks.high
 	}
+	n := 0
+	if f.q.tail != nil {
+		n = f.q.room()
+	}
+	if b.waiting.Load() == 0 {
+		n += int(max(max(b.hard, blockMemory)-b.held.Load(), 0)/blockMemory) * blockSize
+	}
+	return n
+}
+
+// waitBudgetLocked waits until another block is counted for f, and returns nil
+// then. The caller has the pen. It drops f.mu.
+//
+// What f holds itself goes down first, on the caller's goroutine if no carrier
+// may do it. A response whose context has ended and that holds nothing does not
+// wait: the server's next call tells whether the client is still there.
+func (f *Flusher) waitBudgetLocked() (err error) {
+	if f.reserveLocked(1) {
+		return nil
+	}
+	b, m := f.cfg.Budget, f.memberLocked()
+	began := now()
+	m.waits = true
+	b.waiting.Add(1)
+	ctx := f.serverContext()
+	if ctx == nil && f.req != nil {
+		ctx = f.req.Context()
+	}
+	if ctx != nil && ctx.Done() != nil {
+		stop := context.AfterFunc(ctx, f.wake)
+		defer stop()
+	}
+	var timer *time.Timer
+	defer func() {
+		if timer != nil {
+			timer.Stop()
+		}
+		m.waits, m.granted = false, false
+		b.waiting.Add(-1)
+		b.leaveLine(m)
+		if err != nil {
+			f.chargeLocked() // a block that was granted goes to the next
+		}
+		f.noteWaitedLocked(began)
+	}()
+	sent, since := f.sent, began
+	var ended error
+	err = f.awaitLocked(f.closing, nil, func() bool {
+		for !m.granted && f.haltedLocked(true) == nil {
+			if ctx != nil && ctx.Err() != nil && f.q.blocks == 0 {
+				b.held.Add(blockMemory)
+				m.held += blockMemory
+				return true
+			}
+			if f.sent != sent {
+				sent, since = f.sent, now()
+			}
+			left, ends := f.patienceLocked(since)
+			if ends && left <= 0 {
+				ended = f.impatientLocked(now() - since)
+				return true
+			}
+			if f.q.len > 0 && f.moveOnLocked() {
+				continue
+			}
+			if ends && timer == nil {
+				timer = time.AfterFunc(left, f.wake)
+			} else if ends {
+				timer.Reset(left)
+			}
+			b.enterLine(m, f.q.blocks > 0)
+			return false
+		}
+		return m.granted
+	})
+	if err == nil {
+		err = ended
+	}
+	return err
+}
+
+// impatientLocked ends a Write that has waited for d without progress: the
+// client must not take what it has for the whole.
+func (f *Flusher) impatientLocked(d time.Duration) error {
+	if f.srv.deadline == nil {
+		return ErrTimeout
+	}
+	f.aborted = true
+	f.failLocked(fmt.Errorf("%w: no memory in the budget for %v", ErrTimeout, d))
 	return f.fail
 }
 
-// wait returns when a piece of memory has come back, or when it is time to look
-// again who keeps up.
-func (b *Budget) wait() {
-	freed := make(chan struct{})
-	b.mu.Lock()
-	b.waiting = append(b.waiting, freed)
-	b.mu.Unlock()
-	timer := time.NewTimer(keepsUp)
-	defer timer.Stop()
-	select {
-	case <-freed:
-		return
-	case <-timer.C:
+// patienceLocked returns how long a Write may still wait for memory that has
+// made no progress since then, if that has an end.
+func (f *Flusher) patienceLocked(since time.Duration) (left time.Duration, ends bool) {
+	deadline := f.rarely().handlerDeadline
+	if deadline.IsZero() {
+		deadline = f.rarely().serverDeadline
+	}
+	if !deadline.IsZero() {
+		left, ends = time.Until(deadline), true
+	}
+	if d := f.timeout.d; d > 0 {
+		if d -= now() - since; !ends || d < left {
+			left, ends = d, true
+		}
+	}
+	return left, ends
+}
+
+// enterLine puts m in one of the lines, if it is not in that one, and sees to
+// it that they are served.
+func (b *Budget) enterLine(m *member, holds bool) {
+	class := 0
+	if holds {
+		class = 1
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if i := slices.Index(b.waiting, freed); i >= 0 {
-		b.waiting = slices.Delete(b.waiting, i, i+1)
+	if m.place != nil {
+		if m.class == class {
+			return
+		}
+		b.lines[m.class].Remove(m.place)
+	}
+	m.place, m.class = b.lines[class].PushBack(m), class
+	if b.serving {
+		b.changed.Signal()
+		return
+	}
+	b.serving = true
+	b.changed.L = &b.mu
+	b.burst, b.tried = 1, 0
+	go b.serve()
+}
+
+// leaveLine takes m out of its line.
+func (b *Budget) leaveLine(m *member) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if m.place != nil {
+		b.lines[m.class].Remove(m.place)
+		m.place = nil
+		b.changed.Signal()
 	}
 }
 
-// relieve aborts the response that holds most for longest, and reports whether
-// there was one that does not keep up. No response is locked by the caller.
-func (b *Budget) relieve() bool {
+// serve hands blocks to those who wait, in order, and aborts responses that do
+// not keep up until there are enough. It ends with the lines.
+func (b *Budget) serve() {
 	b.mu.Lock()
-	at := now()
-	if b.last != nil && b.last.held.Load() > 0 && at-b.lastAt < keepsUp {
-		b.mu.Unlock()
-		return false // its memory is about to come back: one is enough
+	defer b.mu.Unlock()
+	for {
+		first := b.lines[0].Front()
+		if first == nil {
+			first = b.lines[1].Front()
+		}
+		if first == nil {
+			b.serving = false
+			return
+		}
+		if b.take(blockMemory) {
+			m := first.Value.(*member)
+			b.lines[m.class].Remove(first)
+			m.place = nil
+			b.mu.Unlock()
+			granted := m.grant()
+			if !granted {
+				b.held.Add(-blockMemory) // it is ours to serve
+			}
+			b.mu.Lock()
+			if granted {
+				b.burst, b.tried = 1, 0
+			}
+			continue
+		}
+		if b.tried < b.burst {
+			if m := b.worst(); m != nil {
+				b.mu.Unlock()
+				waits := m.abort()
+				b.mu.Lock()
+				if waits {
+					b.tried++
+				}
+				continue
+			}
+		}
+		if b.tried >= b.burst && !b.pausing {
+			b.pausing = true
+			time.AfterFunc(lookEvery, b.pauseOver)
+		}
+		b.changed.Wait()
 	}
+}
+
+// pauseOver runs when the memory of those who were aborted has had its time to
+// come back. Where it has not, more are aborted at once.
+func (b *Budget) pauseOver() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.pausing = false
+	if b.tried >= b.burst {
+		b.burst, b.tried = 2*b.burst, 0
+	}
+	b.changed.Signal()
+}
+
+// grant gives m a block that has been counted. It reports false if m does not
+// wait any more.
+func (m *member) grant() bool {
+	f := m.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !m.waits || m.granted {
+		return false
+	}
+	m.granted = true
+	m.held += blockMemory
+	f.wakeLocked()
+	return true
+}
+
+// abort aborts m's response for its memory. It reports whether nothing but the
+// block in flight was to be had, and that will be back if the call can be ended.
+func (m *member) abort() (waits bool) {
+	f := m.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !m.stalled || f.gone {
+		return false
+	}
+	m.tried = true
+	if f.fail == nil {
+		f.cfg.Budget.aborted.Add(1)
+		f.aborted = true
+		before := m.held
+		f.failLocked(ErrOverBudget)
+		waits = m.held == before
+	}
+	if f.timeout.calling {
+		// A writer in between may take its time; the lines must not wait.
+		f.aside++
+		go func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if f.timeout.calling {
+				f.unblockLocked()
+			}
+			f.aside--
+			f.wakeLocked()
+		}()
+	}
+	return waits
+}
+
+// lookLocked looks at the call of the server that is under way: the timer that
+// watches it has fired. It returns when the budget wants to look again; 0 is
+// never.
+func (f *Flusher) lookLocked() time.Duration {
+	b, m := f.cfg.Budget, f.member
+	if b == nil || m != nil && m.stalled {
+		return 0
+	}
+	at := now()
+	if blocked := at - f.timeout.since; blocked < lookEvery {
+		return lookEvery - blocked
+	}
+	if m == nil {
+		return 0 // it holds nothing: memberLocked sets the timer
+	}
+	switch {
+	case m.looks == 0:
+		m.looks = 1
+	case at-m.due < lookEvery:
+		m.looks += timelyLook
+	default:
+		m.looks++
+	}
+	if m.looks < enoughLook {
+		m.due = at + lookEvery
+		return lookEvery
+	}
+	m.stalled = true
+	b.rank(m, f.timeout.since)
+	return 0
+}
+
+// movedLocked notes that the call of the server has returned, or got on.
+func (f *Flusher) movedLocked() {
+	m := f.member
+	if m == nil || m.looks == 0 {
+		return
+	}
+	m.looks = 0
+	if m.stalled {
+		m.stalled = false
+		f.cfg.Budget.unrank(m)
+	}
+}
+
+// ranks are by the number of blocks, one by one for the usual MaxPending and in
+// powers of two above.
+const (
+	fineRanks = 32
+	ranks     = fineRanks + 64
+)
+
+func rankOf(blocks int64) int {
+	if blocks < fineRanks {
+		return int(blocks)
+	}
+	return fineRanks + bits.Len64(uint64(blocks/fineRanks)) - 1
+}
+
+// rank makes m a candidate, or brings up to date what it holds. m.f.mu is held.
+func (b *Budget) rank(m *member, since time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.unrankLocked(m)
+	m.blocks, m.since = m.held/blockMemory, since
+	if m.blocks == 0 {
+		return
+	}
+	m.rank = rankOf(m.blocks)
+	heap.Push(&b.stalled[m.rank], m)
+	b.changed.Signal()
+}
+
+func (b *Budget) unrank(m *member) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.unrankLocked(m)
+}
+
+func (b *Budget) unrankLocked(m *member) {
+	if m.index > 0 {
+		heap.Remove(&b.stalled[m.rank], m.index-1)
+	}
+}
+
+// worst takes out the candidate with most that comes back at once for longest.
+// Only where nobody has such it is one whose only block is in flight.
+func (b *Budget) worst() *member {
 	var worst *member
 	var most float64
-	for m := range b.members {
-		since := time.Duration(m.since.Load())
-		if held, age := m.held.Load(), at-since; since != 0 && held > 0 && age >= keepsUp {
-			if score := float64(held) * float64(age); score > most {
-				worst, most = m, score
-			}
+	at := now()
+	for i := range b.stalled {
+		if len(b.stalled[i]) == 0 {
+			continue
+		}
+		m := b.stalled[i][0]
+		if score := float64(m.blocks-1) * float64(at-m.since); worst == nil || score > most {
+			worst, most = m, score
 		}
 	}
 	if worst != nil {
-		delete(b.members, worst)
-		b.last, b.lastAt = worst, at
+		b.unrankLocked(worst)
 	}
-	b.mu.Unlock()
-	if worst == nil {
-		return false
-	}
-	f := worst.f
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.ended && !f.hijacked {
-		f.abortLocked(ErrOverBudget)
-	}
-	return true
+	return worst
+}
+
+// oldest is a heap of candidates that hold the same, stalled for longest first.
+type oldest []*member
+
+func (h oldest) Len() int           { return len(h) }
+func (h oldest) Less(i, j int) bool { return h[i].since < h[j].since }
+
+func (h oldest) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i+1, j+1
+}
+
+func (h *oldest) Push(m any) {
+	*h = append(*h, m.(*member))
+	(*h)[len(*h)-1].index = len(*h)
+}
+
+func (h *oldest) Pop() any {
+	last := len(*h) - 1
+	m := (*h)[last]
+	m.index = 0
+	(*h)[last] = nil
+	*h = (*h)[:last]
+	return m
 }

@@ -78,12 +78,6 @@ func (p *pipe) kickLocked() {
 	}
 }
 
-// carryOnLocked has all that was accepted carried down.
-func (p *pipe) carryOnLocked() {
-	p.moveTo = p.accepted
-	p.kickLocked()
-}
-
 // claimLocked takes the baton for a carrier if it is free and work is due. If
 // it says so the caller starts p.carry: with mu dropped if it can, as a carrier
 // that starts on another thread would meet it and go to sleep.

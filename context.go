@@ -278,3 +278,14 @@ func (f *Flusher) serverCauseLocked() error {
 	}
 	return ErrClientGone
 }
+
+// serverContext is the request's context as the server made it; nil: none.
+func (f *Flusher) serverContext() context.Context {
+	switch {
+	case f.context != nil:
+		return f.context.server
+	case f.req != nil:
+		return f.req.Context()
+	}
+	return nil
+}

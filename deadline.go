@@ -68,6 +68,7 @@ func (f *Flusher) SetWriteDeadline(t time.Time) error {
 	}
 	f.rareLocked().handlerDeadline = t
 	f.rare.serverDeadline = time.Time{}
+	f.wakeLocked() // a Write that waits for the budget looks at it
 	if t.IsZero() && f.cfg.SendTimeout == 0 && f.timeout.d == 0 {
 		f.timeout.d = defaultSendTimeout
 		f.rewatchLocked()

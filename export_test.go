@@ -5,9 +5,6 @@ import (
 	"errors"
 )
 
-// BudgetHeld returns how many bytes b counts as held.
-func BudgetHeld(b *Budget) int64 { return b.held.Load() }
-
 // NewBlock returns a piece of floor 2, which a budget counts as BlockMemory.
 func NewBlock() any { return new(block) }
 

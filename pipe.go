@@ -125,9 +125,13 @@ type down interface {
 	// timeout goes.
 	tookLongLocked(d time.Duration) bool
 
-	// chargeLocked is told that the number of blocks may have changed, if
-	// marks.counted; waitBudgetLocked then waits until one more is allowed.
+	// If marks.counted, chargeLocked is told that the number of blocks may have
+	// changed, budgetRoomLocked is how many bytes enter without waiting,
+	// fitsLocked counts the blocks of n more if there is room, and
+	// waitBudgetLocked waits until one more is counted.
 	chargeLocked()
+	budgetRoomLocked() int
+	fitsLocked(n int) bool
 	waitBudgetLocked() error
 
 	// payableLocked reports whether what floor 3 owes can come down now without
@@ -216,7 +220,11 @@ func (p *pipe) availableLocked() int {
 	if p.penTakenLocked() || p.owed {
 		return 0
 	}
-	return p.roomLocked()
+	n := p.roomLocked()
+	if p.marks.counted {
+		n = min(n, p.down.budgetRoomLocked())
+	}
+	return n
 }
 
 // overLocked reports whether nothing may enter now: whoever brings bytes onto
@@ -335,6 +343,15 @@ func (p *pipe) dropLocked() int {
 	return n
 }
 
+// dropBehindLocked is dropLocked while the baton is held: the first block stays
+// until the call of the server that may be reading it has returned.
+func (p *pipe) dropBehindLocked() int {
+	p.measureHighestLocked()
+	n := p.q.dropBehind()
+	p.countLocked()
+	return n
+}
+
 // resetLocked takes back all that was accepted. The holder calls it, and
 // nothing has been handed over.
 func (p *pipe) resetLocked() {
@@ -355,7 +372,9 @@ func (p *pipe) failLocked(err error) {
 	if p.refuse == nil {
 		p.refuse = err
 	}
-	if !p.held {
+	if p.held {
+		p.flow.lost += int64(p.dropBehindLocked())
+	} else {
 		p.flow.lost += int64(p.dropLocked())
 	}
 	p.down.failedLocked()

@@ -106,6 +106,19 @@ func (q *queue) room() int {
 	return blockSize - q.tail.w
 }
 
+// dropBehind drops all but the first block, which a call of the server may be
+// reading, and returns how many bytes that were.
+func (q *queue) dropBehind() int {
+	if q.head == q.tail {
+		return 0
+	}
+	behind := queue{head: q.head.next, len: q.len - (q.head.w - q.head.r)}
+	q.head.next, q.tail = nil, q.head
+	q.len -= behind.len
+	q.blocks, q.credit = 1, 0
+	return behind.reset()
+}
+
 // reset drops everything and returns how many bytes that were.
 func (q *queue) reset() int {
 	n := q.len

@@ -44,14 +44,12 @@ func (f *Flusher) beginCallLocked() {
 	t := &f.timeout
 	t.calling = true
 	closing := t.closing && t.progress == nil
-	if f.member != nil || t.d > 0 && !closing {
+	budget := f.cfg.Budget != nil && !t.quiet
+	if budget || t.d > 0 && !closing {
 		f.progressedLocked()
 	}
-	if closing {
-		if !t.quiet {
-			f.setClosingDeadlineLocked(false)
-		}
-		return
+	if closing && !t.quiet {
+		f.setClosingDeadlineLocked(false)
 	}
 	f.watchCallLocked()
 }
@@ -59,13 +57,17 @@ func (f *Flusher) beginCallLocked() {
 // watchCallLocked starts the timer for the call under way, unless it runs.
 func (f *Flusher) watchCallLocked() {
 	t := &f.timeout
-	if t.d <= 0 || t.running {
+	budget, closing := f.cfg.Budget != nil && !t.quiet, t.closing && t.progress == nil
+	if t.running || !budget && (closing || t.d <= 0) {
 		return
 	}
 	t.running = true
 	first := t.d
-	if t.progress != nil || f.cfg.Budget != nil {
+	if t.progress != nil {
 		first = pollEvery(t.d)
+	}
+	if budget && (first <= 0 || first > lookEvery) {
+		first = lookEvery
 	}
 	if t.timer == nil {
 		t.timer = time.AfterFunc(first, f.sendTimeoutFired)
@@ -95,17 +97,13 @@ func (f *Flusher) tookLongLocked(d time.Duration) bool { return f.timeout.passed
 // between two calls nothing is watched.
 func (f *Flusher) endCallLocked() {
 	f.timeout.calling = false
-	if f.member != nil {
-		f.member.since.Store(0)
-	}
+	f.movedLocked()
 }
 
 // progressedLocked notes that the call under way has just begun, or got on.
 func (f *Flusher) progressedLocked() {
 	f.timeout.since = now()
-	if f.member != nil {
-		f.member.since.Store(int64(f.timeout.since))
-	}
+	f.movedLocked()
 }
 
 // sendTimeoutFired runs on the timer's goroutine. Close and Abort wait for it:
@@ -115,26 +113,39 @@ func (f *Flusher) sendTimeoutFired() {
 	defer f.mu.Unlock()
 	t := &f.timeout
 	t.running = false
-	if !t.calling || f.gone || t.closing && t.progress == nil {
+	if !t.calling || f.gone {
+		return
+	}
+	look := f.lookLocked()
+	if t.d <= 0 || t.closing && t.progress == nil {
+		if look > 0 {
+			t.running = true
+			t.timer.Reset(look)
+		}
 		return
 	}
 	blocked := now() - t.since
 	if t.progress != nil && !t.progress.watched && blocked < t.d {
 		every := pollEvery(t.d)
-		if blocked < every {
+		if left := every - blocked; left > 0 {
+			if look > 0 {
+				left = min(left, look)
+			}
 			t.running = true
-			t.timer.Reset(every - blocked)
+			t.timer.Reset(left)
 			return
 		}
 		t.progress.watcher.addLocked(f)
 	}
 	d := t.d
-	if f.cfg.Budget != nil {
+	if f.member != nil && f.member.stalled {
 		d = f.cfg.Budget.shrink(d)
 	}
 	if left := d - blocked; left > 0 {
-		if f.cfg.Budget != nil {
-			left = min(left, pollEvery(t.d)) // d may shrink meanwhile
+		if look > 0 {
+			left = min(left, look)
+		} else if f.cfg.Budget != nil {
+			left = min(left, max(t.d/16, lookEvery)) // d may shrink meanwhile
 		}
 		t.running = true
 		t.timer.Reset(left)

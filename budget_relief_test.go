@@ -1,0 +1,302 @@
+package flush_test
+
+import (
+	"errors"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush"
+)
+
+// A failed response gives back all but the block in flight at once, however
+// long the server's call is stuck, and is counted until that one is back.
+func TestBudgetFailedResponseGivesBack(t *testing.T) {
+	for _, tc := range []struct {
+		name string
+		fail func(f *flush.Flusher)
+		want error
+	}{
+		{"SendTimeout", func(*flush.Flusher) { time.Sleep(2 * time.Second) }, flush.ErrTimeout},
+		{"Abort", func(f *flush.Flusher) { go f.Abort(errors.ErrUnsupported) }, errors.ErrUnsupported},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				budget := flush.NewBudget(64<<10, 64<<10)
+				client := newTap(false)
+				client.stuck = true
+				opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Second}
+				f := flush.New(client, nil, opts)
+				if _, err := f.Write(make([]byte, 60_000)); err != nil {
+					t.Fatal(err)
+				}
+				synctest.Wait() // the server has been called
+				tc.fail(f)
+				synctest.Wait()
+				if got, want := budget.Stats(), (flush.BudgetStats{Held: 4 << 10, Members: 1}); got != want || !errors.Is(f.Err(), tc.want) {
+					t.Errorf("%+v, %v; want %+v, %v", got, f.Err(), want, tc.want)
+				}
+				other := flush.New(newTap(false), nil, opts)
+				if got := <-writes(other, 15*blockBytes); got.err != nil || got.after != 0 {
+					t.Errorf("a Write for which there is room again: %+v", got)
+				}
+				other.Abort(nil)
+				close(client.opened)
+				f.Close()
+				if s := f.Stats(); s.Bytes+s.Lost != 60_000 {
+					t.Errorf("%d bytes handed over and %d lost of 60000", s.Bytes, s.Lost)
+				}
+				expectNothingHeld(t, budget)
+			})
+		})
+	}
+}
+
+// Without a budget the memory of a failed response comes back as soon.
+func TestFailedResponseDropsWhatIsBehindTheCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client := newTap(false)
+		client.stuck = true
+		f := flush.New(client, nil, &flush.Options{Flush: flush.Async, SendTimeout: time.Second})
+		f.Write(make([]byte, 60_000))
+		time.Sleep(2 * time.Second)
+		if n := f.Buffered(); n > blockBytes {
+			t.Errorf("%d bytes are held", n)
+		}
+		close(client.opened)
+		if err := f.Close(); !errors.Is(err, flush.ErrTimeout) {
+			t.Error(err)
+		}
+		if s := f.Stats(); s.Bytes+s.Lost != 60_000 {
+			t.Errorf("%d bytes handed over and %d lost of 60000", s.Bytes, s.Lost)
+		}
+	})
+}
+
+// A response that blocks with nothing on floor 2 and is written to then is a
+// candidate like any other.
+func TestBudgetCandidateThatBlockedWithNothingHeld(t *testing.T) {
+	for _, timeout := range []time.Duration{-1, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			budget := flush.NewBudget(16<<10, 16<<10)
+			f := flush.New(newTap(false), nil, &flush.Options{Budget: budget, SendTimeout: timeout})
+			large := writes(f, 100_000) // on the caller's goroutine, in the caller's slice
+			time.Sleep(time.Hour / 2)
+			if got := budget.Stats(); got != (flush.BudgetStats{}) {
+				t.Errorf("%+v", got)
+			}
+			f.Write(make([]byte, 3*blockBytes))
+			holder := hold(budget, 1)
+			other := flush.New(newTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
+			if got := <-writes(other, 5); got.err != nil || got.after > 110*time.Millisecond {
+				t.Errorf("Write: %+v", got)
+			}
+			if got := <-large; !errors.Is(got.err, flush.ErrOverBudget) {
+				t.Errorf("the large Write: %v", got.err)
+			}
+			f.Close()
+			other.Close()
+			holder.Close()
+			expectNothingHeld(t, budget)
+		})
+	}
+}
+
+// A response whose handler has returned is a candidate while Close hands over
+// the rest.
+func TestBudgetCandidateThatIsClosing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(16<<10, 16<<10)
+		f := flush.New(newTap(false), nil, &flush.Options{Budget: budget, BufferSize: 1 << 20, SendTimeout: time.Hour})
+		f.Write(make([]byte, 4*blockBytes))
+		closed := make(chan error, 1)
+		go func() { closed <- f.Close() }()
+		synctest.Wait()
+		other := flush.New(newTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
+		if got := <-writes(other, 5); got.err != nil || got.after > 110*time.Millisecond {
+			t.Errorf("Write: %+v", got)
+		}
+		if err := <-closed; !errors.Is(err, flush.ErrOverBudget) {
+			t.Errorf("Close: %v", err)
+		}
+		other.Close()
+		expectNothingHeld(t, budget)
+	})
+}
+
+// The one that holds most for longest goes first, and no more go than memory is
+// needed. Those that keep up stay, however long others wait.
+func TestBudgetAbortsTheWorst(t *testing.T) {
+	type client struct {
+		blocks int
+		age    time.Duration
+		pace   time.Duration // 0: it does not read
+		stuck  bool          // and its call cannot be ended
+	}
+	second := time.Second
+	for _, tc := range []struct {
+		name    string
+		clients []client
+		wants   int   // how many others write
+		aborted []int // clients
+	}{
+		{"most", []client{{blocks: 3, age: second}, {blocks: 7, age: second}, {blocks: 6, age: second}}, 1, []int{1}},
+		{"for longest", []client{{blocks: 4, age: second}, {blocks: 6, age: second / 2}, {blocks: 6, age: second / 4}}, 1, []int{0}},
+		{"as many as are needed", []client{{blocks: 4, age: second}, {blocks: 6, age: second}, {blocks: 6, age: second / 2}}, 8, []int{0, 1}},
+		{"not one that keeps up", []client{{blocks: 15, age: second, pace: 90 * time.Millisecond}, {blocks: 1, age: second / 2}}, 1, []int{1}},
+		{"one whose block is in flight only after the others", []client{{blocks: 1, age: 100 * second, stuck: true}, {blocks: 15, age: second, stuck: true}}, 1, []int{1}},
+		{
+			"all whose blocks do not come back", []client{
+				{blocks: 1, age: second, stuck: true}, {blocks: 1, age: second, stuck: true}, {blocks: 1, age: second, stuck: true},
+				{blocks: 13, age: second, pace: 90 * time.Millisecond},
+			}, 1, []int{0, 1, 2},
+		},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const hard = 16 << 12
+				budget := flush.NewBudget(hard, hard)
+				opts := &flush.Options{Budget: budget, Flush: flush.Async, MaxPending: 1 << 20, SendTimeout: time.Hour}
+				taps := make([]*tap, len(tc.clients))
+				all := make([]*flush.Flusher, len(tc.clients))
+				var feeding sync.WaitGroup
+				stop := make(chan struct{})
+				begin := time.Now()
+				oldest := time.Duration(0)
+				for _, c := range tc.clients {
+					oldest = max(oldest, c.age)
+				}
+				for i, c := range tc.clients {
+					taps[i] = newTap(c.pace > 0)
+					taps[i].pace, taps[i].stuck = c.pace, c.stuck
+					all[i] = flush.New(taps[i], nil, opts)
+					feeding.Go(func() {
+						time.Sleep(oldest - c.age)
+						_, err := all[i].Write(make([]byte, c.blocks*blockBytes))
+						all[i].FlushAsync()
+						for c.pace > 0 && err == nil {
+							select {
+							case <-stop:
+								return
+							default:
+								_, err = all[i].Write(make([]byte, blockBytes))
+							}
+						}
+					})
+				}
+				time.Sleep(oldest - time.Since(begin))
+				synctest.Wait()
+				if held := budget.Stats().Held; held != hard {
+					t.Fatalf("%d of %d bytes are held", held, hard)
+				}
+				var others []*flush.Flusher
+				var done []<-chan result
+				for range tc.wants {
+					f := flush.New(newTap(false), nil, opts)
+					others, done = append(others, f), append(done, writes(f, 5))
+				}
+				time.Sleep(90 * time.Millisecond)
+				synctest.Wait()
+				for _, d := range done {
+					select {
+					case got := <-d:
+						if got.err != nil {
+							t.Error(got.err)
+						}
+					default:
+						t.Error("a Write still waits")
+					}
+				}
+				var aborted []int
+				for i, f := range all {
+					switch err := f.Err(); {
+					case errors.Is(err, flush.ErrOverBudget):
+						aborted = append(aborted, i)
+					case err != nil:
+						t.Errorf("client %d: %v", i, err)
+					}
+				}
+				if !slices.Equal(aborted, tc.aborted) || budget.Stats().Aborted != len(aborted) {
+					t.Errorf("%v were aborted, want %v; %+v", aborted, tc.aborted, budget.Stats())
+				}
+				close(stop)
+				for _, f := range others {
+					f.Abort(nil)
+				}
+				for i, f := range all {
+					if tc.clients[i].pace == 0 {
+						close(taps[i].opened)
+					}
+					f.Abort(nil)
+				}
+				feeding.Wait()
+				expectNothingHeld(t, budget)
+			})
+		})
+	}
+}
+
+// A Write waits however long while all that hold something keep up, or have
+// nothing under way: nobody is aborted for it.
+func TestBudgetAbortsNobodyWhoKeepsUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(0, 16<<10)
+		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: 200 * time.Millisecond}
+		slow := newTap(true)
+		slow.pace = 90 * time.Millisecond
+		f := flush.New(slow, nil, opts)
+		holder := hold(budget, 1)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for range 1000 {
+				if _, err := f.Write(make([]byte, 1000)); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
+		if s := budget.Stats(); s.Aborted != 0 || slow.got() != 1_000_000 {
+			t.Errorf("%+v, %d bytes came", s, slow.got())
+		}
+		holder.Close()
+		expectNothingHeld(t, budget)
+	})
+}
+
+// A writer below whose SetWriteDeadline takes its time holds up nobody who
+// waits.
+func TestBudgetDoesNotWaitForSetWriteDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(16<<10, 16<<10)
+		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Hour}
+		client := slowDeadline{newTap(false)}
+		f := flush.New(client, nil, opts)
+		f.Write(make([]byte, 4*blockBytes))
+		time.Sleep(time.Second)
+		other := flush.New(newTap(true), nil, opts)
+		if got := <-writes(other, 5); got.err != nil || got.after != 0 {
+			t.Errorf("Write: %+v", got)
+		}
+		other.Close()
+		if err := f.Close(); !errors.Is(err, flush.ErrOverBudget) {
+			t.Error(err)
+		}
+		expectNothingHeld(t, budget)
+	})
+}
+
+type slowDeadline struct{ *tap }
+
+func (s slowDeadline) SetWriteDeadline(at time.Time) error {
+	time.Sleep(time.Minute)
+	return s.tap.SetWriteDeadline(at)
+}
+
+var _ http.ResponseWriter = slowDeadline{}
