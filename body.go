@@ -135,7 +135,7 @@ func (f *Flusher) tellStatus() {
 // tellStatusLocked is tellStatus: net/http only takes notes, and nothing goes
 // out.
 func (f *Flusher) tellStatusLocked() {
-	if !f.fixed || f.headersSent || f.refuse != nil || f.cfg.SAPI.Headers == OutputOnly || f.takeBatonLocked(false) != nil {
+	if !f.fixed || f.headersSent || f.refuse != nil || f.cfg.SAPI.Headers == OutputOnly || f.takeBatonLocked(f.stack.busy) != nil {
 		return
 	}
 	defer f.releaseLocked()

@@ -182,7 +182,7 @@ func (f *Flusher) informLocked(code int) {
 	}
 	f.lendLocked()
 	defer f.takeBackLocked()
-	if f.takeBatonLocked(false) != nil {
+	if f.takeBatonLocked(f.stack.busy) != nil {
 		return
 	}
 	defer f.releaseLocked()
@@ -514,7 +514,7 @@ func (f *Flusher) SendHeaders() error {
 	}
 	f.lendLocked()
 	defer f.takeBackLocked()
-	if err := f.takeBatonLocked(false); err != nil {
+	if err := f.takeBatonLocked(f.stack.busy); err != nil {
 		return err
 	}
 	defer f.releaseLocked()
@@ -563,7 +563,7 @@ func (f *Flusher) Clean() (err error) {
 		}
 		defer f.settleTurnLocked(&err)
 	}
-	if err := f.takeBatonLocked(false); err != nil {
+	if err := f.takeBatonLocked(f.stack.busy); err != nil {
 		return err
 	}
 	if err := f.uncleanLocked(); err != nil { // it has waited
@@ -577,7 +577,7 @@ func (f *Flusher) Clean() (err error) {
 		defer f.yieldLocked()
 		err = f.cleanStackLocked()
 		if !s.withheld { // a filter has flushed
-			if e := f.takeBatonLocked(false); e != nil {
+			if e := f.takeBatonLocked(f.stack.busy); e != nil {
 				return joinErrors(e, err)
 			}
 			s.withheld = true

@@ -455,7 +455,7 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 	}
 	f.lendLocked()
 	defer f.takeBackLocked()
-	if err := f.takeBatonLocked(false); err != nil {
+	if err := f.takeBatonLocked(f.stack.busy); err != nil {
 		return nil, nil, err
 	}
 	defer f.releaseLocked()
@@ -526,7 +526,7 @@ func (f *Flusher) EnableFullDuplex() error {
 	if !ok {
 		return fmt.Errorf("flush: response writer has no full duplex: %w", http.ErrNotSupported)
 	}
-	if err := f.takeBatonLocked(false); err != nil {
+	if err := f.takeBatonLocked(f.stack.busy); err != nil {
 		return err
 	}
 	defer f.releaseLocked()
