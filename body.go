@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // A requestBody is the request body as a wrapped handler sees it. It gives each
@@ -15,8 +16,10 @@ import (
 //   - What the server sets on its own request while the body is read, the
 //     trailer, it carries to the handler's: after each Read that returned an
 //     error, and after Close.
-//   - On HTTP/1 it tells the Flusher when the body is over: read to its end or
-//     closed. Until then the body comes first, see callerOnlyLocked.
+//   - On HTTP/1 the server drains the body when headers go out: it reads what
+//     the handler has left. A Read of the handler's meanwhile would get a part
+//     of the upload and then what looks like its end. So the two exclude each
+//     other: see excludeBodyLocked.
 //   - No 100 Continue goes out after the final status has been fixed: the server
 //     must know of the status before it reads.
 //
@@ -30,9 +33,14 @@ type requestBody struct {
 	f       *Flusher
 	server  *http.Request // as NewHandler got it
 	own     *http.Request // the handler's
-	drained bool          // by the server when headers go out: see callerOnlyLocked
+	drained bool          // by the server when headers go out
 	expects atomic.Bool   // the client waits for a 100 Continue, which the first Read sends
-	over    atomic.Bool   // read to its end, or closed
+	over    atomic.Bool   // read to its end or closed, or the server has had its turn
+
+	// Guarded by Flusher.mu.
+	reading  int  // Reads and Closes of the handler's, under way
+	handing  bool // a call of the server's that may drain is under way
+	cutShort bool // a read deadline has ended the drain. It is final
 }
 
 // What stands for a body that we do not see: one that the server drains when
@@ -85,19 +93,42 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	if b.expects.Load() && b.expects.Swap(false) {
 		b.f.tellStatus()
 	}
+	defer b.enter()()
 	n, err := b.ReadCloser.Read(p)
 	if err != nil {
 		b.carryTrailer()
-		b.end()
+		b.over.Store(true)
 	}
 	return n, err
 }
 
 func (b *requestBody) Close() error {
+	defer b.enter()()
 	err := b.ReadCloser.Close()
 	b.carryTrailer()
-	b.end()
+	b.over.Store(true)
 	return err
+}
+
+// enter keeps the server's hand-over of headers out until leave is called. It
+// waits for the one under way, or asked for.
+func (b *requestBody) enter() (leave func()) {
+	if !b.drained || b.over.Load() {
+		return func() {}
+	}
+	f := b.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for b.handing || f.fail == nil && f.dueLocked() && !f.stack.withheld {
+		f.waitLocked() // a flush was asked for before: read what is left then
+	}
+	b.reading++
+	return func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		b.reading--
+		f.wakeLocked()
+	}
 }
 
 func (b *requestBody) carryTrailer() {
@@ -106,23 +137,79 @@ func (b *requestBody) carryTrailer() {
 	}
 }
 
-// end lets the carrier and the timers hand over headers from now on.
-func (b *requestBody) end() {
-	if !b.drained || b.over.Load() || b.over.Swap(true) {
+// excludeBodyLocked comes before a call of the server's that hands size bytes
+// over, and flushes with push: if headers may go out, and the server may drain
+// for that, it waits for the handler's Read. admitBodyLocked follows.
+//
+// A drain may last as long as the client does not go on. It is a read, which no
+// write deadline ends, but a read deadline does, at once, and the client still
+// gets its answer. That is set for the send timeout, for Abort, and soon after
+// the return of the handler.
+func (f *Flusher) excludeBodyLocked(push bool, size int) {
+	b := f.body
+	if b == nil || b.f == nil || !b.drained || f.fullDuplex || b.over.Load() || !push && f.flow.bytes+int64(size) <= serverMeasures {
 		return
 	}
-	b.f.mu.Lock()
-	defer b.f.mu.Unlock()
-	b.f.kickLocked()
+	for b.reading > 0 && f.fail == nil && !f.closing {
+		f.waitLocked()
+	}
+	b.handing = true
+}
+
+func (f *Flusher) admitBodyLocked() {
+	if b := f.body; b != nil && b.handing {
+		b.handing = false
+		b.over.Store(true)
+		f.wakeLocked()
+	}
+}
+
+// bodyFirstLocked reports whether the server would drain the request body if
+// headers went out now.
+func (f *Flusher) bodyFirstLocked() bool {
+	return f.body != nil && f.body.drained && !f.headersSent && !f.fullDuplex && !f.body.over.Load()
+}
+
+// drainingLocked reports whether the call of the server that is under way may
+// be draining the request body.
+func (f *Flusher) drainingLocked() bool {
+	return f.body != nil && f.body.handing && !f.body.cutShort
+}
+
+// cutDrainLocked ends the server's drain of the request body. The body stays
+// unreadable: the handler would read on behind a gap.
+func (f *Flusher) cutDrainLocked() {
+	if !f.drainingLocked() {
+		return
+	}
+	f.body.cutShort = true
+	if d, ok := find[readDeadliner](f.srv.w); ok {
+		f.callAsideLocked(func() { d.SetReadDeadline(aLongTimeAgo) })
+	}
+}
+
+// drainGrace is how long the server may go on to drain after the return of the
+// handler, for clients that are still sending.
+const drainGrace = 500 * time.Millisecond
+
+// boundDrainLocked ends a drain that is under way as the handler returns, after
+// a grace.
+func (f *Flusher) boundDrainLocked() {
+	if f.drainingLocked() {
+		time.AfterFunc(drainGrace, func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			f.cutDrainLocked()
+		})
+	}
 }
 
 // callerOnlyLocked reports whether handing over the headers would drain a
-// request body that the handler may still want to read. Done in the background
-// that steals the upload: the handler reads a part of it and then an error, or
-// what looks like the end. So only a caller of the Flusher may do it then, as in
-// net/http, and no carrier or timer.
+// request body that the handler of a New may still want to read. As we do not
+// see it read, only a caller of the Flusher may do it then, as in net/http, and
+// no carrier or timer.
 func (f *Flusher) callerOnlyLocked() bool {
-	return f.body != nil && f.body.drained && !f.headersSent && !f.fullDuplex && !f.body.over.Load()
+	return f.body == &unreadBody && !f.headersSent && !f.fullDuplex
 }
 
 // tellStatus hands a status that has been fixed to the server.

@@ -317,47 +317,39 @@ func TestFlushInsteadOfContinue(t *testing.T) {
 	}
 }
 
-// Until the request body has been read neither the carrier nor a timer hands
-// over the headers; once it has been, what was asked for is done without
-// another call.
-func TestBodyComesFirst(t *testing.T) {
-	for _, way := range []struct {
-		name string
-		opts flush.Options
-		end  func(r *http.Request, f *flush.Flusher)
-	}{
-		{"read", flush.Options{FlushInterval: time.Second}, func(r *http.Request, _ *flush.Flusher) { io.Copy(io.Discard, r.Body) }},
-		{"closed", flush.Options{FlushInterval: time.Second}, func(r *http.Request, _ *flush.Flusher) { r.Body.Close() }},
-		{"full duplex", flush.Options{FlushInterval: time.Second}, func(_ *http.Request, f *flush.Flusher) { f.EnableFullDuplex() }},
-	} {
-		t.Run(way.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
-				if p == h2 {
-					return // reads and writes at the same time
-				}
-				park := newPark(t)
-				srv := serveMemory(t, p, wrapped(&way.opts, func(w http.ResponseWriter, r *http.Request) {
-					io.WriteString(w, "asked for")
-					<-time.After(time.Hour)
-					park.here()
-					way.end(r, flusher(w))
-					park.here()
-				}), 0)
-				s := open(t, srv, "POST", "/", strings.NewReader("upload"))
-				park.wait()
-				s.expectNothing()
-				park.resume()
-				park.wait()
-				s.expect("asked for")
-				park.resume()
-				s.expectEnd("")
-			})
-		})
-	}
+// A timer leaves the headers to a carrier, which does not wait for the handler
+// to read its body: that then reads as after a flush of net/http.
+func TestTimerHandsOverAnUnreadBody(t *testing.T) {
+	bubble(t, func(t *testing.T, p proto) {
+		if p == h2 {
+			return // reads and writes at the same time
+		}
+		park := newPark(t)
+		srv := serveMemory(t, p, wrapped(&flush.Options{FlushInterval: time.Second}, func(w http.ResponseWriter, r *http.Request) {
+			io.WriteString(w, "asked for")
+			park.here()
+			b, err := io.ReadAll(r.Body)
+			if p == http10 && (string(b) != "upload" || err != nil) || p == http1 && (len(b) != 0 || err != http.ErrBodyReadAfterClose) {
+				t.Errorf("read %q, %v", b, err)
+			}
+			park.here()
+		}), 0)
+		clock := newClock()
+		s := open(t, srv, "POST", "/", strings.NewReader("upload"))
+		park.wait()
+		s.expect("asked for")
+		if clock.now() != time.Second {
+			t.Error("flushed after", clock.now())
+		}
+		park.resume()
+		park.wait()
+		park.resume()
+		s.expectEnd("")
+	})
 }
 
-// A caller's flush hands the headers over on its own goroutine, as net/http's
-// does, and may wait for the upload there: FlushAsync included.
+// A waiting flush may wait for the upload, as net/http's does. One that does not
+// wait leaves that to a carrier.
 func TestFlushWaitsForTheUpload(t *testing.T) {
 	for _, wait := range []bool{true, false} {
 		t.Run(fmt.Sprint(wait), func(t *testing.T) {
@@ -367,7 +359,11 @@ func TestFlushWaitsForTheUpload(t *testing.T) {
 				park := newPark(t)
 				srv := serveMemory(t, http1, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 					io.WriteString(w, "x")
-					if err := flush.Flush(w, wait); err != nil || clock.now() != 30*time.Second {
+					took := time.Duration(0)
+					if wait {
+						took = 30 * time.Second
+					}
+					if err := flush.Flush(w, wait); err != nil || clock.now() != took {
 						t.Errorf("%v after %v", err, clock.now())
 					}
 					park.here()

@@ -17,7 +17,12 @@ import (
 
 // callLocked calls the server with mu dropped. The holder of the baton calls
 // it, and then verdictLocked.
-func (f *Flusher) callLocked(call func()) {
+func (f *Flusher) callLocked(call func()) { f.handLocked(false, 0, call) }
+
+// handLocked is callLocked for a call that hands size bytes over, and flushes
+// with push.
+func (f *Flusher) handLocked(push bool, size int, call func()) {
+	f.excludeBodyLocked(push, size)
 	f.beginCallLocked()
 	f.mu.Unlock()
 	returned := false
@@ -48,6 +53,7 @@ func (f *Flusher) callAsideLocked(call func()) {
 // writeLocked is one Write of the server and, with push, if that went well, one
 // flush.
 func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err error) {
+	f.excludeBodyLocked(push, len(p))
 	f.beginCallLocked()
 	f.mu.Unlock()
 	returned := false
@@ -76,7 +82,7 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 
 // writeStringLocked is writeLocked for a string, without a flush.
 func (f *Flusher) writeStringLocked(s string) (n int, err error) {
-	f.callLocked(func() {
+	f.handLocked(false, len(s), func() {
 		n, err = io.WriteString(f.srv.w, s)
 		n, err = wrote(n, len(s), err)
 	})
@@ -110,7 +116,7 @@ func (f *Flusher) pushLocked() bool {
 		return false
 	}
 	var err error
-	f.callLocked(func() { err = f.srv.flusher.FlushError() })
+	f.handLocked(true, 0, func() { err = f.srv.flusher.FlushError() })
 	f.notePushLocked(err)
 	return true
 }
@@ -160,6 +166,6 @@ func (f *Flusher) classifyLocked(err error) error {
 
 // sendSliceLocked is one call of the server's ReadFrom, for size bytes of reg.
 func (f *Flusher) sendSliceLocked(rf io.ReaderFrom, reg file, size int64) (n int64, err error) {
-	f.callLocked(func() { n, err = rf.ReadFrom(&io.LimitedReader{R: reg, N: size}) })
+	f.handLocked(true, 0, func() { n, err = rf.ReadFrom(&io.LimitedReader{R: reg, N: size}) })
 	return n, f.verdictLocked(err)
 }

@@ -85,6 +85,7 @@ func (f *Flusher) abortLocked(cause error) {
 	f.aborted = true
 	f.failLocked(cause)
 	if f.timeout.calling {
+		f.cutDrainLocked()
 		f.unblockLocked()
 	}
 }
@@ -100,6 +101,9 @@ func (f *Flusher) complete() {
 		f.joinLocked()
 		f.endLocked(whole, unwound)
 	}()
+	if f.returned.Load() {
+		f.boundDrainLocked()
+	}
 	f.awaitWritesLocked()
 	if !f.aborted && !f.hijacked {
 		unwound = f.unwindStackLocked()

@@ -36,7 +36,7 @@ const (
 // SetReadDeadline sets the server's deadline for reading the request, as
 // [http.ResponseController.SetReadDeadline].
 func (f *Flusher) SetReadDeadline(t time.Time) error {
-	d, ok := find[interface{ SetReadDeadline(time.Time) error }](f.srv.w)
+	d, ok := find[readDeadliner](f.srv.w)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.goneLocked(); err != nil {
@@ -44,6 +44,9 @@ func (f *Flusher) SetReadDeadline(t time.Time) error {
 	}
 	if !ok {
 		return fmt.Errorf("flush: response writer has no read deadlines: %w", http.ErrNotSupported)
+	}
+	if f.body != nil && f.body.cutShort {
+		return nil
 	}
 	return d.SetReadDeadline(t)
 }

@@ -69,6 +69,8 @@ func (o onlyFlush) FlushError() error {
 	return nil
 }
 
+type readDeadliner interface{ SetReadDeadline(time.Time) error }
+
 type writeDeadliner interface{ SetWriteDeadline(time.Time) error }
 
 // server is what a Flusher knows about the writer below it. It is looked up

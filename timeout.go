@@ -43,7 +43,7 @@ type sendTimeout struct {
 func (f *Flusher) beginCallLocked() {
 	t := &f.timeout
 	t.calling = true
-	closing := t.closing && t.progress == nil
+	closing := t.closing && t.progress == nil && !f.drainingLocked()
 	budget := f.cfg.Budget != nil && !t.quiet
 	if budget || t.d > 0 && !closing {
 		f.progressedLocked()
@@ -57,7 +57,7 @@ func (f *Flusher) beginCallLocked() {
 // watchCallLocked starts the timer for the call under way, unless it runs.
 func (f *Flusher) watchCallLocked() {
 	t := &f.timeout
-	budget, closing := f.cfg.Budget != nil && !t.quiet, t.closing && t.progress == nil
+	budget, closing := f.cfg.Budget != nil && !t.quiet, t.closing && t.progress == nil && !f.drainingLocked()
 	if t.running || !budget && (closing || t.d <= 0) {
 		return
 	}
@@ -97,6 +97,7 @@ func (f *Flusher) tookLongLocked(d time.Duration) bool { return f.timeout.passed
 // between two calls nothing is watched.
 func (f *Flusher) endCallLocked() {
 	f.timeout.calling = false
+	f.admitBodyLocked()
 	f.movedLocked()
 }
 
@@ -117,7 +118,7 @@ func (f *Flusher) sendTimeoutFired() {
 		return
 	}
 	look := f.lookLocked()
-	if t.d <= 0 || t.closing && t.progress == nil {
+	if t.d <= 0 || t.closing && t.progress == nil && !f.drainingLocked() {
 		if look > 0 {
 			t.running = true
 			t.timer.Reset(look)
@@ -149,6 +150,13 @@ func (f *Flusher) sendTimeoutFired() {
 		}
 		t.running = true
 		t.timer.Reset(left)
+		return
+	}
+	if f.drainingLocked() {
+		f.cutDrainLocked()
+		if t.since = now(); t.calling && !t.running {
+			f.watchCallLocked()
+		}
 		return
 	}
 	if f.srv.deadline != nil {
