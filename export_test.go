@@ -3,10 +3,14 @@ package flush
 import (
 	"context"
 	"errors"
+	"net/http"
 )
 
 // BudgetHeld returns how many bytes b counts as held.
 func BudgetHeld(b *Budget) int64 { return b.held.Load() }
+
+// HandlerWriter returns f as its handler would see it.
+func HandlerWriter(f *Flusher) http.ResponseWriter { return f.handlerWriter() }
 
 // NewBlock returns a piece of floor 2, which a budget counts as BlockMemory.
 func NewBlock() any { return new(block) }
