@@ -5,9 +5,12 @@ package flush_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -276,4 +279,120 @@ func TestSendTimeoutTrueToProgressLives(t *testing.T) {
 		}
 		time.Sleep(time.Second) // of synctest, as above
 	})
+}
+
+// With a known connection the end of the server's context is not taken for the
+// client's leaving where the client is there: it is, and gets everything.
+func TestCauseWithTheClientThere(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		not  []proto
+		end  func(w http.ResponseWriter, r *http.Request, base context.CancelFunc) *http.Request // what ends the context
+	}{
+		{"BaseContext", nil, func(_ http.ResponseWriter, r *http.Request, base context.CancelFunc) *http.Request {
+			base()
+			return r
+		}},
+		{"read deadline", []proto{h2}, func(w http.ResponseWriter, r *http.Request, _ context.CancelFunc) *http.Request {
+			http.NewResponseController(w).SetReadDeadline(time.Now())
+			return r
+		}},
+		{"cancel outside", []proto{h2}, func(_ http.ResponseWriter, r *http.Request, _ context.CancelFunc) *http.Request {
+			ctx, cancel := context.WithCancel(r.Context())
+			cancel()
+			return r.WithContext(ctx)
+		}},
+	} {
+		for _, p := range []proto{http1, https1, h2} {
+			if slices.Contains(test.not, p) {
+				continue // of an HTTP/2 stream the connection says nothing
+			}
+			t.Run(test.name+" "+p.String(), func(t *testing.T) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				atClose := make(chan error, 1)
+				h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if test.name != "cancel outside" {
+						test.end(w, r, cancel)
+					}
+					<-r.Context().Done()
+					if err := flush.Cause(r.Context()); err != context.Canceled {
+						t.Errorf("the reason is %v", err)
+					}
+					for range 3 {
+						io.WriteString(w, "x")
+						if err := flush.Flush(w, true); err != nil {
+							t.Error(err)
+						}
+					}
+				}), &flush.Options{OnClose: func(r *http.Request, _ flush.Stats, _ error) { atClose <- flush.Cause(r.Context()) }})
+				srv := serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					if test.name == "cancel outside" {
+						r = test.end(w, r, cancel)
+					}
+					h.ServeHTTP(w, r)
+				}), configure(func(s *http.Server) {
+					s.BaseContext = func(net.Listener) context.Context { return ctx }
+					s.ConnContext = flush.ConnContext
+				}))
+				open(t, srv, "GET", "/", nil).expectEnd("xxx")
+				if err := <-atClose; err != context.Canceled {
+					t.Errorf("OnClose: the reason is %v", err)
+				}
+			})
+		}
+	}
+}
+
+// An upload that stalls ends the context at ReadTimeout, and the client is there.
+func TestCauseOfAStalledUpload(t *testing.T) {
+	srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.ReadAll(r.Body); err == nil {
+			t.Error("the upload is whole")
+		}
+		<-r.Context().Done()
+		if err := flush.Cause(r.Context()); err != context.Canceled {
+			t.Errorf("the reason is %v", err)
+		}
+		io.WriteString(w, "answer")
+	}), nil), configure(func(s *http.Server) {
+		s.ReadTimeout = 50 * time.Millisecond
+		s.ConnContext = flush.ConnContext
+	}))
+	s := open(t, srv, "POST", "/", nil, "Content-Length: 100")
+	if body, _, _ := s.rest(); body != "answer" {
+		t.Errorf("the client got %q", body)
+	}
+}
+
+// The twin: a client that leaves, all of it or half, is gone.
+func TestCauseWithTheClientGone(t *testing.T) {
+	for _, p := range []proto{http1, https1, h2} {
+		for _, half := range []bool{false, true} {
+			if half && p != http1 {
+				continue
+			}
+			t.Run(fmt.Sprint(p, half), func(t *testing.T) {
+				done := make(chan error, 2)
+				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					flush.Flush(w, true)
+					<-r.Context().Done()
+					done <- flush.Cause(r.Context())
+				}), &flush.Options{OnClose: func(r *http.Request, _ flush.Stats, _ error) { done <- flush.Cause(r.Context()) }}),
+					configure(func(s *http.Server) { s.ConnContext = flush.ConnContext }))
+				s := open(t, srv, "GET", "/", nil)
+				s.header()
+				if half {
+					s.conn.(*net.TCPConn).CloseWrite()
+				} else {
+					s.leave()
+				}
+				for range 2 {
+					if err := <-done; !errors.Is(err, flush.ErrClientGone) {
+						t.Errorf("the reason is %v", err)
+					}
+				}
+			})
+		}
+	}
 }

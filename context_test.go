@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -391,4 +392,54 @@ func TestCauseBeforeTheVerdict(t *testing.T) {
 		s.leave()
 		<-time.After(time.Minute)
 	})
+}
+
+// A context that is kept after the end costs hardly more than the server's
+// would, whether somebody has waited for it or not; and it keeps its values, its
+// cause and the reason.
+func TestKeptContextIsSmall(t *testing.T) {
+	const n = 2000
+	measure := func(t *testing.T, wrap func(http.Handler) http.Handler, watched bool) int {
+		kept := make([]context.Context, n)
+		var i int
+		h := wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if kept[i] = r.Context(); watched {
+				r.Context().Done()
+			}
+			io.WriteString(w, "x")
+		}))
+		heap := func() int {
+			runtime.GC()
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			return int(m.HeapAlloc)
+		}
+		before := heap()
+		for i = range n {
+			ctx, cancel := context.WithCancel(context.WithValue(context.Background(), valueKey{}, "value"))
+			h.ServeHTTP(newPlain(), httptest.NewRequestWithContext(ctx, "GET", "/", nil))
+			cancel()
+		}
+		after := heap()
+		for _, ctx := range kept {
+			if ctx.Value(valueKey{}) != "value" || ctx.Err() != context.Canceled || context.Cause(ctx) != context.Canceled {
+				t.Fatal("it has lost what it must keep")
+			}
+			if _, ok := flush.FromContext(ctx); ok {
+				t.Fatal("it keeps the Flusher")
+			}
+		}
+		if wrap := flush.Cause(kept[0]); wrap != flush.ErrClosed && wrap != context.Canceled {
+			t.Error("the reason is", wrap)
+		}
+		return (after - before) / n
+	}
+	for _, watched := range []bool{false, true} {
+		bare, ours := measure(t, bare, watched), measure(t, wrappedBy(nil), watched)
+		t.Logf("watched %t: %d bytes, bare %d", watched, ours, bare)
+		if ours > bare+256 {
+			t.Errorf("watched %t: %d bytes, bare %d", watched, ours, bare)
+		}
+	}
 }

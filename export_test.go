@@ -3,7 +3,11 @@ package flush
 import (
 	"context"
 	"errors"
+	"net/http"
 )
+
+// HandlerWriter returns f as its handler would see it.
+func HandlerWriter(f *Flusher) http.ResponseWriter { return f.handlerWriter() }
 
 // NewBlock returns a piece of floor 2, which a budget counts as BlockMemory.
 func NewBlock() any { return new(block) }

@@ -1,11 +1,14 @@
 package flush_test
 
 import (
+	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"mime/multipart"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -367,4 +370,180 @@ func TestOnStart(t *testing.T) {
 	if rec.Header().Get("X-Start") != "1" {
 		t.Errorf("headers %v", rec.Header())
 	}
+}
+
+// claims lists what a writer can be asserted to be.
+func claims(w http.ResponseWriter) []string {
+	var all []string
+	add := func(name string, is bool) {
+		if is {
+			all = append(all, name)
+		}
+	}
+	_, is := w.(http.Flusher)
+	add("Flusher", is)
+	_, is = w.(interface{ FlushError() error })
+	add("FlushError", is)
+	_, is = w.(http.Hijacker)
+	add("Hijacker", is)
+	_, is = w.(http.Pusher)
+	add("Pusher", is)
+	_, is = w.(io.ReaderFrom)
+	add("ReaderFrom", is)
+	_, is = w.(io.StringWriter)
+	add("StringWriter", is)
+	_, is = w.(http.CloseNotifier) //lint:ignore SA1019 asserted in the wild
+	add("CloseNotifier", is)
+	_, is = w.(interface{ SetReadDeadline(time.Time) error })
+	add("SetReadDeadline", is)
+	_, is = w.(interface{ SetWriteDeadline(time.Time) error })
+	add("SetWriteDeadline", is)
+	_, is = w.(interface{ EnableFullDuplex() error })
+	add("EnableFullDuplex", is)
+	return all
+}
+
+// The handler's writer can be asserted to be what the server's can.
+func TestWriterClaimsWhatTheServersDoes(t *testing.T) {
+	eachProto(t, func(t *testing.T, p proto) {
+		var got [3][]string
+		for i, wrap := range []func(http.Handler) http.Handler{bare, wrappedBy(nil), func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { wrappedBy(nil)(h).ServeHTTP(unwrapper{w}, r) })
+		}} {
+			srv := serve(t, p, wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { got[i] = claims(w) })))
+			open(t, srv, "GET", "/", nil).rest()
+		}
+		if !slices.Equal(got[1], got[0]) || !slices.Equal(got[2], got[0]) {
+			t.Errorf("%q, over a wrapper %q, bare %q", got[1], got[2], got[0])
+		}
+	})
+}
+
+// A writer as frameworks make them: it claims everything, whatever is below.
+type claiming struct{ flushable }
+
+func (claiming) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, http.ErrNotSupported }
+func (claiming) Push(string, *http.PushOptions) error         { return http.ErrNotSupported }
+
+// Of writers that are not the server's own it claims no more than they do, and
+// of those that claim both what suits the protocol.
+func TestWriterClaimsNoMore(t *testing.T) {
+	for _, test := range []struct {
+		name         string
+		w            http.ResponseWriter
+		major        int
+		hijack, push bool
+	}{
+		{"recorder", httptest.NewRecorder(), 1, false, false},
+		{"recorder, HTTP/2", httptest.NewRecorder(), 2, false, false},
+		{"claims all", claiming{flushable{newPlain()}}, 1, true, false},
+		{"claims all, HTTP/2", claiming{flushable{newPlain()}}, 2, false, true},
+		{"pushes", unwrapper{pusher{flushable{newPlain()}}}, 2, false, true},
+		{"pushes, HTTP/1", pusher{flushable{newPlain()}}, 1, false, false},
+		{"hijacks", unwrapper{refusing{flushable{newPlain()}, nil}}, 1, true, false},
+	} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.ProtoMajor = test.major
+		wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+			got := claims(w)
+			want := []string{"Flusher", "FlushError", "StringWriter", "CloseNotifier", "SetReadDeadline", "SetWriteDeadline", "EnableFullDuplex"}
+			if test.push {
+				want = slices.Insert(want, 2, "Pusher")
+			}
+			if test.hijack {
+				want = slices.Insert(want, 2, "Hijacker", "ReaderFrom")
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("%s: %q, want %q", test.name, got, want)
+			}
+		}).ServeHTTP(test.w, r)
+	}
+	timeout := http.TimeoutHandler(wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+		if got := claims(w); slices.Contains(got, "Hijacker") || slices.Contains(got, "Pusher") || slices.Contains(got, "ReaderFrom") {
+			t.Errorf("under http.TimeoutHandler: %q", got)
+		}
+	}), time.Minute, "")
+	r := httptest.NewRequest("GET", "/", nil)
+	r.ProtoMajor = 2
+	timeout.ServeHTTP(httptest.NewRecorder(), r)
+}
+
+// All ways lead from the handler's writer to the Flusher, which is one of a kind.
+func TestWriterLeadsToTheFlusher(t *testing.T) {
+	eachProto(t, func(t *testing.T, p proto) {
+		srv := serve(t, p, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+			if _, ok := w.(*flush.Flusher); ok {
+				t.Error("the writer is the Flusher itself, and claims too much")
+			}
+			f, ok := flush.From(w)
+			if !ok || w.(interface{ Unwrap() http.ResponseWriter }).Unwrap() != http.ResponseWriter(f) {
+				t.Error("Unwrap and From disagree")
+			}
+			if g, ok := flush.From(unwrapper{w}); !ok || g != f {
+				t.Error("From does not find it below a wrapper")
+			}
+			if g, ok := flush.FromContext(r.Context()); !ok || g != f {
+				t.Error("FromContext found", g)
+			}
+			if l := flush.Inspect(w).Layers; l[0].Type != "*flush.Flusher" || l[1].Type == "*flush.Flusher" {
+				t.Errorf("Inspect sees the face: %v", l)
+			}
+			io.WriteString(w, "x")
+			flush.Flush(w, true)
+			if s := f.Stats(); s.Flushes != 1 {
+				t.Errorf("flushed %d times", s.Flushes)
+			}
+		}))
+		open(t, srv, "GET", "/", nil).expectEnd("x")
+	})
+}
+
+// The handler's writer costs no allocation.
+func TestWriterAllocatesNothing(t *testing.T) {
+	f := flush.New(newPlain(), nil, nil)
+	defer f.Close()
+	var w http.ResponseWriter
+	if n := testing.AllocsPerRun(100, func() { w = flush.HandlerWriter(f) }); n != 0 {
+		t.Errorf("%v allocations", n)
+	}
+	if g, _ := flush.From(w); g != f {
+		t.Error("not the Flusher's")
+	}
+}
+
+// On a connection that was hijacked other requests may live, with contexts that
+// are derived from the one of the request that was: their Flusher is not there.
+func TestFromContextAfterHijack(t *testing.T) {
+	own := errors.New("own")
+	srv := serve(t, http1, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+		inner, cancel := context.WithCancelCause(r.Context())
+		defer cancel(nil)
+		if _, ok := flush.FromContext(inner); !ok {
+			t.Error("not there before")
+		}
+		conn, rw, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer conn.Close()
+		if f, ok := flush.FromContext(inner); ok {
+			t.Error("still there:", f)
+		}
+		cancel(own)
+		if err := flush.Cause(inner); err != own {
+			t.Error("cause:", err)
+		}
+		// An inner server answers with a writer of its own.
+		rec := httptest.NewRecorder()
+		wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+			if f, ok := flush.FromContext(r.Context()); !ok || f != flusher(w) {
+				t.Error("the inner handler has", f)
+			}
+			io.WriteString(w, "inner")
+		}).ServeHTTP(rec, r)
+		fmt.Fprintf(rw, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", rec.Body.Len(), rec.Body)
+		rw.Flush()
+	}))
+	open(t, srv, "GET", "/", nil).expectEnd("inner")
 }
