@@ -1,6 +1,11 @@
 package flush_test
 
 import (
+	"compress/gzip"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -53,13 +58,13 @@ func FuzzBuffersAsync(f *testing.F) {
 			got := &asyncRun{t: t, c: c}
 			s := open(t, serveMemory(t, p, wrapped(fuzzModes[mode/2], got.handle), 1<<20), "GET", "/", nil)
 			got.check(s)
-		})
-		if t.Failed() {
-			t.Logf("%v, %+v", p, fuzzModes[mode/2])
-			for i, s := range c.Steps {
-				t.Logf("%d: %+v", i, s)
+			if t.Failed() {
+				t.Logf("%v, %+v", p, fuzzModes[mode/2])
+				for i, s := range c.Steps {
+					t.Logf("%d: %+v", i, s)
+				}
 			}
-		}
+		})
 	})
 }
 
@@ -71,9 +76,12 @@ type asyncRun struct {
 	bytes  []string    // what the model let through, by step
 	header http.Header // what was set in time
 	cut    bool
+
+	// compressed has both run above a buffer, which on the Flusher compresses.
+	compressed bool
 }
 
-func (a *asyncRun) handle(w http.ResponseWriter, _ *http.Request) {
+func (a *asyncRun) handle(w http.ResponseWriter, r *http.Request) {
 	f := flusher(w)
 	end := len(a.c.Steps)
 	real, want := newOutcome(end), newOutcome(end)
@@ -90,6 +98,15 @@ func (a *asyncRun) handle(w http.ResponseWriter, _ *http.Request) {
 	onModel := &phpRun{t: a.t, layer: a.model, rec: rec, out: want, counts: map[string]int{}}
 	onModel.mate = func() { a.model.FlushError() }
 
+	var zip *flush.Buffer
+	var plain *modelBuffer
+	if a.compressed {
+		o := flush.BufferOptions{ChunkSize: 1000, FollowFlush: true}
+		plain = a.model.StartBuffer(&o).(*modelBuffer)
+		o.Filter = flush.Gzip(f, r, 1)
+		zip = f.StartBuffer(&o)
+		onFlusher.open, onModel.open = []buffer{zip}, []buffer{plain}
+	}
 	for i, step := range append(slices.Clone(a.c.Steps), phpStep{Op: "end"}) {
 		onFlusher.rec.step, rec.step = i, i
 		do := func(s *phpRun) any {
@@ -101,6 +118,9 @@ func (a *asyncRun) handle(w http.ResponseWriter, _ *http.Request) {
 			})
 		}
 		fixed := a.model.fixed != nil
+		if plain != nil {
+			plain.o.NoClean, plain.o.NoRemove = zip.Status().NoClean, zip.Status().NoRemove
+		}
 		real.Results[i] = do(onFlusher)
 		if kinds, _ := real.Results[i].(string); step.Op == "clean_all" {
 			switch {
@@ -130,13 +150,25 @@ func (a *asyncRun) handle(w http.ResponseWriter, _ *http.Request) {
 	diffOutcomes(a.t, "model", want, real)
 }
 
+// check reads the response and compares it with what the model let through.
 func (a *asyncRun) check(s *stream) {
 	resp, err := s.head()
 	body, _, end := s.rest()
 	want := strings.Join(a.bytes, "")
+	if err == nil && resp.Header.Get("Content-Encoding") == "gzip" {
+		var plain []byte
+		zr, err := gzip.NewReader(strings.NewReader(body))
+		if err == nil {
+			plain, err = io.ReadAll(zr)
+		}
+		if err != nil && !a.cut {
+			a.t.Errorf("%v in %q, after %q", err, clip([]byte(body)), clip(plain))
+		}
+		body = string(plain)
+	}
 	if a.cut {
-		if end != cut || !strings.HasPrefix(want, body) {
-			a.t.Errorf("got %q, %s, want a part of %q, cut", body, end, want)
+		if end != cut && err == nil && resp.StatusCode != http.StatusNoContent || !strings.HasPrefix(want, body) {
+			a.t.Errorf("got %q, %s, want a part of %q, cut", clip([]byte(body)), end, clip([]byte(want)))
 		}
 		return
 	}
@@ -144,16 +176,62 @@ func (a *asyncRun) check(s *stream) {
 		a.t.Fatal(err)
 	}
 	if body != want || end != complete {
-		a.t.Errorf("got %q, %s, want %q", body, end, want)
+		a.t.Errorf("got %q, %s, want %q", clip([]byte(body)), end, clip([]byte(want)))
 	}
-	status := a.model.status
-	if resp.StatusCode != status {
-		a.t.Errorf("status %d, want %d", resp.StatusCode, status)
+	if resp.StatusCode != a.model.status {
+		a.t.Errorf("status %d, want %d", resp.StatusCode, a.model.status)
 	}
 	if got, want := resp.Header.Get("X-A"), a.model.fixed.Get("X-A"); got != want {
 		a.t.Errorf("X-A: %q, want %q", got, want)
 	}
 	if got, want := resp.Header.Get("X-Handler"), a.header.Get("X-Handler"); got != want {
 		a.t.Errorf("X-Handler: %q, want %q", got, want)
+	}
+}
+
+var gzipScripts = flag.Int("gzip-scripts", 200, "random handlers that TestGzipOracle runs")
+
+// Whatever a handler does, the body that the client decodes under Gzip is the
+// body without, in every mode and over HTTP/1 and HTTP/2.
+func TestGzipOracle(t *testing.T) {
+	modes := append([]*flush.Options{nil, {BufferSize: -1}, {Implicit: flush.Wait}}, fuzzModes...)
+	encoded := 0
+	for seed := range *gzipScripts {
+		random := rand.New(rand.NewPCG(uint64(seed), 0))
+		input := make([]byte, 2*(5+random.IntN(30)))
+		for i := range input {
+			input[i] = byte(random.Uint32())
+		}
+		c := fuzzCase(input, fuzzAsyncHandlers)
+		c.Steps = slices.DeleteFunc(c.Steps, func(s phpStep) bool {
+			// A 204 leaves nothing to compare.
+			return s.Op == "disconnect" || s.Op == "status" && s.Code == http.StatusNoContent
+		})
+		for i := range c.Steps {
+			switch s := &c.Steps[i]; s.Op {
+			case "write":
+				s.Data = strings.Repeat(s.Data.(string), random.IntN(500))
+			case "ob_start":
+				s.Chunk *= random.IntN(500)
+			}
+		}
+		p, opts := []proto{http1, h2}[seed%2], modes[seed/2%len(modes)]
+		synctest.Test(t, func(t *testing.T) {
+			run := &asyncRun{t: t, c: c, compressed: true}
+			s := open(t, serveMemory(t, p, wrapped(opts, run.handle), 1<<20), "GET", "/", nil, acceptGzip)
+			run.check(s)
+			if r, err := s.head(); err == nil && r.Header.Get("Content-Encoding") == "gzip" {
+				encoded++
+			}
+			if t.Failed() {
+				t.Logf("script %d: %v, %+v", seed, p, opts)
+				for i, s := range c.Steps {
+					t.Logf("%d: %s", i, clip(fmt.Append(nil, s)))
+				}
+			}
+		})
+	}
+	if 2*encoded < *gzipScripts {
+		t.Errorf("only %d of %d were compressed", encoded, *gzipScripts)
 	}
 }
