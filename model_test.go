@@ -174,9 +174,6 @@ func (m *model) Clean() error {
 	for _, b := range slices.Backward(m.bufs) {
 		if m.thrown == nil {
 			errs = append(errs, m.run(b, flush.PhaseClean))
-			if m.thrown == nil {
-				b.started, b.processed = false, false
-			}
 		}
 	}
 	m.cleaning = false
@@ -187,6 +184,9 @@ func (m *model) Clean() error {
 		errs = append(errs, flush.ErrHeadersSent)
 	} else if m.thrown == nil {
 		m.status, m.fixed = 0, nil
+		for _, b := range m.bufs {
+			b.started, b.processed = false, false
+		}
 	}
 	errs = append(errs, m.enterLate())
 	m.rethrow()
