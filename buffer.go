@@ -20,7 +20,19 @@ import (
 // Write to the response is accepted, whoever made it, and enters the buffer
 // that is on top once the Filter has returned. Reading works, and so does
 // flushing the response, which then leaves every buffer alone. What would
-// change the stack returns [ErrReentrant].
+// change the stack returns [ErrReentrant]. [Flusher.Abort] marks the response
+// and returns.
+//
+// What a Filter sets in the headers while [Flusher.HeadersSent] says false is
+// sent. It finds them as they will be, without what the handler has set too
+// late. Only a waiting flush or SendHeaders of the Filter's own sends them
+// meanwhile. An asynchronous flush is done once it has returned; one of another
+// goroutine that waits waits for that, and after SendTimeout returns an
+// [ErrTimeout] that does not stick.
+//
+// A Content-Length of the handler's is removed when a Filter first lets through
+// more or less than it was given; if it has been sent already the response is
+// cut. A Content-Length that a Filter sets holds for what it lets through.
 type Filter func(p []byte, phase Phase) ([]byte, error)
 
 // A Phase tells a [Filter] why it runs. It is a set of bits; a write that

@@ -30,7 +30,8 @@ func (f *Flusher) Close() error {
 //
 // Inside [NewHandler] the return of the handler then panics with
 // [http.ErrAbortHandler], the server's own way to cut a response. With [New]
-// the caller does that.
+// the caller does that. Called by a [Filter] it only marks the response, which
+// ends with the return of the handler, Close or another Abort.
 func (f *Flusher) Abort(cause error) { f.finish(true, cause) }
 
 // finish is Close and Abort. Whoever comes first ends the response; the others

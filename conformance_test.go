@@ -540,6 +540,8 @@ type phpRun struct {
 	stopped bool
 	open    []buffer // all that were opened; Level says how many are left
 	counts  map[string]int
+	mate    func() // another goroutine's flush, for FuzzBuffersAsync
+	unsent  func(name, value string)
 }
 
 func runCase(t testing.TB, c phpCase, onModel bool) *outcome {
@@ -844,7 +846,17 @@ func (s *phpRun) filter(name string) flush.Filter {
 		case "flusher":
 			s.FlushError()
 			return p, nil
-		case "header":
+		case "mate", "header":
+			unsent := !s.HeadersSent()
+			if name == "mate" {
+				s.mate()
+				if unsent && s.HeadersSent() && s.unsent != nil {
+					s.t.Error("another goroutine sent the headers while a filter ran")
+				}
+			}
+			if unsent && s.unsent != nil {
+				s.unsent("X-Handler", flags)
+			}
 			s.Header().Set("X-Handler", flags)
 			return p, nil
 		case "reenter":

@@ -16,7 +16,7 @@ var fuzzOps = []string{
 	"write", "write", "write", "write", "write", "write", "ob_start", "ob_start", "ob_start", "ob_start",
 	"flush_top", "flush_top", "clean_top", "close_top", "close_top", "discard_top", "flush_lowest",
 	"ob_get_contents", "ob_get_level", "ob_get_status", "headers_sent", "flush", "flush_all", "clean_all",
-	"implicit_flush", "header", "status", "disconnect",
+	"implicit_flush", "header", "status", "disconnect", "header_late",
 }
 
 var fuzzHandlers = []string{
@@ -25,7 +25,7 @@ var fuzzHandlers = []string{
 }
 
 // fuzzCase makes a case of a fuzzer's input: an op and its argument by turns.
-func fuzzCase(input []byte) phpCase {
+func fuzzCase(input []byte, handlers []string) phpCase {
 	c := phpCase{SAPI: "web"}
 	var buffers int
 	for pair := range slices.Chunk(input, 2) {
@@ -41,7 +41,7 @@ func fuzzCase(input []byte) phpCase {
 			if buffers++; buffers > 8 {
 				continue
 			}
-			step.Handler = fuzzHandlers[arg%len(fuzzHandlers)]
+			step.Handler = handlers[arg%len(handlers)]
 			step.Chunk = int(pair[0]) % 5 * (arg % 3)
 			step.follow = arg&1 != 0
 			flags := []string{}
@@ -57,6 +57,8 @@ func fuzzCase(input []byte) phpCase {
 			step.On = arg&1 != 0
 		case "header":
 			step.Name, step.Value = "X-A", string(rune('a'+arg%26))
+		case "header_late": // what the filter of that name sets, too
+			step.Op, step.Name, step.Value = "header", "X-Handler", []string{"START", "START|FLUSH", "FINAL"}[arg%3]
 		case "status":
 			step.Code = []int{http.StatusOK, http.StatusNotFound, http.StatusNoContent}[arg%3]
 		case "disconnect":
@@ -131,7 +133,7 @@ func FuzzBuffers(f *testing.F) {
 	f.Add([]byte{op("status"), 1, op("ob_start"), with("header"), op("write"), 5, op("flush"), 0, op("header"), 3, op("write"), 4})
 	f.Add([]byte{op("ob_start"), with("count"), op("disconnect"), 0, op("write"), 7, op("flush_top"), 0, op("flush"), 0, op("write"), 1})
 	f.Fuzz(func(t *testing.T, input []byte) {
-		c := fuzzCase(input)
+		c := fuzzCase(input, fuzzHandlers)
 		diffOutcomes(t, "model", runCase(t, c, true), runCase(t, c, false))
 		if t.Failed() {
 			for i, s := range c.Steps {

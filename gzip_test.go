@@ -686,6 +686,22 @@ func TestGzipIsImmutable(t *testing.T) {
 			expectError(t, "Discard", b.Discard(), nil)
 			http.Error(f, "sorry", http.StatusInternalServerError)
 		}, "sorry\n"},
+		"a Clean that a flush overtakes": {func(t *testing.T, f *flush.Flusher, r *http.Request) {
+			b := zip(f, r, 0)
+			io.WriteString(f, page)
+			b.Flush()
+			f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+				if phase&flush.PhaseClean != 0 {
+					expectError(t, "FlushWait", f.FlushWait(nil), nil)
+				}
+				return p, nil
+			}})
+			io.WriteString(f, "half a ")
+			if err := f.Clean(); !errors.Is(err, flush.ErrHeadersSent) {
+				t.Error("Clean:", err)
+			}
+			io.WriteString(f, "more")
+		}, page + "more"},
 		"one that declined": {func(t *testing.T, f *flush.Flusher, r *http.Request) {
 			f.Header().Set("Content-Encoding", "identity")
 			b := zip(f, r, 1)

@@ -127,6 +127,34 @@ func TestFlushWithoutAFilterSendsHeaders(t *testing.T) {
 	}
 }
 
+// So too before the request body has been read, when no carrier may hand the
+// headers over.
+func TestFilterHeadersBeforeTheRequestBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		park := newPark(t)
+		srv := serveMemory(t, http1, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+			f := flusher(w)
+			b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+				if phase&flush.PhaseFlush != 0 {
+					done := make(chan error)
+					go func() { done <- f.FlushAsync() }()
+					expectError(t, "FlushAsync", <-done, nil)
+					f.Header().Set("X-Filter", "1")
+				}
+				return p, nil
+			}})
+			expectError(t, "Flush", b.Flush(), nil)
+			park.here()
+		}), 0)
+		s := open(t, srv, "POST", "/", strings.NewReader("unread"))
+		if s.header().Get("X-Filter") != "1" {
+			t.Errorf("header %v", s.header())
+		}
+		park.next()
+		s.expectEnd("")
+	})
+}
+
 // A filter's own flush works, whichever it is and whatever the server: what the
 // filter has set until then is sent. An asynchronous one is done after it.
 func TestFilterFlushes(t *testing.T) {

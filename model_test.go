@@ -3,6 +3,7 @@ package flush_test
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"net/http"
 	"slices"
 
@@ -24,12 +25,24 @@ type model struct {
 	err      error
 	ended    bool
 
-	bufs    []*modelBuffer
-	running bool
-	passing bool
-	late    []byte
-	thrown  any // what a filter panicked with in the operation under way
+	bufs     []*modelBuffer
+	running  bool
+	cleaning bool
+	async    bool // a carrier decides when the headers leave, and with that what comes of Clean
+	clean    cleanOutcome
+	showing  bool // the filter that runs has the fixed headers before it
+	passing  bool
+	late     []byte
+	thrown   any // what a filter panicked with in the operation under way
 }
+
+type cleanOutcome int
+
+const (
+	refused   cleanOutcome = iota
+	overtaken              // by a flush of a filter's
+	cleaned
+)
 
 type modelBuffer struct {
 	m                            *model
@@ -53,10 +66,18 @@ func (m *model) WriteHeader(code int) {
 	}
 }
 
+// takeOver fixes what the filter that runs has made of fixed headers.
+func (m *model) takeOver() {
+	if m.showing && !m.sent {
+		m.fixed = m.header.Clone()
+	}
+}
+
 func (m *model) sendHeaders() {
 	if m.sent {
 		return
 	}
+	m.takeOver()
 	m.WriteHeader(http.StatusOK)
 	m.sent = true
 	if !m.cli {
@@ -143,25 +164,32 @@ func (m *model) flushBuffers(which func(*modelBuffer) bool) error {
 
 func (m *model) Clean() error {
 	switch {
-	case m.sent:
+	case m.sent && !m.async || m.async && m.clean == refused:
 		return flush.ErrHeadersSent
 	case m.running:
 		return flush.ErrReentrant
 	}
 	var errs []error
+	m.cleaning = true
 	for _, b := range slices.Backward(m.bufs) {
 		if m.thrown == nil {
 			errs = append(errs, m.run(b, flush.PhaseClean))
-			if m.thrown == nil {
-				b.started, b.processed = false, false
-			}
 		}
 	}
-	m.rethrow()
-	if m.sent { // a filter has flushed
-		return flush.ErrHeadersSent
+	m.cleaning = false
+	if m.async {
+		m.sent = m.clean == overtaken
 	}
-	m.status, m.fixed = 0, nil
+	if m.sent { // a filter has flushed
+		errs = append(errs, flush.ErrHeadersSent)
+	} else if m.thrown == nil {
+		m.status, m.fixed = 0, nil
+		for _, b := range m.bufs {
+			b.started, b.processed = false, false
+		}
+	}
+	errs = append(errs, m.enterLate())
+	m.rethrow()
 	return errors.Join(errs...)
 }
 
@@ -225,15 +253,23 @@ func (m *model) run(b *modelBuffer, phase flush.Phase) error {
 		err = errors.Join(err, m.enter(b.level-1, out))
 		m.passing = m.passing && !top
 	}
+	if m.cleaning {
+		return err
+	}
+	return errors.Join(err, m.enterLate())
+}
+
+// enterLate brings what was written while a filter ran to the buffer on top.
+func (m *model) enterLate() error {
 	late := m.late
 	m.late = nil
 	for _, top := range slices.Backward(m.bufs) {
 		if !top.disabled {
 			top.data = append(top.data, late...)
-			return err
+			return nil
 		}
 	}
-	return errors.Join(err, m.sink(late))
+	return m.sink(late)
 }
 
 func (m *model) call(b *modelBuffer, phase flush.Phase) (out []byte, err error, ok bool) {
@@ -241,15 +277,26 @@ func (m *model) call(b *modelBuffer, phase flush.Phase) (out []byte, err error, 
 		phase |= flush.PhaseStart
 	}
 	m.running = true
-	fixed, before := m.fixed != nil, m.header.Clone()
+	late, shown := m.header.Clone(), m.fixed.Clone()
+	m.showing = shown != nil && !m.sent
+	if m.showing { // a filter finds what will be sent, and can change it
+		clear(m.header)
+		maps.Copy(m.header, shown.Clone())
+	}
 	defer func() {
 		m.running = false
 		if v := recover(); v != nil {
 			m.thrown = v
 		}
-		for k, vv := range m.header {
-			if fixed && !slices.Equal(vv, before[k]) {
-				m.fixed[k] = slices.Clone(vv)
+		if !m.showing {
+			return
+		}
+		m.takeOver()
+		m.showing = false
+		maps.DeleteFunc(m.header, func(k string, vv []string) bool { return slices.Equal(vv, shown[k]) && late[k] == nil })
+		for k, vv := range late {
+			if slices.Equal(m.header[k], shown[k]) {
+				m.header[k] = vv
 			}
 		}
 	}()

@@ -219,13 +219,20 @@ func (f *Flusher) unwindTopLocked() (err error) {
 }
 
 // cleanStackLocked drops what the buffers hold, and has their filters begin
-// anew. Clean calls it, with the turn and the baton.
+// anew, unless one of them has sent the headers: then a part of what a filter
+// let through is on its way, and the rest must follow. Clean calls it, with the
+// turn and the baton.
 func (f *Flusher) cleanStackLocked() (err error) {
 	s := f.stack
 	s.cleaning = true
 	defer func() { s.cleaning = false }()
 	for _, b := range slices.Backward(s.bufs) {
 		err = joinErrors(err, f.runLocked(b, PhaseClean))
+	}
+	if f.headersSent {
+		return wrapReentrant(err)
+	}
+	for _, b := range s.bufs {
 		b.started, b.processed, b.pinned = false, false, false
 	}
 	s.rest, s.grown, s.resized, s.ownLength = nil, 0, false, false
