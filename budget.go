@@ -28,8 +28,8 @@ var errThrough = errors.New("flush: to be handed to the server")
 // aborted with [ErrOverBudget], never one that keeps up: it has to have been
 // looked at several times, over at least 100 ms, with no progress. Where all
 // keep up, a Write waits, and one of a response that holds nothing comes first.
-// It waits for SendTimeout at most, and then fails with [ErrTimeout]; Close,
-// Abort and Hijack end the wait, and so does the end of the client. A
+// Once no memory has come to anybody for SendTimeout it fails with [ErrTimeout];
+// Close, Abort and Hijack end the wait, and so does the end of the client. A
 // synchronous Write does not wait: it goes to the client at once.
 //
 // A failed response gives back at once all but the block that the server is
@@ -75,6 +75,7 @@ type Budget struct {
 	members    atomic.Int64 // responses that have held something and have not ended
 	waiting    atomic.Int64 // Writes that wait
 	aborted    atomic.Int64
+	granted    atomic.Int64 // when a block was last handed to one who waits, as now says
 
 	mu      sync.Mutex
 	lines   [2]list.List // members that wait: those who hold nothing, those who hold something
@@ -333,13 +334,13 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 		if f.sent != sent {
 			sent, since = f.sent, now()
 		}
-		left, ends := f.patienceLocked(since)
+		left, ends := f.patienceLocked(max(since, time.Duration(b.granted.Load())))
 		if ends && left <= 0 {
 			if f.srv.deadline == nil {
 				return ErrTimeout
 			}
 			f.aborted = true // the client must not take what it has for the whole
-			f.failLocked(fmt.Errorf("%w: no memory in the budget for %v", ErrTimeout, now()-since))
+			f.failLocked(fmt.Errorf("%w: no memory in the budget", ErrTimeout))
 			continue
 		}
 		if f.q.len > 0 {
@@ -506,6 +507,7 @@ func (m *member) grant() bool {
 	if !m.waits || m.granted {
 		return false
 	}
+	f.cfg.Budget.granted.Store(int64(now()))
 	m.granted, m.entered = true, false
 	m.held += blockMemory
 	f.wakeLocked()
