@@ -227,7 +227,11 @@ func enqueueLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err erro
 		}
 	}
 	for len(b) > 0 {
-		if err := p.awaitRoomLocked(); err != nil {
+		if err := p.awaitRoomLocked(); err == errThrough {
+			p.holding = false
+			m, err := throughLocked(p, b)
+			return n + m, err
+		} else if err != nil {
 			p.cut = p.cut || p.refuse != nil && !begun // a begun one keeps what is left
 			return n, err
 		}

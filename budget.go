@@ -4,12 +4,17 @@ import (
 	"container/heap"
 	"container/list"
 	"context"
+	"errors"
 	"fmt"
 	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
 )
+
+// errThrough is waitBudgetLocked's answer where nothing is to be waited for. No
+// caller of the Flusher sees it.
+var errThrough = errors.New("flush: to be handed to the server")
 
 // A Budget bounds the memory of floor 2 of all responses that share it, as
 // [Options.Budget]. Each response still has its own MaxPending.
@@ -19,8 +24,8 @@ import (
 // aborted with [ErrOverBudget], never one that keeps up: it has to have been
 // looked at several times, over at least 100 ms, with no progress. Where all
 // keep up, a Write waits, and one of a response that holds nothing comes first.
-// It waits for SendTimeout at most, and then fails with [ErrTimeout]; Close,
-// Abort and Hijack end the wait, and so does the end of the client. A
+// Once no memory has come to anybody for SendTimeout it fails with [ErrTimeout];
+// Close, Abort and Hijack end the wait, and so does the end of the client. A
 // synchronous Write does not wait: it goes to the client at once.
 //
 // A failed response gives back at once all but the block that the server is
@@ -48,16 +53,16 @@ type Budget struct {
 	//     of the lines is handing over. It changes by atomics alone.
 	//  2. Whenever f.mu is free, a member's held is the blocks of its queue, plus
 	//     the one block that it was granted and has not filled.
-	//  3. held exceeds hard only by blocks that cannot wait: the first of a HEAD
-	//     response, and one for each response whose context has ended.
-	//  4. Who gives memory back counts it in held first and then looks at
-	//     waiting; who waits counts himself in waiting first and then looks at
-	//     held. So one of the two sees the other.
+	//  3. held exceeds hard only by the first block of a synchronous response to
+	//     HEAD, while its Write lasts.
+	//  4. Who gives memory back counts it in held first and then looks at asleep;
+	//     the server of the lines sets asleep first and then looks at held. So
+	//     one of the two sees the other.
 	//  5. While somebody is in a line one goroutine serves the lines: it alone
 	//     hands blocks over and aborts, whatever the number of those who wait.
 	//  6. No operation looks at more than one member, or one of each rank. A
-	//     charge takes mu only for a response that is stalled, or when somebody
-	//     waits.
+	//     charge takes mu only for a response that is stalled, or to wake the
+	//     server of the lines.
 	//
 	// Locks: a response's mu before the budget's; never two responses; with the
 	// budget's held, no response is locked.
@@ -66,11 +71,13 @@ type Budget struct {
 	members    atomic.Int64 // responses that have held something and have not ended
 	waiting    atomic.Int64 // Writes that wait
 	aborted    atomic.Int64
+	granted    atomic.Int64 // when a block was last handed to one who waits, as now says
 
 	mu      sync.Mutex
 	lines   [2]list.List // members that wait: those who hold nothing, those who hold something
-	serving bool         // somebody serves the lines
-	changed sync.Cond    // on mu: tells him to look again
+	serving bool         // a goroutine serves the lines
+	changed sync.Cond    // on mu: tells it to look again
+	asleep  atomic.Bool  // it wants to be told of memory that comes back
 	stalled [ranks]oldest
 
 	// Aborting a response that holds one block gives nothing back until the
@@ -120,6 +127,7 @@ type member struct {
 	tried   bool          // it was aborted for its memory
 	waits   bool          // a Write waits for a block
 	granted bool          // and has been given one
+	entered bool          // it has been in a line since it waits, and was not given one
 	due     time.Duration // when the next look should come
 
 	// Guarded by the budget's mu.
@@ -159,7 +167,7 @@ func (b *Budget) take(n int64) bool {
 // give counts n fewer bytes, and has the lines served.
 func (b *Budget) give(n int64) {
 	b.held.Add(-n)
-	if b.waiting.Load() > 0 {
+	if b.asleep.CompareAndSwap(true, false) {
 		b.mu.Lock()
 		b.changed.Signal()
 		b.mu.Unlock()
@@ -271,8 +279,9 @@ func (f *Flusher) budgetRoomLocked() int {
 // then. The caller has the pen. It drops f.mu.
 //
 // What f holds itself goes down first, on the caller's goroutine if no carrier
-// may do it. A response whose context has ended and that holds nothing does not
-// wait: the server's next call tells whether the client is still there.
+// may do it. Where the server's context has ended, which may be the client's end
+// or not, errThrough says that the caller is to hand the bytes to the server
+// himself: that needs no memory, and tells.
 func (f *Flusher) waitBudgetLocked() (err error) {
 	if f.reserveLocked(1) {
 		return nil
@@ -296,7 +305,10 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 		}
 		m.waits, m.granted = false, false
 		b.waiting.Add(-1)
-		b.leaveLine(m)
+		if m.entered {
+			m.entered = false
+			b.leaveLine(m)
+		}
 		if err != nil {
 			f.chargeLocked() // a block that was granted goes to the next
 		}
@@ -306,17 +318,16 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 	var ended error
 	err = f.awaitLocked(f.closing, nil, func() bool {
 		for !m.granted && f.haltedLocked(true) == nil {
-			if ctx != nil && ctx.Err() != nil && f.q.blocks == 0 {
-				b.held.Add(blockMemory)
-				m.held += blockMemory
+			if ctx != nil && ctx.Err() != nil && !f.held && f.q.blocks == 0 && !f.carrierOnly() {
+				ended = errThrough
 				return true
 			}
 			if f.sent != sent {
 				sent, since = f.sent, now()
 			}
-			left, ends := f.patienceLocked(since)
+			left, ends := f.patienceLocked(max(since, time.Duration(b.granted.Load())))
 			if ends && left <= 0 {
-				ended = f.impatientLocked(now() - since)
+				ended = f.impatientLocked()
 				return true
 			}
 			if f.q.len > 0 && f.moveOnLocked() {
@@ -327,6 +338,7 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 			} else if ends {
 				timer.Reset(left)
 			}
+			m.entered = true
 			b.enterLine(m, f.q.blocks > 0)
 			return false
 		}
@@ -338,14 +350,14 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 	return err
 }
 
-// impatientLocked ends a Write that has waited for d without progress: the
+// impatientLocked ends a Write that has waited too long without progress: the
 // client must not take what it has for the whole.
-func (f *Flusher) impatientLocked(d time.Duration) error {
+func (f *Flusher) impatientLocked() error {
 	if f.srv.deadline == nil {
 		return ErrTimeout
 	}
 	f.aborted = true
-	f.failLocked(fmt.Errorf("%w: no memory in the budget for %v", ErrTimeout, d))
+	f.failLocked(fmt.Errorf("%w: no memory in the budget", ErrTimeout))
 	return f.fail
 }
 
@@ -430,6 +442,10 @@ func (b *Budget) serve() {
 			b.mu.Lock()
 			if granted {
 				b.burst, b.tried = 1, 0
+				if m.place != nil { // it has come back to the line meanwhile
+					b.lines[m.class].Remove(m.place)
+					m.place = nil
+				}
 			}
 			continue
 		}
@@ -448,7 +464,11 @@ func (b *Budget) serve() {
 			b.pausing = true
 			time.AfterFunc(lookEvery, b.pauseOver)
 		}
-		b.changed.Wait()
+		b.asleep.Store(true)
+		if b.held.Load()+blockMemory > max(b.hard, blockMemory) {
+			b.changed.Wait()
+		}
+		b.asleep.Store(false)
 	}
 }
 
@@ -473,7 +493,8 @@ func (m *member) grant() bool {
 	if !m.waits || m.granted {
 		return false
 	}
-	m.granted = true
+	f.cfg.Budget.granted.Store(int64(now()))
+	m.granted, m.entered = true, false
 	m.held += blockMemory
 	f.wakeLocked()
 	return true

@@ -62,18 +62,14 @@ func (a *attacker) get() (stream uint32, p []byte) {
 
 func reset(stream uint32) []byte { return frame(3, 0, stream, []byte{0, 0, 0, 8}) } // CANCEL
 
-// besieged returns two servers that share a handler and a budget of 4 MiB: one
-// for those who attack, and one for the honest. What the handler sends over
-// HTTP/2 is large.
+// besieged returns two servers that share a budget of 4 MiB: one for those who
+// attack, whose responses are large, and one for the honest. These have a longer
+// SendTimeout only so that no second of a busy machine decides.
 func besieged(t *testing.T) (hostile, honest *server, budget *flush.Budget, begun *atomic.Int64) {
 	budget = flush.NewBudget(3<<20, 4<<20)
 	begun = new(atomic.Int64)
 	piece := make([]byte, 64<<10)
-	h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.ProtoMajor == 1 {
-			io.WriteString(w, "honest")
-			return
-		}
+	large := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		begun.Add(1)
 		for range 100 {
 			if _, err := w.Write(piece); err != nil {
@@ -81,8 +77,13 @@ func besieged(t *testing.T) (hostile, honest *server, budget *flush.Budget, begu
 			}
 			flush.Flush(w, false)
 		}
-	}), &flush.Options{Flush: flush.Async, SendTimeout: time.Second, Budget: budget})
-	return serve(t, h2, h, cleartext, smallBuffers), serve(t, http1, h), budget, begun
+	})
+	small := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "honest") })
+	opts := &flush.Options{Flush: flush.Async, SendTimeout: time.Second, Budget: budget}
+	hostile = serve(t, h2, flush.NewHandler(large, opts), cleartext, smallBuffers)
+	patient := *opts
+	patient.SendTimeout = time.Minute
+	return hostile, serve(t, http1, flush.NewHandler(small, &patient)), budget, begun
 }
 
 // visit has 100 honest clients ask ten times each, and returns how long the
