@@ -162,11 +162,11 @@ func TestLiftedWriteTimeoutLeavesSendTimeout(t *testing.T) {
 		name string
 		by   func(f *flush.Flusher)
 	}{
-		{"carrier", func(f *flush.Flusher) { f.FlushAsync(); f.Write(make([]byte, 60_000)) }},
+		{"carrier", func(f *flush.Flusher) { f.FlushAsync(); f.Write(make([]byte, much)) }},
 		{"write", func(f *flush.Flusher) { go f.Write(make([]byte, much)) }},
 		{"flush", func(f *flush.Flusher) {
 			f.FlushAsync()
-			f.Write(make([]byte, 60_000))
+			f.Write(make([]byte, much))
 			go f.FlushWait(noContext)
 		}},
 		{"implicit", func(f *flush.Flusher) { f.SetImplicit(flush.Wait); go f.Write(make([]byte, much)) }},
@@ -177,7 +177,7 @@ func TestLiftedWriteTimeoutLeavesSendTimeout(t *testing.T) {
 					t.Run(fmt.Sprintf("%s/%s/%s/%t", blocked.name, name, end, lives), func(t *testing.T) {
 						edges(t, func(t *testing.T, p proto) {
 							clock := newClock()
-							opts, told := tellClosing(flush.Options{})
+							opts, told := tellClosing(flush.Options{MaxPending: 2 * much})
 							got := make(chan *flush.Flusher, 1)
 							srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 								f := flusherOf(w)
@@ -339,7 +339,7 @@ func TestRollingDeadlinesOfAMovingClient(t *testing.T) {
 		s.hold(0)
 		f := flush.New(s, nil, &flush.Options{SendTimeout: 30 * time.Millisecond, Flush: flush.Async})
 		done := after(func() error { _, err := f.Write(make([]byte, much)); return errors.Join(err, f.Close()) })
-		for n := 0; ; n += 32 << 10 {
+		for n := 32 << 10; ; n += 32 << 10 {
 			if err := f.SetWriteDeadline(time.Now().Add(time.Hour)); err != nil && n < much {
 				break
 			}
