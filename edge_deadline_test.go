@@ -440,4 +440,3 @@ func TestNoneIsNone(t *testing.T) {
 		}
 	}
 }
-
