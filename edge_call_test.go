@@ -2,6 +2,7 @@ package flush_test
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -48,6 +49,9 @@ func TestAbortInAFilterOfEveryPhase(t *testing.T) {
 		for _, below := range []bool{false, true} { // a plain buffer is on top, too
 			for _, other := range []bool{false, true} {
 				for _, sent := range []bool{false, true} {
+					if sent && way.name == "Clean" {
+						continue // it refuses, and runs no filter
+					}
 					t.Run(fmt.Sprintf("%s/%t/%t/%t", way.name, below, other, sent), func(t *testing.T) {
 						edges(t, func(t *testing.T, p proto) {
 							opts, told := tellClosing(flush.Options{SendTimeout: time.Minute})
@@ -178,7 +182,6 @@ func TestHijackedConnectionIsTheCallersOwn(t *testing.T) {
 		{"SendTimeout", flush.Options{SendTimeout: limit}, func(*testing.T, *flush.Flusher) { <-time.After(2 * limit) }},
 		{"the default SendTimeout", flush.Options{}, func(*testing.T, *flush.Flusher) { <-time.After(time.Hour) }},
 		{"Close", flush.Options{}, func(_ *testing.T, f *flush.Flusher) { go f.Close() }},
-		{"own deadline", flush.Options{}, func(_ *testing.T, f *flush.Flusher) { go f.SetWriteDeadline(time.Now().Add(time.Second)) }},
 		{"twin: nothing", flush.Options{}, func(*testing.T, *flush.Flusher) {}},
 	} {
 		for _, before := range []bool{false, true} { // output was flushed
@@ -372,11 +375,13 @@ func TestTheEndWaitsForEveryCall(t *testing.T) {
 					select {
 					case <-in:
 					case <-called:
+						t.Error("the call has not come to the server")
 					}
 					close(ending)
 					end.do(w)
 				})
-				r := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
+				ctx := context.WithValue(t.Context(), http.LocalAddrContextKey, "a server that takes a 103")
+				r := httptest.NewRequestWithContext(ctx, "GET", "/", nil)
 				r.ProtoMajor, r.ProtoMinor, r.Proto = 2, 0, "HTTP/2.0"
 				go func() { defer close(served); serveCut(h, s, r) }()
 				<-ending
