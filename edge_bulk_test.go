@@ -26,7 +26,8 @@ func (c countedConn) Write(p []byte) (int, error) {
 
 // E16: a bulk body in large writes goes to the connection in large pieces.
 func TestBulkGoesInLargePieces(t *testing.T) {
-	const size, each = 16 << 20, 1 << 20
+	const size, each = 4 << 20, 1 << 20
+	text := numbered(each)
 	for _, test := range []struct {
 		name string
 		opts flush.Options
@@ -57,9 +58,8 @@ func TestBulkGoesInLargePieces(t *testing.T) {
 				return nil
 			}},
 			{"WriteString", func(w http.ResponseWriter) error {
-				s := numbered(each)
 				for range size / each {
-					if _, err := io.WriteString(w, s); err != nil {
+					if _, err := io.WriteString(w, text); err != nil {
 						return err
 					}
 				}

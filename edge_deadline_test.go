@@ -235,8 +235,9 @@ func TestLiftedWriteTimeoutLeavesSendTimeout(t *testing.T) {
 // has taken its place by then.
 type poller struct {
 	*sink
-	mu sync.Mutex
-	at time.Time
+	made time.Time
+	mu   sync.Mutex
+	at   time.Time
 }
 
 func (p *poller) SetWriteDeadline(at time.Time) error {
@@ -257,7 +258,7 @@ func (p *poller) Write(b []byte) (int, error) {
 			return len(b), nil
 		}
 		p.sink.mu.Unlock()
-		<-time.After(time.Millisecond)
+		<-time.After(time.Millisecond - time.Since(p.made)%time.Millisecond + 550*time.Microsecond) // between two changes
 		p.mu.Lock()
 		passed := !p.at.IsZero() && !p.at.After(time.Now())
 		p.mu.Unlock()
@@ -300,7 +301,7 @@ func TestRollingDeadlinesDoNotUndoTheEnd(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			edge(t, func(t *testing.T) {
 				clock := newClock()
-				s := &poller{sink: newSink(t)}
+				s := &poller{sink: newSink(t), made: time.Now()}
 				s.hold(0)
 				f := flush.New(s, nil, &test.opts)
 				over := make(chan struct{})
@@ -312,7 +313,12 @@ func TestRollingDeadlinesDoNotUndoTheEnd(t *testing.T) {
 						}
 					})
 				}
-				done := after(func() error { err := test.do(f); f.Close(); return err })
+				done := after(func() error {
+					err := test.do(f)
+					<-time.After(10 * time.Millisecond) // and so much of the handler's work
+					f.Close()
+					return err
+				})
 				err, came := clock.by(2*time.Second, done)
 				if !came {
 					t.Errorf("the response has not ended after %v: %v", clock.now(), f.Err())
@@ -335,7 +341,7 @@ func TestRollingDeadlinesDoNotUndoTheEnd(t *testing.T) {
 func TestRollingDeadlinesOfAMovingClient(t *testing.T) {
 	edge(t, func(t *testing.T) {
 		clock := newClock()
-		s := &poller{sink: newSink(t)}
+		s := &poller{sink: newSink(t), made: time.Now()}
 		s.hold(0)
 		f := flush.New(s, nil, &flush.Options{SendTimeout: 30 * time.Millisecond, Flush: flush.Async})
 		done := after(func() error { _, err := f.Write(make([]byte, much)); return errors.Join(err, f.Close()) })
