@@ -49,7 +49,7 @@ var readers = []struct {
 	{"begun", func(r *http.Request) { io.ReadFull(r.Body, make([]byte, 3)) }},
 }
 
-// E18: a hub that writes to a response and asks for a flush is never held by
+// A hub that writes to a response and asks for a flush is never held by
 // its request body. The hand-over that drains the body is ended after
 // SendTimeout, and the client gets its answer; the response goes on.
 func TestAskingNeverWaitsForTheUpload(t *testing.T) {

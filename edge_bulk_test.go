@@ -24,7 +24,7 @@ func (c countedConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// E16: a bulk body in large writes goes to the connection in large pieces.
+// A bulk body in large writes goes to the connection in large pieces.
 func TestBulkGoesInLargePieces(t *testing.T) {
 	const size, each = 4 << 20, 1 << 20
 	text := numbered(each)
@@ -100,7 +100,7 @@ func TestBulkGoesInLargePieces(t *testing.T) {
 	}
 }
 
-// E17: with a known connection the end of a healthy response comes as early as
+// With a known connection the end of a healthy response comes as early as
 // without: no round trip is waited for.
 func TestEndOfAHealthyResponseIsNotHeldBack(t *testing.T) {
 	const trip = 100 * time.Millisecond

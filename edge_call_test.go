@@ -19,7 +19,7 @@ import (
 	"github.com/fa492104/flush/internal/deadline"
 )
 
-// E4: a filter may abort the response in any phase, by itself or through a
+// A filter may abort the response in any phase, by itself or through a
 // goroutine that it waits for: Abort marks the response and returns, and
 // whoever made the filter run goes on.
 func TestAbortInAFilterOfEveryPhase(t *testing.T) {
@@ -167,7 +167,7 @@ func (w slowHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, rw, err
 }
 
-// E12: a connection that Hijack hands to its caller has no deadline of ours,
+// A connection that Hijack hands to its caller has no deadline of ours,
 // whatever happened to the response meanwhile.
 func TestHijackedConnectionIsTheCallersOwn(t *testing.T) {
 	const limit = time.Minute
@@ -246,7 +246,7 @@ func (s duplexSink) EnableFullDuplex() error { s.call("EnableFullDuplex"); retur
 
 func (s duplexSink) Push(string, *http.PushOptions) error { s.call("Push"); return nil }
 
-// E13: what a handler asks of the server beside its output waits for the
+// What a handler asks of the server beside its output waits for the
 // carrier's call, or ends when that does: never two calls at once.
 func TestCallsBesideTheCarrier(t *testing.T) {
 	const limit = time.Minute
@@ -340,7 +340,7 @@ func TestEnableFullDuplexBesideAHub(t *testing.T) {
 	}
 }
 
-// E15: no end of a response leaves a call of the server behind, whichever
+// No end of a response leaves a call of the server behind, whichever
 // goroutine made it. In real time, as the end may wait for it in a mutex.
 func TestTheEndWaitsForEveryCall(t *testing.T) {
 	for _, call := range []struct {

@@ -39,7 +39,7 @@ func (w *tearing) Write(p []byte) (int, error) {
 	return n, w.err
 }
 
-// E6: a response that has lost bytes which it had accepted is cut where the
+// A response that has lost bytes which it had accepted is cut where the
 // protocol can show it, whoever lost them. The handler looks at no error.
 func TestLostBytesCutTheResponse(t *testing.T) {
 	const size, fails = 50_000, 12_000

@@ -16,7 +16,7 @@ import (
 	"github.com/fa492104/flush/internal/deadline"
 )
 
-// E1: with a known connection, no send timeout is none at the end of the
+// With a known connection, no send timeout is none at the end of the
 // response, too: a client that pauses gets everything, and no deadline cuts it.
 func TestNoSendTimeoutAtTheEnd(t *testing.T) {
 	for _, test := range []struct {
@@ -148,7 +148,7 @@ func TestSendTimeoutAtTheEndOfAStalledClient(t *testing.T) {
 	}
 }
 
-// E3: where the handler lifts the server's WriteTimeout while somebody is
+// Where the handler lifts the server's WriteTimeout while somebody is
 // blocked, SendTimeout, a minute if it is zero, holds for that call already.
 func TestLiftedWriteTimeoutLeavesSendTimeout(t *testing.T) {
 	const limit, lifted = time.Minute, 10 * time.Second
@@ -268,7 +268,7 @@ func (p *poller) Write(b []byte) (int, error) {
 	}
 }
 
-// E9: once a call of the server has been unblocked nothing undoes it, however
+// Once a call of the server has been unblocked nothing undoes it, however
 // often the handler rolls its own deadline.
 func TestRollingDeadlinesDoNotUndoTheEnd(t *testing.T) {
 	const limit = 30 * time.Millisecond

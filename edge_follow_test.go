@@ -35,7 +35,7 @@ var asks = []struct {
 	{"FlushAll", flush.Options{}, func(f *flush.Flusher) error { return f.FlushAll(false) }},
 }
 
-// E14: a flush that is only asked for never waits for the client, whatever the
+// A flush that is only asked for never waits for the client, whatever the
 // buffers hold that follow it, and what they hold goes out by itself once the
 // client goes on.
 func TestAskingNeverWaitsForFollowers(t *testing.T) {
@@ -136,7 +136,7 @@ func TestAskingNeverWaitsForAStalledClient(t *testing.T) {
 	}
 }
 
-// E19: writers that ask for a flush after each event are held in Write, not in
+// Writers that ask for a flush after each event are held in Write, not in
 // the flush, as soon as floor 2 has crossed its mark: it holds no more than
 // MaxPending and what the buffers held when it was crossed.
 func TestFollowersAreBounded(t *testing.T) {

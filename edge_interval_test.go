@@ -19,7 +19,7 @@ func tryWrite(f *flush.Flusher, p []byte) error {
 	return errors.New("there is no TryWrite")
 }
 
-// E7: whichever way output comes onto floor 2, it waits for a flush no longer
+// Whichever way output comes onto floor 2, it waits for a flush no longer
 // than FlushInterval, and not at all with implicit flush; headers that
 // WriteHeader has fixed are output, too.
 func TestIntervalOfEveryWayIn(t *testing.T) {

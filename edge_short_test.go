@@ -96,7 +96,7 @@ func (p *parking) first(call string) error {
 	return nil
 }
 
-// E5: while a call of any kind is in the server, what is written beside it
+// While a call of any kind is in the server, what is written beside it
 // enters behind it, and a flush that says nil has had its bytes flushed.
 func TestFlushBesideACallOfTheServer(t *testing.T) {
 	file, text := tempFile(t, 100_000)
@@ -253,7 +253,7 @@ func TestWriteBesideHijack(t *testing.T) {
 	}
 }
 
-// E10: a call of the server that panics, fails, or fails and then panics leaves
+// A call of the server that panics, fails, or fails and then panics leaves
 // the response one that can be asked and ended, whichever way it was called.
 // Real time, as what hangs may hang in a mutex.
 func TestServerThatPanics(t *testing.T) {

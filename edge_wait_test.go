@@ -72,7 +72,7 @@ func serveCut(h http.Handler, w http.ResponseWriter, r *http.Request) (cut bool)
 	return false
 }
 
-// E2: where the server has no deadlines a wait that has ended leaves behind
+// Where the server has no deadlines a wait that has ended leaves behind
 // what it was for: it goes on later, or the response is cut. It is never
 // dropped with a clean end.
 func TestEndedWaitLosesNothing(t *testing.T) {
@@ -270,7 +270,7 @@ func TestPatientWaitLosesNothing(t *testing.T) {
 	})
 }
 
-// E8: a large Write of an HTTP/1.0 response that is held, beside an unread
+// A large Write of an HTTP/1.0 response that is held, beside an unread
 // body and under a Budget, goes down on the writer's own goroutine.
 func TestBudgetOfAHeldResponseWithABody(t *testing.T) {
 	for _, test := range []struct {
@@ -329,7 +329,7 @@ func TestBudgetOfAHeldResponseWithABody(t *testing.T) {
 	}
 }
 
-// E8: a response is a candidate for what it holds, whether it held anything
+// A response is a candidate for what it holds, whether it held anything
 // when the call of the server began that blocks or not.
 func TestBudgetFindsWhoBlockedWithNothingHeld(t *testing.T) {
 	for _, test := range []struct {
@@ -401,7 +401,7 @@ func (s flushSink) FlushError() error {
 	return err
 }
 
-// E8: a Write that waits for the budget ends: with Close, with SendTimeout,
+// A Write that waits for the budget ends: with Close, with SendTimeout,
 // with a failure, with Abort, when the client leaves; and gives nothing up that
 // it was not given.
 func TestBudgetWaitEnds(t *testing.T) {
@@ -483,7 +483,7 @@ func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	return conn, bufio.NewReadWriter(bufio.NewReader(conn), bufio.NewWriter(conn)), nil
 }
 
-// E11: a Write that waits, for memory or for room, while the response comes to
+// A Write that waits, for memory or for room, while the response comes to
 // its end takes nothing when it goes on: it says why it may not, and nothing
 // stays charged.
 func TestWaitEndsWithTheResponse(t *testing.T) {
