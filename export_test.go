@@ -17,12 +17,43 @@ const BlockMemory = blockMemory
 // WithAcked returns a context as ConnContext would, of a connection that has
 // had acked() bytes acknowledged.
 func WithAcked(ctx context.Context, acked func() int64) context.Context {
-	return withConn(ctx, &knownConn{connection: ackedConn(acked), watcher: new(watcher)})
+	return WithConn(ctx, FakeConn{Acked: func() (int64, error) { return acked(), nil }})
 }
 
-type ackedConn func() int64
+// A FakeConn is a connection whose kernel the test plays. Where a function is
+// nil nothing waits in it, nothing is acknowledged, and its room is not known.
+type FakeConn struct {
+	Acked  func() (int64, error)
+	Queued func() (unsent, unacked int64, err error)
+	Room   func() (int64, error)
+}
 
-func (c ackedConn) acked() (int64, error)                      { return c(), nil }
-func (c ackedConn) queued() (unsent, unacked int64, err error) { return 0, 0, nil }
-func (c ackedConn) room() (int64, error)                       { return 0, errors.ErrUnsupported }
-func (c ackedConn) established() bool                          { return true }
+// WithConn returns a context as ConnContext would, of the connection c.
+func WithConn(ctx context.Context, c FakeConn) context.Context {
+	return withConn(ctx, &knownConn{connection: fakeConn{c}, watcher: new(watcher)})
+}
+
+type fakeConn struct{ FakeConn }
+
+func (c fakeConn) acked() (int64, error) {
+	if c.Acked == nil {
+		return 0, nil
+	}
+	return c.Acked()
+}
+
+func (c fakeConn) queued() (unsent, unacked int64, err error) {
+	if c.Queued == nil {
+		return 0, 0, nil
+	}
+	return c.Queued()
+}
+
+func (c fakeConn) room() (int64, error) {
+	if c.Room == nil {
+		return 0, errors.ErrUnsupported
+	}
+	return c.Room()
+}
+
+func (c fakeConn) established() bool { return true }

@@ -1,0 +1,453 @@
+package flush_test
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/deadline"
+)
+
+// A filter may abort the response in any phase, by itself or through a
+// goroutine that it waits for: Abort marks the response and returns, and
+// whoever made the filter run goes on.
+func TestAbortInAFilterOfEveryPhase(t *testing.T) {
+	cause := errors.New("cause")
+	for _, way := range []struct {
+		name  string
+		phase flush.Phase
+		o     flush.BufferOptions
+		do    func(f *flush.Flusher, b *flush.Buffer)
+	}{
+		{"return", flush.PhaseFinal, flush.BufferOptions{}, func(*flush.Flusher, *flush.Buffer) {}},
+		{"return, begun", flush.PhaseFinal, flush.BufferOptions{}, func(_ *flush.Flusher, b *flush.Buffer) { b.Flush() }},
+		{"Close", flush.PhaseFinal, flush.BufferOptions{}, func(f *flush.Flusher, _ *flush.Buffer) { f.Close() }},
+		{"Close from another goroutine", flush.PhaseFinal, flush.BufferOptions{}, func(f *flush.Flusher, _ *flush.Buffer) { go f.Close() }},
+		{"Buffer.Close", flush.PhaseFinal, flush.BufferOptions{}, func(_ *flush.Flusher, b *flush.Buffer) { b.Close() }},
+		{"Discard", flush.PhaseFinal, flush.BufferOptions{}, func(_ *flush.Flusher, b *flush.Buffer) { b.Discard() }},
+		{"NoRemove", flush.PhaseFinal, flush.BufferOptions{NoRemove: true}, func(*flush.Flusher, *flush.Buffer) {}},
+		{"Buffer.Flush", flush.PhaseFlush, flush.BufferOptions{}, func(_ *flush.Flusher, b *flush.Buffer) { b.Flush() }},
+		{"FlushWait", flush.PhaseFlush, flush.BufferOptions{FollowFlush: true}, func(f *flush.Flusher, _ *flush.Buffer) { f.FlushWait(noContext) }},
+		{"FlushAsync", flush.PhaseFlush, flush.BufferOptions{FollowFlush: true}, func(f *flush.Flusher, _ *flush.Buffer) { f.FlushAsync() }},
+		{"FlushAll", flush.PhaseFlush, flush.BufferOptions{}, func(f *flush.Flusher, _ *flush.Buffer) { f.FlushAll(true) }},
+		{"Clean", flush.PhaseClean, flush.BufferOptions{}, func(f *flush.Flusher, _ *flush.Buffer) { f.Clean() }},
+		{"Buffer.Clean", flush.PhaseClean, flush.BufferOptions{}, func(_ *flush.Flusher, b *flush.Buffer) { b.Clean() }},
+		{"Write", flush.PhaseStart, flush.BufferOptions{ChunkSize: 1}, func(f *flush.Flusher, _ *flush.Buffer) { io.WriteString(f, "more") }},
+		{"ReadFrom", flush.PhaseStart, flush.BufferOptions{ChunkSize: 1}, func(f *flush.Flusher, _ *flush.Buffer) { io.Copy(f, strings.NewReader("more")) }},
+	} {
+		for _, below := range []bool{false, true} { // a plain buffer is on top, too
+			for _, other := range []bool{false, true} {
+				for _, sent := range []bool{false, true} {
+					if sent && way.name == "Clean" {
+						continue // it refuses, and runs no filter
+					}
+					t.Run(fmt.Sprintf("%s/%t/%t/%t", way.name, below, other, sent), func(t *testing.T) {
+						edges(t, func(t *testing.T, p proto) {
+							opts, told := tellClosing(flush.Options{SendTimeout: time.Minute})
+							clock := newClock()
+							srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+								f := flusherOf(w)
+								if sent {
+									mustWrite(t, f, "begun")
+									must(t, f.FlushWait(noContext))
+								}
+								aborted := false
+								o := way.o
+								o.Filter = func(p []byte, phase flush.Phase) ([]byte, error) {
+									if phase&way.phase == 0 || aborted {
+										return p, nil
+									}
+									aborted = true
+									if other {
+										done := make(chan struct{})
+										go func() { defer close(done); f.Abort(cause) }()
+										<-done
+									} else {
+										f.Abort(cause)
+									}
+									if err := f.Err(); !errors.Is(err, cause) {
+										t.Errorf("in the filter: %v", err)
+									}
+									return p, nil
+								}
+								b := f.StartBuffer(&o)
+								if below && (way.phase == flush.PhaseFinal && !strings.Contains(way.name, "Buffer") && way.name != "Discard" || way.name == "FlushWait" || way.name == "FlushAsync" || way.name == "FlushAll" || way.name == "Clean") {
+									f.StartBuffer(nil)
+								}
+								io.WriteString(f, "page")
+								way.do(f, b)
+								if clock.now() != 0 {
+									t.Errorf("it took %v", clock.now())
+								}
+							}), 0)
+							s := open(t, srv, "GET", "/", nil)
+							if body, _, end := s.rest(); end == complete || end == closed && p != http10 {
+								t.Errorf("the client got %q, %s", body, end)
+							}
+							select {
+							case c := <-told:
+								if !errors.Is(c.err, cause) || c.at.Sub(clock.start) > time.Second {
+									t.Errorf("OnClose after %v: %v", c.at.Sub(clock.start), c.err)
+								}
+							case <-time.After(time.Hour):
+								t.Error("the response has not ended")
+							}
+						})
+					})
+				}
+			}
+		}
+	}
+}
+
+// With New, where the caller ends the response: Close after it returns what
+// was given, and the server is not called again.
+func TestAbortInAFilterUnderNew(t *testing.T) {
+	cause := errors.New("cause")
+	for _, deadlines := range []bool{false, true} {
+		t.Run(fmt.Sprint(deadlines), func(t *testing.T) {
+			edge(t, func(t *testing.T) {
+				s := newSink(t)
+				var w http.ResponseWriter = s
+				if deadlines {
+					w = deadlineSink{s}
+				}
+				var f *flush.Flusher
+				ended := 0
+				f = flush.New(w, nil, &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) {
+					if ended++; !errors.Is(err, cause) {
+						t.Error("OnClose:", err)
+					}
+				}})
+				f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+					f.Abort(cause)
+					return p, nil
+				}})
+				mustWrite(t, f, "page")
+				closed := after(f.Close)
+				synctest.Wait()
+				if len(closed) == 0 {
+					t.Fatal("Close has not returned")
+				}
+				if err := <-closed; !errors.Is(err, cause) || !errors.Is(f.Close(), cause) {
+					t.Error("Close:", err)
+				}
+				f.Abort(nil)
+				if s.body() != "" || ended != 1 {
+					t.Errorf("%q was sent, OnClose called %d times", s.body(), ended)
+				}
+			})
+		})
+	}
+}
+
+// A slowHijacker is middleware whose Hijack takes its time once it has the
+// connection.
+type slowHijacker struct {
+	http.ResponseWriter
+	park *park
+}
+
+func (w slowHijacker) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w slowHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	w.park.here()
+	return conn, rw, err
+}
+
+// A connection that Hijack hands to its caller has no deadline of ours,
+// whatever happened to the response meanwhile.
+func TestHijackedConnectionIsTheCallersOwn(t *testing.T) {
+	const limit = time.Minute
+	cause := errors.New("cause")
+	for _, test := range []struct {
+		name string
+		opts flush.Options
+		do   func(t *testing.T, f *flush.Flusher) // while the server is in Hijack
+	}{
+		{"Abort", flush.Options{}, func(_ *testing.T, f *flush.Flusher) { go f.Abort(cause) }},
+		{"Abort, a hijack that takes long", flush.Options{SendTimeout: limit}, func(_ *testing.T, f *flush.Flusher) { go f.Abort(cause); <-time.After(2 * limit) }},
+		{"SendTimeout", flush.Options{SendTimeout: limit}, func(*testing.T, *flush.Flusher) { <-time.After(2 * limit) }},
+		{"the default SendTimeout", flush.Options{}, func(*testing.T, *flush.Flusher) { <-time.After(time.Hour) }},
+		{"Close", flush.Options{}, func(_ *testing.T, f *flush.Flusher) { go f.Close() }},
+		{"twin: nothing", flush.Options{}, func(*testing.T, *flush.Flusher) {}},
+	} {
+		for _, before := range []bool{false, true} { // output was flushed
+			t.Run(fmt.Sprintf("%s/%t", test.name, before), func(t *testing.T) {
+				edge(t, func(t *testing.T) {
+					park := newPark(t)
+					got := make(chan *flush.Flusher, 1)
+					done := make(chan struct{})
+					h := wrapped(&test.opts, func(w http.ResponseWriter, _ *http.Request) {
+						defer close(done)
+						f := flusherOf(w)
+						got <- f
+						if before {
+							io.WriteString(f, "HTTP/1.1 ")
+							f.FlushAsync()
+						}
+						conn, _, err := f.Hijack()
+						if err != nil {
+							if test.name != "Abort" && test.name != "Abort, a hijack that takes long" {
+								t.Error("Hijack:", err)
+							}
+							return // then the connection is not the caller's
+						}
+						defer conn.Close()
+						<-time.After(2 * time.Second)
+						if _, err := io.WriteString(conn, "the caller's"); err != nil {
+							t.Error("a write on the connection:", err)
+						}
+					})
+					srv := serveMemory(t, http1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						h.ServeHTTP(slowHijacker{w, park}, r)
+					}), 0)
+					s := open(t, srv, "GET", "/", nil)
+					f := <-got
+					park.wait()
+					test.do(t, f)
+					synctest.Wait()
+					park.resume()
+					<-done
+					s.leave()
+					<-time.After(time.Second)
+				})
+			})
+		}
+	}
+}
+
+// A duplexSink is a sink with everything that a handler may call beside its
+// output. All of it notes when two calls are inside at once.
+type duplexSink struct {
+	hijackable
+	note func(call string)
+}
+
+func (s duplexSink) call(name string) {
+	s.enter()
+	defer s.leave()
+	s.note(name)
+}
+
+func (s duplexSink) EnableFullDuplex() error { s.call("EnableFullDuplex"); return nil }
+
+func (s duplexSink) Push(string, *http.PushOptions) error { s.call("Push"); return nil }
+
+// What a handler asks of the server beside its output waits for the
+// carrier's call, or ends when that does: never two calls at once.
+func TestCallsBesideTheCarrier(t *testing.T) {
+	const limit = time.Minute
+	for _, call := range []struct {
+		name string
+		do   func(w http.ResponseWriter) error
+	}{
+		{"EnableFullDuplex", func(w http.ResponseWriter) error { return flusherOf(w).EnableFullDuplex() }},
+		{"EnableFullDuplex by the controller", func(w http.ResponseWriter) error { return http.NewResponseController(w).EnableFullDuplex() }},
+		{"Push", func(w http.ResponseWriter) error {
+			if p, ok := w.(http.Pusher); ok {
+				return p.Push("/style", nil)
+			}
+			return http.ErrNotSupported
+		}},
+		{"Hijack", func(w http.ResponseWriter) error { _, _, err := flusherOf(w).Hijack(); return err }},
+		{"SendHeaders", func(w http.ResponseWriter) error { return flusherOf(w).SendHeaders() }},
+		{"103", func(w http.ResponseWriter) error { w.WriteHeader(103); return nil }},
+	} {
+		for _, stays := range []bool{false, true} { // the client stalls for good
+			t.Run(fmt.Sprintf("%s/%t", call.name, stays), func(t *testing.T) {
+				edge(t, func(t *testing.T) {
+					clock := newClock()
+					s := newSink(t)
+					s.hold(0)
+					h := wrapped(&flush.Options{Flush: flush.Async, SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
+						f := flusherOf(w)
+						io.WriteString(w, "carried")
+						f.FlushAsync()
+						synctest.Wait()
+						called := after(func() error { return call.do(w) })
+						synctest.Wait()
+						if !stays {
+							s.release()
+						}
+						err, came := clock.by(grain(limit), called)
+						if !came {
+							t.Errorf("the call has not returned after %v", clock.now())
+							s.release()
+							<-called
+						} else if !stays && err != nil && !errors.Is(err, http.ErrNotSupported) {
+							t.Error(err)
+						}
+					})
+					pushes := call.name == "Push"
+					var w http.ResponseWriter = duplexSink{hijackable{deadlineSink: deadlineSink{s}}, func(string) {}}
+					if pushes { // HTTP/2 has no Hijack
+						w = struct {
+							deadlineSink
+							http.Pusher
+						}{deadlineSink{s}, w.(http.Pusher)}
+					}
+					serveCut(h, w, httptest.NewRequestWithContext(t.Context(), "GET", "/", nil))
+				})
+			})
+		}
+	}
+}
+
+// The same over net/http, for the race detector: the hand-over of headers, which
+// a stalled upload holds, looks at what EnableFullDuplex sets.
+func TestEnableFullDuplexBesideAHub(t *testing.T) {
+	for _, u := range uploads {
+		t.Run(u.name, func(t *testing.T) {
+			begun := make(chan *flush.Flusher, 1)
+			srv := serve(t, http1, wrapped(&flush.Options{SendTimeout: patience()}, func(w http.ResponseWriter, r *http.Request) {
+				f := flusherOf(w)
+				hub := after(func() error {
+					_, err := io.WriteString(f, "event")
+					return errors.Join(err, f.FlushAsync())
+				})
+				timer := time.NewTimer(20 * time.Millisecond)
+				defer timer.Stop()
+				<-timer.C // it is inside the server
+				begun <- f
+				if err := f.EnableFullDuplex(); err != nil {
+					t.Error(err)
+				}
+				io.Copy(io.Discard, r.Body)
+				if err := <-hub; err != nil {
+					t.Error(err)
+				}
+			}))
+			s := u.post(t, srv)
+			<-begun
+			s.settle()
+			u.goOn(s)
+			s.expectEnd("event")
+			s.leave()
+		})
+	}
+}
+
+// No end of a response leaves a call of the server behind, whichever
+// goroutine made it. In real time, as the end may wait for it in a mutex.
+func TestTheEndWaitsForEveryCall(t *testing.T) {
+	for _, call := range []struct {
+		name string
+		do   func(w http.ResponseWriter)
+	}{
+		{"Push", func(w http.ResponseWriter) {
+			if p, ok := w.(http.Pusher); ok {
+				p.Push("/style", nil)
+			} else {
+				t.Error("the writer has no Push, but that below has")
+			}
+		}},
+		{"EnableFullDuplex", func(w http.ResponseWriter) { flusherOf(w).EnableFullDuplex() }},
+		{"SetWriteDeadline", func(w http.ResponseWriter) { flusherOf(w).SetWriteDeadline(time.Now().Add(time.Hour)) }},
+		{"Write", func(w http.ResponseWriter) { w.Write(make([]byte, 10_000)) }},
+		{"FlushWait", func(w http.ResponseWriter) { flusherOf(w).FlushWait(noContext) }},
+		{"SendHeaders", func(w http.ResponseWriter) { flusherOf(w).SendHeaders() }},
+		{"103", func(w http.ResponseWriter) { w.WriteHeader(103) }},
+	} {
+		for _, end := range []struct {
+			name string
+			do   func(w http.ResponseWriter)
+		}{
+			{"return", func(http.ResponseWriter) {}},
+			{"Close", func(w http.ResponseWriter) { flusherOf(w).Close() }},
+			{"Abort", func(w http.ResponseWriter) { flusherOf(w).Abort(nil) }},
+			{"panic", func(http.ResponseWriter) { panic(http.ErrAbortHandler) }},
+		} {
+			t.Run(call.name+"/"+end.name, func(t *testing.T) {
+				in, out := make(chan struct{}), make(chan struct{})
+				var once sync.Once
+				s := &slowCalls{pushable{newSink(t)}, call.name, func() {
+					once.Do(func() { close(in); <-out })
+				}}
+				called, served := make(chan struct{}), make(chan struct{})
+				ending := make(chan struct{})
+				h := wrapped(&flush.Options{SendTimeout: time.Hour}, func(w http.ResponseWriter, _ *http.Request) {
+					go func() { defer close(called); call.do(w) }()
+					select {
+					case <-in:
+					case <-called:
+						t.Error("the call has not come to the server")
+					}
+					close(ending)
+					end.do(w)
+				})
+				ctx := context.WithValue(t.Context(), http.LocalAddrContextKey, "a server that takes a 103")
+				r := httptest.NewRequestWithContext(ctx, "GET", "/", nil)
+				r.ProtoMajor, r.ProtoMinor, r.Proto = 2, 0, "HTTP/2.0"
+				go func() { defer close(served); serveCut(h, s, r) }()
+				<-ending
+				timer := time.NewTimer(50 * time.Millisecond)
+				defer timer.Stop()
+				select {
+				case <-served:
+					t.Error("the response has ended with a call inside the server")
+				case <-timer.C:
+				}
+				close(out)
+				last := time.NewTimer(patience())
+				defer last.Stop()
+				for _, c := range []chan struct{}{called, served} {
+					select {
+					case <-c:
+					case <-last.C:
+						t.Fatal("it has not ended")
+					}
+				}
+				if !deadline.Closed(called) {
+					t.Error("the call has not returned")
+				}
+			})
+		}
+	}
+}
+
+// A pushable is a server's writer of HTTP/2.
+type pushable struct{ *sink }
+
+// slowCalls is one whose calls of one name wait, and notice the deadline as
+// little as those of a stuck server.
+type slowCalls struct {
+	pushable
+	name string
+	wait func()
+}
+
+func (s *slowCalls) pause(name string) {
+	if name == s.name {
+		s.wait()
+	}
+}
+
+func (s *slowCalls) Push(string, *http.PushOptions) error { s.pause("Push"); return nil }
+func (s *slowCalls) EnableFullDuplex() error              { s.pause("EnableFullDuplex"); return nil }
+func (s *slowCalls) SetWriteDeadline(time.Time) error     { s.pause("SetWriteDeadline"); return nil }
+func (s *slowCalls) Write(p []byte) (int, error)          { s.pause("Write"); return s.sink.Write(p) }
+func (s *slowCalls) FlushError() error {
+	s.pause("FlushWait")
+	s.pause("SendHeaders")
+	return s.sink.FlushError()
+}
+
+func (s *slowCalls) WriteHeader(code int) {
+	if code == 103 {
+		s.pause("103")
+	}
+	s.sink.WriteHeader(code)
+}

@@ -1,0 +1,422 @@
+package flush_test
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/deadline"
+)
+
+// A callee is a server's writer that can do everything a server may be asked
+// for, and something else first: park, panic, or fail.
+type callee struct {
+	deadlineSink
+	first func(call string) error
+}
+
+func newCallee(t *testing.T, first func(call string) error) *callee {
+	return &callee{deadlineSink{newSink(t)}, first}
+}
+
+// before does what comes first, as part of the call.
+func (c *callee) before(call string) error {
+	c.enter()
+	defer c.leave()
+	return c.first(call)
+}
+
+func (c *callee) WriteHeader(code int) {
+	c.before("WriteHeader")
+	c.deadlineSink.WriteHeader(code)
+}
+
+func (c *callee) Write(p []byte) (int, error) {
+	if err := c.before("Write"); err != nil {
+		return 0, err
+	}
+	return c.deadlineSink.Write(p)
+}
+
+func (c *callee) FlushError() error {
+	if err := c.before("FlushError"); err != nil {
+		return err
+	}
+	return c.deadlineSink.FlushError()
+}
+
+func (c *callee) ReadFrom(src io.Reader) (int64, error) {
+	if err := c.before("ReadFrom"); err != nil {
+		return 0, err
+	}
+	p, err := io.ReadAll(src)
+	if err != nil {
+		return 0, err
+	}
+	n, err := c.deadlineSink.Write(p)
+	return int64(n), err
+}
+
+func (c *callee) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if err := c.before("Hijack"); err != nil {
+		return nil, nil, err
+	}
+	return hijackable{deadlineSink: c.deadlineSink}.Hijack()
+}
+
+// A parking holds the first call of one kind until it is opened.
+type parking struct {
+	call   string
+	gate   chan struct{}
+	once   sync.Once
+	inside chan struct{}
+}
+
+func newParking(call string) *parking {
+	return &parking{call: call, gate: make(chan struct{}), inside: make(chan struct{})}
+}
+
+func (p *parking) first(call string) error {
+	if call == p.call {
+		p.once.Do(func() {
+			close(p.inside)
+			<-p.gate
+		})
+	}
+	return nil
+}
+
+// While a call of any kind is in the server, what is written beside it
+// enters behind it, and a flush that says nil has had its bytes flushed.
+func TestFlushBesideACallOfTheServer(t *testing.T) {
+	file, text := tempFile(t, 100_000)
+	bulk := numbered(50_000)
+	rewound := func() io.Reader { file.Seek(0, io.SeekStart); return file }
+	for _, call := range []struct {
+		name, parks string
+		do          func(f *flush.Flusher) error
+		sends       string
+	}{
+		{"ReadFrom a file", "ReadFrom", func(f *flush.Flusher) error { _, err := f.ReadFrom(rewound()); return err }, text},
+		{"io.Copy of a file", "ReadFrom", func(f *flush.Flusher) error { _, err := io.Copy(f, rewound()); return err }, text},
+		{"ReadFrom a limit", "ReadFrom", func(f *flush.Flusher) error {
+			_, err := f.ReadFrom(io.LimitReader(rewound(), 10_000))
+			return err
+		}, text[:10_000]},
+		{"ReadFrom a reader", "Write", func(f *flush.Flusher) error {
+			_, err := f.ReadFrom(io.NewSectionReader(file, 0, 20_000))
+			return err
+		}, text[:20_000]},
+		{"Write", "Write", func(f *flush.Flusher) error { _, err := f.WriteString(bulk); return err }, bulk},
+		{"FlushWait", "FlushError", func(f *flush.Flusher) error { return f.FlushWait(noContext) }, ""},
+		{"FlushWait, writing", "Write", func(f *flush.Flusher) error { return f.FlushWait(noContext) }, ""},
+		{"FlushAsync", "FlushError", (*flush.Flusher).FlushAsync, ""},
+		{"SendHeaders", "FlushError", (*flush.Flusher).SendHeaders, ""},
+		{"SendHeaders, writing", "WriteHeader", (*flush.Flusher).SendHeaders, ""},
+	} {
+		for _, before := range []string{"", "first", "flushed", "flushed twice"} {
+			for _, way := range []struct {
+				name  string
+				flush func(f *flush.Flusher) error
+				waits bool
+			}{
+				{"FlushWait", func(f *flush.Flusher) error { return f.FlushWait(noContext) }, true},
+				{"FlushError", (*flush.Flusher).FlushError, true},
+				{"FlushAll", func(f *flush.Flusher) error { return f.FlushAll(true) }, true},
+				{"FlushAsync", (*flush.Flusher).FlushAsync, false},
+			} {
+				t.Run(fmt.Sprintf("%s/%s/%s", call.name, before, way.name), func(t *testing.T) {
+					edge(t, func(t *testing.T) {
+						p := newParking(call.parks)
+						parks := !strings.HasPrefix(before, "flushed") // then it is not yet time
+						s := newCallee(t, func(call string) error {
+							if parks {
+								return p.first(call)
+							}
+							return nil
+						})
+						f := flush.New(s, nil, nil)
+						want := ""
+						if before != "" {
+							want = before
+							mustWrite(t, f, before)
+						}
+						if !parks {
+							must(t, f.FlushWait(noContext))
+							want += "again"
+							mustWrite(t, f, "again")
+							if before == "flushed twice" {
+								must(t, f.FlushWait(noContext)) // the plain way, and nothing is held
+							}
+							parks = true
+						}
+						called := after(func() error { return call.do(f) })
+						synctest.Wait()
+						if !deadline.Closed(p.inside) {
+							close(p.gate) // this one does not come by here
+						}
+						want += call.sends
+						check := func(when string) {
+							at, _ := s.lastFlush()
+							if held := f.Buffered(); held > 0 || s.body() != want || at != len(want) {
+								t.Errorf("%s %d bytes are held, %d of %d arrived, %d flushed", when, held, len(s.body()), len(want), at)
+							}
+						}
+						want += "beatbeat"
+						beaten := after(func() error { // beside it
+							for range 2 {
+								if n, err := f.WriteString("beat"); n != 4 || err != nil {
+									return fmt.Errorf("%d: %w", n, err)
+								}
+							}
+							err := way.flush(f)
+							if way.waits && err == nil {
+								check("a flush says nil, and")
+							}
+							return err
+						})
+						synctest.Wait()
+						if !deadline.Closed(p.gate) {
+							close(p.gate)
+						}
+						must(t, <-called)
+						must(t, <-beaten)
+						if synctest.Wait(); !way.waits {
+							check("it was flushed, and")
+						}
+						must(t, f.Close())
+						if s.body() != want {
+							t.Errorf("%d bytes arrived of %d, or not in order", len(s.body()), len(want))
+						}
+						if st := f.Stats(); st.Bytes != int64(len(want)) || st.Lost != 0 {
+							t.Errorf("%+v", st)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// The same beside Hijack: what was accepted is on the wire or told, and no
+// flush says nil for what went nowhere.
+func TestWriteBesideHijack(t *testing.T) {
+	for _, before := range []string{"", "first", "flushed twice"} {
+		for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
+			t.Run(fmt.Sprintf("%q/%v", before, mode), func(t *testing.T) {
+				edge(t, func(t *testing.T) {
+					p := newParking("Hijack")
+					s := newCallee(t, p.first)
+					f := flush.New(s, nil, &flush.Options{Flush: mode})
+					if before != "" {
+						mustWrite(t, f, before)
+					}
+					want := before
+					if before == "flushed twice" {
+						must(t, f.FlushWait(noContext))
+						mustWrite(t, f, before)
+						must(t, f.FlushWait(noContext))
+						want += before
+					}
+					hijacked := after(func() error { _, _, err := f.Hijack(); return err })
+					<-p.inside
+					var n int
+					wrote := after(func() (err error) { n, err = f.WriteString("beat"); return err })
+					synctest.Wait()
+					flushed := after(func() error { return f.FlushWait(noContext) })
+					synctest.Wait()
+					close(p.gate)
+					must(t, <-hijacked)
+					if err := <-wrote; n == 0 && !errors.Is(err, http.ErrHijacked) {
+						t.Errorf("Write: %v", err)
+					}
+					if err := <-flushed; !errors.Is(err, http.ErrHijacked) {
+						t.Errorf("FlushWait: %v", err)
+					}
+					f.Close()
+					if st := f.Stats(); st.Bytes+st.Lost != int64(len(want)+n) || st.Bytes != int64(len(s.body())) {
+						t.Errorf("%d bytes accepted, %+v", len(want)+n, st)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A call of the server that panics, fails, or fails and then panics leaves
+// the response one that can be asked and ended, whichever way it was called.
+// Real time, as what hangs may hang in a mutex.
+func TestServerThatPanics(t *testing.T) {
+	file, _ := tempFile(t, 10_000)
+	boom := errors.New("boom")
+	refuses := func(call string) error {
+		switch call {
+		case "Write":
+			return http.ErrContentLength
+		case "FlushError":
+			panic(boom)
+		}
+		return nil
+	}
+	breaks := func(call string) error {
+		switch call {
+		case "Write":
+			return io.ErrClosedPipe
+		case "FlushError":
+			panic(boom)
+		}
+		return nil
+	}
+	in := func(where string) func(string) error {
+		return func(call string) error {
+			if call == where {
+				panic(boom)
+			}
+			return nil
+		}
+	}
+	exits := func(where string) func(string) error {
+		return func(call string) error {
+			if call == where {
+				runtime.Goexit()
+			}
+			return nil
+		}
+	}
+	for _, way := range []struct {
+		name  string
+		opts  flush.Options
+		plain bool // headers are out first
+		do    func(f *flush.Flusher)
+	}{
+		{"plain FlushWait", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushWait(noContext) }},
+		{"plain FlushError", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushError() }},
+		{"FlushWait", flush.Options{}, false, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushWait(noContext) }},
+		{"FlushWait of much", flush.Options{BufferSize: 20_000}, true, func(f *flush.Flusher) { f.Write(make([]byte, 15_000)); f.FlushWait(noContext) }},
+		{"implicit", flush.Options{Implicit: flush.Wait}, true, func(f *flush.Flusher) { io.WriteString(f, "x") }},
+		{"FlushAll", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushAll(true) }},
+		{"Write", flush.Options{}, true, func(f *flush.Flusher) { f.Write(make([]byte, 10_000)); f.FlushWait(noContext) }},
+		{"Write onto held", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.Write(make([]byte, 10_000)); f.FlushWait(noContext) }},
+		{"every write", flush.Options{BufferSize: -1}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushWait(noContext) }},
+		{"FollowFlush", flush.Options{}, true, func(f *flush.Flusher) {
+			f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+			io.WriteString(f, "x")
+			f.FlushWait(noContext)
+		}},
+		{"Buffer.Flush", flush.Options{BufferSize: -1}, true, func(f *flush.Flusher) {
+			b := f.StartBuffer(nil)
+			io.WriteString(f, "x")
+			b.Flush()
+			f.FlushWait(noContext)
+		}},
+		{"SendHeaders", flush.Options{}, false, func(f *flush.Flusher) { f.SendHeaders() }},
+		{"SendHeaders, held", flush.Options{}, false, func(f *flush.Flusher) { io.WriteString(f, "x"); f.SendHeaders() }},
+		{"ReadFrom", flush.Options{}, true, func(f *flush.Flusher) { file.Seek(0, io.SeekStart); f.ReadFrom(file); f.FlushWait(noContext) }},
+		{"ReadFrom, implicit", flush.Options{Implicit: flush.Wait}, true, func(f *flush.Flusher) { file.Seek(0, io.SeekStart); f.ReadFrom(file) }},
+		{"Hijack", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.Hijack() }},
+		{"carrier", flush.Options{Flush: flush.Async}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushAsync() }},
+		{"carrier and wait", flush.Options{Flush: flush.Async}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushAsync(); f.FlushWait(noContext) }},
+		{"interval", flush.Options{FlushInterval: time.Nanosecond}, false, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushWait(noContext) }},
+		{"Close", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.Close() }},
+	} {
+		for _, fault := range []struct {
+			name  string
+			first func(string) error
+		}{
+			{"refused, then a panic", refuses},
+			{"broken, then a panic", breaks},
+			{"Write panics", in("Write")},
+			{"FlushError panics", in("FlushError")},
+			{"WriteHeader panics", in("WriteHeader")},
+			{"ReadFrom panics", in("ReadFrom")},
+			{"Hijack panics", in("Hijack")},
+			{"Write exits", exits("Write")},
+			{"FlushError exits", exits("FlushError")},
+		} {
+			t.Run(way.name+"/"+fault.name, func(t *testing.T) {
+				broken := false
+				var s *callee
+				s = newCallee(t, func(call string) error {
+					if broken || !way.plain {
+						return fault.first(call)
+					}
+					return nil
+				})
+				budget := flush.NewBudget(1<<20, 1<<20)
+				opts := way.opts
+				opts.Budget = budget
+				f := flush.New(s, nil, &opts)
+				if way.plain {
+					mustWrite(t, f, "first")
+					must(t, f.FlushWait(noContext))
+				}
+				broken = true
+				step := "the call itself"
+				var mu sync.Mutex
+				at := func(name string) { mu.Lock(); defer mu.Unlock(); step = name }
+				done := make(chan struct{})
+				go func() {
+					defer close(done)
+					alone := func(name string, call func()) {
+						at(name)
+						over := make(chan struct{})
+						go func() { // on its own: the call may end its goroutine
+							defer close(over)
+							defer func() {
+								if v := recover(); v != nil && v != any(boom) && !strings.Contains(fmt.Sprint(v), "Goexit") {
+									t.Errorf("%s: panic %v", name, v)
+								}
+							}()
+							call()
+						}()
+						<-over
+					}
+					alone("the call itself", func() { way.do(f) })
+					for _, later := range []struct {
+						name string
+						call func()
+					}{
+						{"Err", func() { f.Err() }},
+						{"Stats", func() { f.Stats() }},
+						{"Write", func() { f.Write([]byte("late")) }},
+						{"large Write", func() { f.Write(make([]byte, 20_000)) }},
+						{"ReadFrom", func() { file.Seek(0, io.SeekStart); f.ReadFrom(file) }},
+						{"FlushAsync", func() { f.FlushAsync() }},
+						{"FlushWait", func() { f.FlushWait(noContext) }},
+						{"FlushAll", func() { f.FlushAll(true) }},
+						{"SendHeaders", func() { f.SendHeaders() }},
+						{"Clean", func() { f.Clean() }},
+						{"SetWriteDeadline", func() { f.SetWriteDeadline(time.Now().Add(time.Hour)) }},
+						{"Close", func() { f.Close() }},
+						{"Close again", func() { f.Close() }},
+						{"Abort", func() { f.Abort(nil) }},
+					} {
+						alone(later.name, later.call)
+					}
+				}()
+				timer := time.NewTimer(patience() / 2)
+				defer timer.Stop()
+				select {
+				case <-done:
+					if held := flush.BudgetHeld(budget); held != 0 {
+						t.Errorf("%d bytes are still counted", held)
+					}
+				case <-timer.C:
+					mu.Lock()
+					defer mu.Unlock()
+					t.Errorf("%s hangs", step)
+				}
+			})
+		}
+	}
+}
