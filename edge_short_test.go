@@ -408,7 +408,7 @@ func TestServerThatPanics(t *testing.T) {
 				defer timer.Stop()
 				select {
 				case <-done:
-					if held := flush.BudgetHeld(budget); held != 0 {
+					if held := budget.Stats().Held; held != 0 {
 						t.Errorf("%d bytes are still counted", held)
 					}
 				case <-timer.C:

@@ -319,7 +319,7 @@ func TestBudgetOfAHeldResponseWithABody(t *testing.T) {
 					t.Error("OnClose:", c.err)
 				}
 				never.Stop()
-				if held := flush.BudgetHeld(opts.Budget); held != 0 {
+				if held := opts.Budget.Stats().Held; held != 0 {
 					t.Errorf("%d bytes are still counted", held)
 				}
 				s.leave()
@@ -373,7 +373,7 @@ func TestBudgetFindsWhoBlockedWithNothingHeld(t *testing.T) {
 				if err := b.Close(); err != nil {
 					t.Error(err)
 				}
-				if held := flush.BudgetHeld(opts.Budget); held != 0 {
+				if held := opts.Budget.Stats().Held; held != 0 {
 					t.Errorf("%d bytes are still counted", held)
 				}
 			})
@@ -404,7 +404,7 @@ func (s flushSink) FlushError() error {
 // A Write that waits for the budget ends: with Close, with SendTimeout,
 // with a failure, with Abort, when the client leaves; and gives nothing up that
 // it was not given.
-func TestBudgetWaitEnds(t *testing.T) {
+func TestWaitForTheBudgetEnds(t *testing.T) {
 	const limit = time.Minute
 	cause := errors.New("cause")
 	for _, test := range []struct {
@@ -457,7 +457,7 @@ func TestBudgetWaitEnds(t *testing.T) {
 				}
 				<-served
 				a.Abort(nil)
-				if held := flush.BudgetHeld(budget); held != 0 {
+				if held := budget.Stats().Held; held != 0 {
 					t.Errorf("%d bytes are still counted", held)
 				}
 			})
@@ -532,14 +532,14 @@ func TestWaitEndsWithTheResponse(t *testing.T) {
 						t.Errorf("the Write: %d, %v", got.n, got.err)
 					}
 					must(t, a.Close())
-					if held := flush.BudgetHeld(budget); held != 0 {
+					if held := budget.Stats().Held; held != 0 {
 						t.Errorf("%d bytes stay counted for a response that has ended", held)
 					}
 					b.Close()
 					if st := b.Stats(); st.Bytes+st.Lost != int64(got.n) {
 						t.Errorf("%d bytes accepted, %+v", got.n, st)
 					}
-					if held := flush.BudgetHeld(budget); held != 0 {
+					if held := budget.Stats().Held; held != 0 {
 						t.Errorf("%d bytes are still counted", held)
 					}
 				})
