@@ -325,7 +325,11 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 			if f.sent != sent {
 				sent, since = f.sent, now()
 			}
-			left, ends := f.patienceLocked(max(since, time.Duration(b.granted.Load())))
+			from := since
+			if g := time.Duration(b.granted.Load()); g != 0 {
+				from = max(from, g)
+			}
+			left, ends := f.patienceLocked(from)
 			if ends && left <= 0 {
 				ended = f.impatientLocked()
 				return true
