@@ -9,7 +9,9 @@ import (
 // held all along, needs no pen; one that must drop mu in the middle takes it,
 // and the others stand in line.
 
-func (p *pipe) penTakenLocked() bool { return p.pen || p.waiting != nil && len(p.waiting.line) > 0 }
+func (p *pipe) penTakenLocked() bool {
+	return p.pen || p.parked || p.waiting != nil && len(p.waiting.line) > 0
+}
 
 func (p *pipe) takePenLocked(begun bool) error {
 	p.q.credit = 0
@@ -156,7 +158,11 @@ func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err e
 		case []byte:
 			m, _, err = p.down.writeLocked(b, false)
 		case string:
-			m, err = p.down.writeStringLocked(b)
+			// Of a large string the server's own WriteString makes small pieces.
+			buf := copyBuffers.Get().(*[copySize]byte)
+			k = copy(buf[:], b)
+			m, _, err = p.down.writeLocked(buf[:k], false)
+			copyBuffers.Put(buf)
 		}
 		if asks {
 			p.accepted += int64(m)
@@ -278,6 +284,15 @@ func passBulkLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err err
 	return n, err
 }
 
+func (p *pipe) awaitLowLocked() error {
+	defer p.noteWaitedLocked(now())
+	return p.awaitLocked(true, nil, func() bool {
+		for p.q.len > p.marks.low && p.haltedLocked(true) == nil && p.moveOnLocked() {
+		}
+		return p.q.len <= p.marks.low
+	})
+}
+
 // moveOnLocked has all that is held move down, as a Write waits for that. It
 // reports whether it has worked itself, so that there may be news; else somebody
 // has the baton.
@@ -300,13 +315,7 @@ func (p *pipe) moveOnLocked() (worked bool) {
 // Then it waits for the budget, if there is one.
 func (p *pipe) awaitRoomLocked() error {
 	if p.roomLocked() == 0 {
-		defer p.noteWaitedLocked(now())
-		err := p.awaitLocked(true, nil, func() bool {
-			for p.q.len > p.marks.low && p.haltedLocked(true) == nil && p.moveOnLocked() {
-			}
-			return p.q.len <= p.marks.low
-		})
-		if err != nil {
+		if err := p.awaitLowLocked(); err != nil {
 			return err
 		}
 	}

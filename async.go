@@ -98,8 +98,8 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 	var ferr error
 	if f.stack.follow > 0 || len(f.stack.rest) > 0 {
 		var ended bool
-		if ferr, ended = f.followWaitLocked(ctx); ended {
-			return ferr
+		if ferr, ended = f.followWaitLocked(ctx); ended || f.waitEndedLocked(ferr) {
+			return joinErrors(ferr, f.flushAsyncLocked(nil)) // it does not wait twice
 		}
 	}
 	if (ctx == nil || ctx.Done() == nil) && f.plainLocked() {
@@ -115,7 +115,7 @@ func (f *Flusher) pushErrLocked() error {
 	if f.fail != nil {
 		return f.fail
 	}
-	return f.rarely().lastPush
+	return f.lastPushLocked()
 }
 
 func (f *Flusher) flushWaitLocked(ctx context.Context) error {
@@ -128,10 +128,7 @@ func (f *Flusher) flushWaitLocked(ctx context.Context) error {
 	if !f.endsLocked(ctx) {
 		ctx = nil
 	}
-	if err := f.awaitFlushLocked(ask, ctx); err != nil {
-		return err
-	}
-	return f.rarely().lastPush
+	return f.awaitFlushLocked(ask, ctx)
 }
 
 // endsLocked reports whether ctx can end a wait.

@@ -30,10 +30,10 @@ func (p *pipe) seizeLocked() bool {
 // grabBatonLocked is takeBatonLocked for the end of the response: it waits
 // however long, and reports whether it has the baton. A failure ends the wait.
 func (p *pipe) grabBatonLocked() bool {
-	for p.held && p.fail == nil {
+	for p.held && p.fail == nil && !p.gone {
 		p.waitLocked()
 	}
-	if p.fail != nil {
+	if p.fail != nil || p.gone {
 		return false
 	}
 	p.held = true
@@ -120,7 +120,7 @@ func (p *pipe) pushPlainLocked() {
 	defer p.regrantLocked()
 	p.flow.flushes++
 	ask := p.askLocked()
-	if !p.writePieceLocked(p.q.front(blockSize), true) && p.fail == nil && p.down.pushLocked() {
+	if !p.writePieceLocked(blockSize, p.sent+int64(p.q.len), true) && p.fail == nil && p.down.pushLocked() {
 		p.flow.pushes++
 	}
 	if p.fail == nil {

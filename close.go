@@ -1,6 +1,24 @@
 package flush
 
-import "net/http"
+import (
+	"net/http"
+	"time"
+)
+
+// The four ends of a response. What each hands over, waits for, and says:
+//
+//	                 panic, Goexit           Abort                    Close                     return
+//	hands over       what a flush was        the same, if no header   all, buffers unwound;     all, buffers unwound;
+//	                 asked for               is out; else nothing     the handler's Close       no flush: the server
+//	                                                                  pushes it                 does that
+//	for at most      SendTimeout, 1 s        SendTimeout, 1 s         SendTimeout without       as Close
+//	                                                                  progress
+//	waits for        the carrier             the call under way,      begun Writes, filters,    as Close
+//	                                         which it ends            the carrier
+//	context          ends                    ends                     goes on                   ends
+//	OnClose is told  handler panicked        the cause                the failure, refusals     as Close
+//	the client       sees a cut              sees a cut               sees the end, at the      sees the end
+//	                                                                  latest with the return
 
 // Close ends the response: it refuses new Writes, lets a begun one finish,
 // unwinds the user-level buffers, hands the rest to the server and joins the
@@ -39,6 +57,9 @@ func (f *Flusher) Abort(cause error) { f.finish(true, cause) }
 func (f *Flusher) finish(abort bool, cause error) error {
 	f.mu.Lock()
 	if abort && !f.ended && !f.hijacked {
+		if f.returned.Load() || !f.headersSent {
+			f.showBeforeCutLocked(cause, false)
+		}
 		f.abortLocked(cause)
 		if f.filterAbortsLocked() {
 			defer f.mu.Unlock()
@@ -103,7 +124,7 @@ func (f *Flusher) complete() {
 		f.endLocked(whole, unwound)
 	}()
 	if f.returned.Load() {
-		f.boundDrainLocked()
+		f.cutDrainLocked()
 	}
 	f.awaitWritesLocked()
 	if !f.aborted && !f.hijacked {
@@ -115,7 +136,7 @@ func (f *Flusher) complete() {
 		if cause == nil {
 			cause = errCutWrite
 		}
-		f.handBeforeCutLocked()
+		f.showBeforeCutLocked(cause, true)
 		f.abortLocked(cause)
 	}
 	if f.fail == nil && !f.hijacked {
@@ -133,16 +154,41 @@ func (f *Flusher) refusedLocked() error {
 	return f.refuse
 }
 
-// handBeforeCutLocked hands over what there is of a response that will be cut.
-// A client that gets no byte takes a kept connection for stale, and asks again.
-func (f *Flusher) handBeforeCutLocked() {
+// mostShown bounds what is handed over before a cut.
+const mostShown = time.Second
+
+// showBeforeCutLocked hands over what the client is to see before the response
+// is cut, for cause: what a flush was asked for, and with all everything. A
+// client that gets no byte takes a kept connection for stale, and asks again.
+func (f *Flusher) showBeforeCutLocked(cause error, all bool) {
+	switch {
+	case f.fail != nil || f.gone || f.aborted,
+		f.srv.deadline == nil && f.held, // its call cannot be ended
+		!all && (!f.dueLocked() || f.asked.seq <= f.done):
+		return
+	}
+	bound := mostShown
+	if d := f.timeout.d; d > 0 {
+		bound = min(bound, d)
+	}
+	timer := time.AfterFunc(bound, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if !f.ended {
+			f.abortLocked(cause)
+		}
+	})
+	defer timer.Stop()
+	f.lendLocked()
+	defer f.takeBackLocked()
 	if !f.grabBatonLocked() {
 		return
 	}
 	defer f.releaseLocked()
-	f.timeout.closing = true
 	f.stopHoldingLocked()
-	f.askLocked()
+	if all {
+		f.askLocked()
+	}
 	f.roundLocked()
 }
 
@@ -189,6 +235,23 @@ func (f *Flusher) handRestLocked() {
 	}
 }
 
+// broken reports whether the client must be shown a cut, once the response has
+// ended: it was aborted, or accepted bytes are lost and the connection does not
+// tell by itself. It does if it is the server's own writer that failed, or if the
+// client has gone.
+func (f *Flusher) broken() bool {
+	switch {
+	case f.hijacked:
+		return false
+	case f.aborted, f.rarely().torn:
+		return true
+	case f.fail == nil || f.srv.direct:
+		return false
+	}
+	server := f.serverContext()
+	return server == nil || server.Err() == nil
+}
+
 // joinLocked waits until nobody calls the server any more.
 func (f *Flusher) joinLocked() {
 	for f.held || f.aside > 0 || f.stack.paying {
@@ -233,5 +296,9 @@ func (f *Flusher) rethrow() {
 	}
 }
 
-// failedLocked has the handler's context end with the failure.
-func (f *Flusher) failedLocked() { f.endContextLocked(nil) }
+// failedLocked has the handler's context end with the failure. Headers are not
+// withheld for a filter any more.
+func (f *Flusher) failedLocked() {
+	f.yieldLocked()
+	f.endContextLocked(nil)
+}

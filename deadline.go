@@ -20,9 +20,8 @@ var aLongTimeAgo = time.Unix(1, 0)
 //
 // Guarded by Flusher.mu.
 type writeDeadline struct {
-	state     deadlineState
-	hijacking bool          // the connection is being handed over: it is not unblocked any more
-	armed     time.Duration // when the closing deadline was set last; 0: it was not
+	state deadlineState
+	armed time.Duration // when the closing deadline was set last; 0: it was not
 }
 
 type deadlineState uint8
@@ -101,7 +100,7 @@ func (f *Flusher) liftServerDeadline() {
 // server can: HTTP/1 at once, HTTP/2 by resetting the stream. The lock is
 // dropped meanwhile; the end of the response waits until it is back.
 func (f *Flusher) unblockLocked() {
-	if f.srv.deadline == nil || f.deadline.hijacking {
+	if f.srv.deadline == nil || f.parked {
 		return
 	}
 	f.deadline.state = deadlineUnblocked

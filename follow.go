@@ -101,15 +101,24 @@ func (f *Flusher) payLocked() {
 	}
 }
 
-// awaitPaidLocked has a Write into a buffer wait until nothing is owed. While a
-// filter runs it does not: it may be the filter's own.
+// awaitPaidLocked has a Write into a buffer wait until nothing is owed, and
+// floor 2 is below its high mark. While a filter runs it does not: it may be the
+// filter's own.
 func (f *Flusher) awaitPaidLocked() error {
-	if !f.owed || f.stack.running != nil {
+	if f.stack.running != nil {
 		return nil
 	}
-	defer f.noteWaitedLocked(now())
-	f.kickLocked()
-	return f.awaitLocked(false, nil, func() bool { return !f.owed || f.stack.running != nil })
+	if f.owed {
+		defer f.noteWaitedLocked(now())
+		f.kickLocked()
+		if err := f.awaitLocked(false, nil, func() bool { return !f.owed || f.stack.running != nil }); err != nil {
+			return err
+		}
+	}
+	if f.stack.follow > 0 && f.roomLocked() == 0 && f.refuse == nil {
+		return f.awaitLowLocked()
+	}
+	return nil
 }
 
 func unlessReentrant(err error) error {

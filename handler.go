@@ -71,7 +71,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		f.finish(false, nil)
 		f.rethrow()
-		if f.aborted {
+		if f.broken() {
 			panic(http.ErrAbortHandler)
 		}
 	}()

@@ -172,6 +172,9 @@ func (f *Flusher) WriteHeader(code int) {
 	if !f.fixed {
 		f.fixLocked(code)
 	}
+	if f.interval != nil {
+		f.watchIntervalLocked()
+	}
 }
 
 // informLocked sends a 1xx. It overtakes nothing: as headers have not been

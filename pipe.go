@@ -54,6 +54,7 @@ type pipe struct {
 	holding bool  // nothing moves before the end, or before more than marks.hold bytes are held
 	gone    bool  // floor 1 is not ours any more
 	cut     bool  // it will not be whole: a Write that had begun did not finish, or worse
+	parked  bool  // floor 1 is being taken away: no operation goes on before it is known whether it was
 	owed    bool  // floor 3 has more to bring down, which found no room
 	wanted  bool  // the holder of the pen waits for the baton: a carrier gives it up
 	slow    bool  // the client has been: what it is given does not grow any more
@@ -111,9 +112,10 @@ type down interface {
 	// err that is not the pipe's failure by then means that the rest of p was
 	// refused for good.
 	writeLocked(p []byte, push bool) (n int, pushed bool, err error)
-	writeStringLocked(s string) (n int, err error)
-	// pushLocked flushes, and reports whether the server got it.
+	// pushLocked flushes, and reports whether the server got it. What that said
+	// which does not stick is lastPushLocked.
 	pushLocked() bool
+	lastPushLocked() error
 
 	// These report whether a Write, a FlushAsync or a flush on the caller's
 	// goroutine has nothing else to look at than the pipe.
@@ -267,22 +269,32 @@ func (p *pipe) roundLocked() {
 	}
 	pushed := false
 	for p.sent < goal && p.fail == nil {
-		piece := p.q.front(int(min(goal-p.sent, blockSize)))
-		pushed = p.writePieceLocked(piece, push && p.sent+int64(len(piece)) == goal)
+		pushed = p.writePieceLocked(int(min(goal-p.sent, lastSlice)), goal, push)
 	}
 	if push && p.fail == nil {
 		if !pushed && p.down.pushLocked() {
 			p.flow.pushes++
 		}
 		p.done = ask.seq
+		p.settleFlushesLocked(p.down.lastPushLocked())
 	}
 	p.wakeLocked()
 }
 
-// writePieceLocked hands piece, the front of floor 2, to floor 1 and, with
-// push, flushes in the same call. It reports whether the flush was done.
-func (p *pipe) writePieceLocked(piece []byte, push bool) (pushed bool) {
-	n, pushed, err := p.down.writeLocked(piece, push)
+// writePieceLocked hands most bytes of floor 2, or fewer, to floor 1 and, with
+// push, if it comes to goal, flushes in the same call. It reports whether the
+// flush was done.
+//
+// A piece is one block, unless so much is held that a copy of several costs less
+// than their calls, and takes little beside it.
+func (p *pipe) writePieceLocked(most int, goal int64, push bool) (pushed bool) {
+	piece := p.q.front(most)
+	if most > blockSize && p.q.len >= 4*copySize {
+		buf := copyBuffers.Get().(*[copySize]byte)
+		defer copyBuffers.Put(buf)
+		piece = p.q.gather(buf[:min(most, copySize)])
+	}
+	n, pushed, err := p.down.writeLocked(piece, push && p.sent+int64(len(piece)) == goal)
 	p.wrotePieceLocked(len(piece), n, pushed, err)
 	return pushed
 }
@@ -405,6 +417,13 @@ func (p *pipe) noteThroughLocked(n int64) {
 
 // markCutLocked notes that the response will not be whole.
 func (p *pipe) markCutLocked() { p.cut = true }
+
+// parkLocked has every operation wait, and ends that.
+func (p *pipe) parkLocked(parked bool) {
+	p.parked = parked
+	p.slowLocked()
+	p.wakeLocked()
+}
 
 // holdLocked has nothing move before the end; stopHoldingLocked ends that.
 func (p *pipe) holdLocked(holds bool) { p.holding = holds }

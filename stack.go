@@ -84,6 +84,9 @@ func (f *Flusher) FlushAll(wait bool) error {
 	if ferr == ErrReentrant {
 		return ferr
 	}
+	if f.waitEndedLocked(ferr) {
+		return joinErrors(ferr, f.flushAsyncLocked(nil)) // it does not wait twice
+	}
 	return joinErrors(f.flushWaitLocked(context.Background()), ferr)
 }
 
@@ -183,7 +186,10 @@ func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 			err = joinErrors(err, ErrForbidden)
 		}
 	}
-	return wrapReentrant(joinErrors(err, f.passRestLocked()))
+	if !f.waitEndedLocked(err) { // it does not wait twice
+		err = joinErrors(err, f.passRestLocked())
+	}
+	return wrapReentrant(err)
 }
 
 // unwindStackLocked ends every buffer, from the top down. It waits for its

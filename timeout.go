@@ -153,8 +153,12 @@ func (f *Flusher) sendTimeoutFired() {
 		return
 	}
 	if f.drainingLocked() {
+		if t.since = now(); t.closing {
+			f.deadline.armed = 0
+			f.setClosingDeadlineLocked(false)
+		}
 		f.cutDrainLocked()
-		if t.since = now(); t.calling && !t.running {
+		if t.calling {
 			f.watchCallLocked()
 		}
 		return

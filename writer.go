@@ -67,6 +67,7 @@ type rare struct {
 	lastPush        error       // what the server's last flush said that does not stick
 	refused         error       // bytes that the server did not take, without failing; filters that failed at the end
 	panicked        any         // from the carrier, for the handler's goroutine
+	torn            bool        // the server refused accepted bytes
 	cutBy           error       // why the response is cut at its end; nil: a Write that had begun did not finish
 	hooks           []closeHook // of handlers that joined
 }
@@ -285,8 +286,8 @@ func (f *Flusher) admitLocked(n int) error {
 	return nil
 }
 
-// copySize is how much ReadFrom reads at once.
-const copySize = 32 << 10
+// copySize is how much is copied at once, from a reader or on the way down.
+const copySize = 64 << 10
 
 // ReadFrom copies src to the response until its end.
 //
@@ -396,7 +397,8 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 			slice = min(slice, limit)
 		}
 		size.begin()
-		m, err := f.sendSliceLocked(rf, reg, slice)
+		var m int64
+		m, err = f.sendSliceLocked(rf, reg, slice)
 		f.written += m
 		f.noteThroughLocked(m)
 		n += m
@@ -411,7 +413,10 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 	if n > 0 && f.fail == nil {
 		f.acceptedByHolderLocked()
 	}
-	return n, f.fail
+	if f.fail != nil {
+		err = f.fail
+	}
+	return n, err
 }
 
 // acceptedByHolderLocked is acceptedLocked for who has the baton: the implicit
@@ -472,9 +477,9 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 			return nil, nil, f.fail
 		}
 	}
-	f.deadline.hijacking = true
+	f.parkLocked(true)
 	f.callLocked(func() { conn, rw, err = h.Hijack() })
-	f.deadline.hijacking = false
+	f.parkLocked(false)
 	if err != nil {
 		return nil, nil, err
 	}
