@@ -148,8 +148,7 @@ func apiLines(pkg *types.Package) []string {
 				add("type %s struct", name)
 				for f := range u.Fields() {
 					switch {
-					case f.Embedded() && !f.Exported(): // its methods count below
-					case f.Embedded():
+					case f.Embedded() && f.Exported():
 						add("type %s struct, embedded %s", name, str(f.Type()))
 					case f.Exported():
 						add("type %s struct, %s %s", name, f.Name(), str(f.Type()))

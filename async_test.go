@@ -151,7 +151,7 @@ func (s *sink) lastFlush() (at, count int) {
 func carriers() int {
 	n := 0
 	for _, stack := range goroutines() {
-		if strings.Contains(stack, ".(*Flusher).carrier") {
+		if strings.Contains(stack, "\ncreated by github.com/fa492104/flush.") {
 			n++
 		}
 	}

@@ -65,19 +65,19 @@ func (b *watchedBody) end() {
 	b.f.kickLocked()
 }
 
-// bodyFirstLocked reports whether handing over the headers would drain a
+// callerOnlyLocked reports whether handing over the headers would drain a
 // request body that the handler may still want to read: only a caller of the
 // Flusher may do it then, as in net/http, and no carrier or timer.
-func (f *Flusher) bodyFirstLocked() bool {
+func (f *Flusher) callerOnlyLocked() bool {
 	return f.body != nil && !f.headersSent && !f.fullDuplex && !f.body.done.Load()
 }
 
 // noteDrainLocked runs after a call of the server and notes if it has drained
 // the request body: when it wrote the headers, for a flush or for more than it
 // holds itself.
-func (f *Flusher) noteDrainLocked(flushed bool) {
+func (f *Flusher) noteDrainLocked(flushed bool, n int) {
 	b := f.body
-	if b == nil || f.fullDuplex || !flushed && f.stats.Bytes <= serverMeasures || b.done.Load() || b.expects && !b.asked.Load() {
+	if b == nil || f.fullDuplex || !flushed && f.flow.bytes+int64(n) <= serverMeasures || b.done.Load() || b.expects && !b.asked.Load() {
 		return
 	}
 	b.drained.Store(true)

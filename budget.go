@@ -1,16 +1,11 @@
 package flush
 
 import (
-	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 )
-
-// ErrOverBudget says that the response was aborted as the one that held most
-// for longest when a [Budget] was used up.
-var ErrOverBudget = errors.New("flush: memory budget is used up")
 
 // A Budget bounds the memory of floor 2 of all responses that share it, as
 // [Options.Budget]. Each response still has its own MaxPending.
@@ -117,20 +112,16 @@ func (b *Budget) wake() {
 // f.mu: a response must not be locked while another is.
 func (f *Flusher) waitBudgetLocked() error {
 	b := f.cfg.Budget
-	began := now()
-	defer func() { f.stats.Waited += now() - began }()
-	for stalls := f.timeout.stalls; b.held.Load()+blockMemory > b.hard; {
+	defer f.noteWaitedLocked(now())
+	for stalls := f.stalls; b.held.Load()+blockMemory > b.hard; {
 		switch {
-		case f.fail != nil:
-			return f.fail
-		case f.hijacked || f.ended:
-			return f.refuse
-		case f.timeout.stalls != stalls:
+		case f.haltedLocked(true) != nil:
+			return f.haltedLocked(true)
+		case f.stalls != stalls:
 			return ErrTimeout
 		}
 		if f.q.len > 0 {
-			f.moveTo = f.accepted
-			f.kickLocked()
+			f.carryOnLocked()
 		}
 		f.mu.Unlock()
 		if !b.relieve() {

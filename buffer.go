@@ -1,25 +1,8 @@
 package flush
 
 import (
-	"errors"
 	"slices"
 	"sync"
-)
-
-// Errors of user-level buffers.
-var (
-	// ErrNotTop says that a buffer is not the one on top.
-	ErrNotTop = errors.New("flush: buffer is not on top")
-
-	// ErrBufferClosed says that a buffer has ended.
-	ErrBufferClosed = errors.New("flush: buffer has ended")
-
-	// ErrForbidden says that NoClean, NoFlush or NoRemove forbids it.
-	ErrForbidden = errors.New("flush: buffer does not allow this")
-
-	// ErrReentrant says that a filter is running, and that the stack of
-	// buffers cannot be worked on meanwhile.
-	ErrReentrant = errors.New("flush: a filter is running")
 )
 
 // A Filter changes what a [Buffer] holds on its way down. It gets all of it

@@ -1,14 +1,6 @@
 package flush
 
-import (
-	"errors"
-	"net/http"
-)
-
-var (
-	errAborted = errors.New("flush: response aborted")
-	errUnwound = errors.New("flush: handler panicked or exited")
-)
+import "net/http"
 
 // Close ends the response: it refuses new Writes, lets a begun one finish,
 // unwinds the user-level buffers, hands the rest to the server and joins the
@@ -61,11 +53,9 @@ func (f *Flusher) finish(abort bool, cause error) error {
 		return f.closeErr()
 	}
 	f.closing = true
-	f.slowLocked()
 	if !f.hijacked {
-		f.refuse = closedError(f.fail)
+		f.refuseLocked(closedError(f.fail))
 	}
-	f.wakeLocked() // Writes in line go away
 	f.mu.Unlock()
 	defer func() { // a filter may panic while the buffers are unwound
 		for _, h := range f.rarely().hooks {
@@ -107,9 +97,7 @@ func (f *Flusher) complete() {
 		f.joinLocked()
 		f.endLocked(whole, unwound)
 	}()
-	for f.penTakenLocked() && f.fail == nil && !f.hijacked {
-		f.waitLocked()
-	}
+	f.awaitWritesLocked()
 	if !f.aborted && !f.hijacked {
 		unwound = f.unwindStackLocked()
 	}
@@ -140,37 +128,29 @@ func (f *Flusher) refusedLocked() error {
 // handBeforeCutLocked hands over what there is of a response that will be cut.
 // A client that gets no byte takes a kept connection for stale, and asks again.
 func (f *Flusher) handBeforeCutLocked() {
-	for f.held && f.fail == nil {
-		f.waitLocked()
-	}
-	if f.fail != nil {
+	if !f.grabBatonLocked() {
 		return
 	}
-	f.held = true
 	defer f.releaseLocked()
 	f.timeout.closing = true
-	f.holding = false
-	f.asked = mark{f.asked.seq + 1, f.accepted}
+	f.stopHoldingLocked()
+	f.askLocked()
 	f.roundLocked()
 }
 
 // handRestLocked hands over what is left, with the length of the response if
 // nothing went out before, and then the trailers.
 func (f *Flusher) handRestLocked() {
-	for f.held && f.fail == nil {
-		f.waitLocked()
-	}
-	if f.fail != nil {
+	if !f.grabBatonLocked() {
 		return
 	}
-	f.held = true
 	defer f.releaseLocked()
 	f.timeout.closing = true
-	f.timeout.quiet = f.srv.ownHeader && f.stats.Bytes+int64(f.q.len) <= serverMeasures
+	f.timeout.quiet = f.srv.ownHeader && f.flow.bytes+int64(f.q.len) <= serverMeasures
 	for f.dueLocked() {
 		f.roundLocked()
 	}
-	f.holding = false
+	f.stopHoldingLocked()
 	switch {
 	case f.fail != nil:
 		return
@@ -179,15 +159,14 @@ func (f *Flusher) handRestLocked() {
 		// have without us.
 		f.passHeaderLocked()
 		if f.srv.netHTTP {
-			f.stats.Status = http.StatusOK
+			f.status = http.StatusOK
 		}
 		f.headersSent = true
 	default:
 		if !f.headersSent {
 			f.measureLocked()
 		}
-		f.moveTo = f.accepted
-		f.roundLocked()
+		f.moveLocked()
 		f.sendHeadersLocked(false)
 		if f.srv.netHTTP && f.http1 && !f.http10 && f.length < 0 && f.hasPrefixedTrailersLocked() {
 			// A whole response would get a length instead of trailers.
@@ -204,7 +183,7 @@ func (f *Flusher) handRestLocked() {
 
 // joinLocked waits until nobody calls the server any more.
 func (f *Flusher) joinLocked() {
-	for f.held || f.unblocking > 0 {
+	for f.held || f.deadline.unblocking > 0 {
 		f.waitLocked()
 	}
 }
@@ -213,37 +192,21 @@ func (f *Flusher) joinLocked() {
 // writer. whole is false when a panic is on its way through.
 func (f *Flusher) endLocked(whole bool, unwound error) {
 	f.stopTimersLocked()
-	f.stats.Lost += int64(f.dropLocked())
-	f.leaveLocked()
 	if !whole {
 		f.aborted = true
-		if f.fail == nil {
-			f.fail = errUnwound
-		}
+		f.failLocked(errUnwound)
 	}
 	f.ended = true
 	if unwound != nil {
 		f.rareLocked().refused = joinErrors(f.rare.refused, unwound)
 	}
-	if !f.hijacked {
-		f.refuse = closedError(f.fail)
+	if f.hijacked {
+		f.takeAwayLocked(f.refuse)
+	} else {
+		f.takeAwayLocked(closedError(f.fail))
 	}
+	f.leaveLocked()
 	f.endContext(ErrClosed)
-	f.wakeLocked()
-}
-
-// joinErrors is errors.Join that leaves a single error as it is, and does not
-// say the same twice.
-func joinErrors(a, b error) error {
-	switch {
-	case a == nil:
-		return b
-	case b == nil || errors.Is(a, b):
-		return a
-	case errors.Is(b, a):
-		return b
-	}
-	return errors.Join(a, b)
 }
 
 // rethrow lets a panic that the carrier met go on, once.
@@ -260,36 +223,8 @@ func (f *Flusher) rethrow() {
 	}
 }
 
-// Err returns the failure that sticks, or nil.
-func (f *Flusher) Err() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.fail
-}
-
-// Stats returns the counts so far.
-func (f *Flusher) Stats() Stats {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.absorbLocked()
-	f.measurePendingLocked()
-	return f.stats
-}
-
-// Buffered returns the number of bytes on floor 2.
-func (f *Flusher) Buffered() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.q.len
-}
-
-// Available returns how many bytes a Write takes now without waiting. It is 0
-// while a Write waits.
-func (f *Flusher) Available() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.refuse != nil || f.penTakenLocked() {
-		return 0
-	}
-	return max(f.cfg.MaxPending-f.q.len, 0)
+// failedLocked has the handler's context end with the failure.
+func (f *Flusher) failedLocked() {
+	f.yieldLocked()
+	f.endContext(f.fail)
 }

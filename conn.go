@@ -198,7 +198,7 @@ func (f *Flusher) FlushAcked(ctx context.Context) error {
 		if acked != moved {
 			moved, at = acked, now()
 		}
-		if d := f.sendTimeout(); d > 0 && now()-at >= d {
+		if f.stalledFor(now() - at) {
 			return ErrTimeout
 		}
 		timer.Reset(wait)
@@ -216,10 +216,11 @@ func (f *Flusher) FlushAcked(ctx context.Context) error {
 	}
 }
 
-func (f *Flusher) sendTimeout() time.Duration {
+// stalledFor reports whether d without progress is too long.
+func (f *Flusher) stalledFor(d time.Duration) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.timeout.d
+	return f.timeout.passed(d)
 }
 
 // lost makes err, by which the kernel said that the connection is no more, the
@@ -258,7 +259,7 @@ func (f *Flusher) position() (int64, error) {
 // bytes that the server writes after us. Nobody could tell there that a client
 // who reads slowly is alive.
 func (f *Flusher) drainLocked() {
-	if f.timeout.progress == nil || f.stats.Bytes < smallBody {
+	if f.timeout.progress == nil || f.flow.bytes < smallBody {
 		return
 	}
 	room, err := f.conn.room()
@@ -280,7 +281,7 @@ func (f *Flusher) drainLocked() {
 		if n, err = f.conn.acked(); n != acked {
 			acked, at = n, now()
 		}
-		if now()-at >= f.timeout.d {
+		if f.timeout.passed(now() - at) {
 			f.timeout.expired = true
 			f.failLocked(ErrTimeout)
 			f.unblockLocked()

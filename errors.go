@@ -5,7 +5,65 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"time"
+)
+
+// Errors of this package. All are matched with [errors.Is] and wrap their
+// cause. ErrTimeout, ErrClientGone and ErrOverBudget stick: once met, Write,
+// Flush and Close return them from then on. A timeout on a server without
+// deadlines (CGI, FastCGI, recorders) ends only the wait and does not stick.
+//
+// After [Flusher.Hijack] calls return [http.ErrHijacked]. Where nothing can
+// flush, the error matches [http.ErrNotSupported].
+var (
+	// ErrTimeout says that there was no progress for SendTimeout, or that a
+	// write deadline passed. It matches [os.ErrDeadlineExceeded] too.
+	// (ngx.flush: "timeout")
+	ErrTimeout error = timeoutError{}
+
+	// ErrClientGone says that the connection or stream is broken.
+	// (ngx.flush: "client aborted", "connection broken")
+	ErrClientGone = errors.New("flush: client gone")
+
+	// ErrClosed says that the response has ended. It matches the failure too,
+	// if there was one. (ngx.flush: "seen eof")
+	ErrClosed = errors.New("flush: response has ended")
+
+	// ErrBuffering says that the response is held for a Content-Length, as the
+	// client speaks HTTP/1.0. Go on writing. (ngx.flush: "buffering")
+	ErrBuffering = errors.New("flush: response is buffered for HTTP/1.0")
+
+	// ErrHeadersSent says that it is too late to change or take back.
+	ErrHeadersSent = errors.New("flush: headers have been sent")
+
+	// ErrOverBudget says that the response was aborted as the one that held
+	// most for longest when a [Budget] was used up.
+	ErrOverBudget = errors.New("flush: memory budget is used up")
+)
+
+// Errors of user-level buffers.
+var (
+	// ErrNotTop says that a buffer is not the one on top.
+	ErrNotTop = errors.New("flush: buffer is not on top")
+
+	// ErrBufferClosed says that a buffer has ended.
+	ErrBufferClosed = errors.New("flush: buffer has ended")
+
+	// ErrForbidden says that NoClean, NoFlush or NoRemove forbids it.
+	ErrForbidden = errors.New("flush: buffer does not allow this")
+
+	// ErrReentrant says that a filter is running, and that the stack of
+	// buffers cannot be worked on meanwhile.
+	ErrReentrant = errors.New("flush: a filter is running")
+)
+
+// Errors that are not exported: reach them through what they wrap.
+var (
+	errCannotFlush = fmt.Errorf("flush: response writer cannot flush: %w", http.ErrNotSupported)
+	errGoexit      = errors.New("flush: the server's writer called runtime.Goexit")
+	errPanicked    = errors.New("flush: the server's writer panicked")
+	errCutWrite    = errors.New("flush: response ended in the middle of a write")
+	errAborted     = errors.New("flush: response aborted")
+	errUnwound     = errors.New("flush: handler panicked or exited")
 )
 
 // timeoutError is the type of ErrTimeout. Timeout makes it a net.Error's twin
@@ -35,62 +93,16 @@ func closedError(fail error) error {
 	return fmt.Errorf("%w: %w", ErrClosed, fail)
 }
 
-// verdictLocked takes the verdict of a call of the server: it returns err as
-// this package reports it, after making it stick if it does.
-func (f *Flusher) verdictLocked(err error) error {
-	if err == nil {
-		if f.serverEnded {
-			f.settleLocked()
-		}
-		return nil
-	}
-	if passes(err) {
-		return err
-	}
-	if f.head && f.headersSent && !f.http1 {
-		return nil // the stream ended with the headers (golang/go#66812)
-	}
-	f.failLocked(f.classifyLocked(err))
-	return f.fail
-}
-
-// classifyLocked says what an error of the server means. HTTP/2 reports an
-// expired deadline as a closed stream.
-func (f *Flusher) classifyLocked(err error) error {
-	sentinel := ErrClientGone
+// joinErrors is errors.Join that leaves a single error as it is, and does not
+// say the same twice.
+func joinErrors(a, b error) error {
 	switch {
-	case f.timeout.expired, errors.Is(err, os.ErrDeadlineExceeded), f.deadlinePassedLocked():
-		sentinel = ErrTimeout
-	case errors.Is(err, ErrClientGone):
-		return err
+	case a == nil:
+		return b
+	case b == nil || errors.Is(a, b):
+		return a
+	case errors.Is(b, a):
+		return b
 	}
-	return fmt.Errorf("%w: %w", sentinel, err)
-}
-
-// deadlinePassedLocked reports whether the handler's deadline, or else the
-// server's WriteTimeout, is over.
-func (f *Flusher) deadlinePassedLocked() bool {
-	deadline := f.rarely().handlerDeadline
-	if deadline.IsZero() {
-		deadline = f.rarely().serverDeadline
-	}
-	return !deadline.IsZero() && !time.Now().Before(deadline)
-}
-
-// failLocked makes err the failure that sticks, unless there is one.
-func (f *Flusher) failLocked(err error) {
-	if f.fail != nil || f.ended {
-		return
-	}
-	f.fail = err
-	f.slowLocked()
-	if !f.closing {
-		f.refuse = err
-	}
-	f.yieldLocked()
-	if !f.held {
-		f.stats.Lost += int64(f.dropLocked())
-	}
-	f.endContext(err)
-	f.wakeLocked()
+	return errors.Join(a, b)
 }

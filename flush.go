@@ -2,7 +2,6 @@ package flush
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
@@ -198,17 +197,6 @@ func (m Mode) String() string {
 	return fmt.Sprintf("Mode(%d)", uint8(m))
 }
 
-// Stats are the counts of one response.
-type Stats struct {
-	Status     int           // as sent; 0: nothing was
-	Bytes      int64         // body bytes handed to the server
-	Lost       int64         // accepted by Write, never handed over
-	Flushes    int64         // flushes asked for, by calls, implicitly or by time
-	Pushes     int64         // flushes the server really got; at most Flushes: they coalesce
-	MaxPending int           // high-water mark of floor 2, in bytes
-	Waited     time.Duration // time writers spent waiting for room
-}
-
 const (
 	defaultBufferSize  = 4096
 	defaultMaxPending  = 64 << 10
@@ -219,8 +207,7 @@ const (
 // writes to it.
 type config struct {
 	Options
-	bufferSize int // 0: every write moves
-	lowMark    int // a writer that waited goes on at this many bytes held
+	marks marks
 }
 
 func (o *Options) compile() *config {
@@ -244,51 +231,17 @@ func (o *Options) compile() *config {
 		c.HTTP10Buffer = c.SAPI.HTTP10Buffer
 	}
 	c.HTTP10Buffer = max(c.HTTP10Buffer, 0)
-	c.bufferSize = max(c.BufferSize, 0)
-	if c.BufferSize == 0 {
-		c.bufferSize = defaultBufferSize
-	}
 	if c.MaxPending <= 0 {
 		c.MaxPending = defaultMaxPending
 	}
-	c.MaxPending = max(c.MaxPending, c.bufferSize, c.HTTP10Buffer, 1)
-	c.lowMark = c.MaxPending / 2
+	m := &c.marks
+	m.buffer = max(c.BufferSize, 0)
+	if c.BufferSize == 0 {
+		m.buffer = defaultBufferSize
+	}
+	m.hold = c.HTTP10Buffer
+	m.high = max(c.MaxPending, m.buffer, m.hold, 1)
+	m.low = m.high / 2
+	m.counted = c.Budget != nil
 	return c
 }
-
-// Errors of this package. All are matched with [errors.Is] and wrap their
-// cause. ErrTimeout, ErrClientGone and [ErrOverBudget] stick: once met, Write,
-// Flush and Close return them from then on. A timeout on a server without
-// deadlines (CGI, FastCGI, recorders) ends only the wait and does not stick.
-//
-// After [Flusher.Hijack] calls return [http.ErrHijacked]. Where nothing can
-// flush, the error matches [http.ErrNotSupported].
-var (
-	// ErrTimeout says that there was no progress for SendTimeout, or that a
-	// write deadline passed. It matches [os.ErrDeadlineExceeded] too.
-	// (ngx.flush: "timeout")
-	ErrTimeout error = timeoutError{}
-
-	// ErrClientGone says that the connection or stream is broken.
-	// (ngx.flush: "client aborted", "connection broken")
-	ErrClientGone = errors.New("flush: client gone")
-
-	// ErrClosed says that the response has ended. It matches the failure too,
-	// if there was one. (ngx.flush: "seen eof")
-	ErrClosed = errors.New("flush: response has ended")
-
-	// ErrBuffering says that the response is held for a Content-Length, as the
-	// client speaks HTTP/1.0. Go on writing. (ngx.flush: "buffering")
-	ErrBuffering = errors.New("flush: response is buffered for HTTP/1.0")
-
-	// ErrHeadersSent says that it is too late to change or take back.
-	ErrHeadersSent = errors.New("flush: headers have been sent")
-)
-
-// Errors that are not exported: reach them through what they wrap.
-var (
-	errCannotFlush = fmt.Errorf("flush: response writer cannot flush: %w", http.ErrNotSupported)
-	errGoexit      = errors.New("flush: the server's writer called runtime.Goexit")
-	errPanicked    = errors.New("flush: the server's writer panicked")
-	errCutWrite    = errors.New("flush: response ended in the middle of a write")
-)

@@ -179,7 +179,7 @@ func (g *gzipper) measure(p []byte, phase Phase) (fits []byte, short bool) {
 		return p, false
 	}
 	if room := g.declared - g.in; int64(len(p)) > room {
-		f.stats.Lost += int64(len(p)) - room
+		f.loseLocked(len(p) - int(room))
 		f.rareLocked().refused = joinErrors(f.rare.refused, http.ErrContentLength)
 		p = p[:room]
 	}

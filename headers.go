@@ -43,7 +43,6 @@ import (
 type headers struct {
 	http1, http10 bool // never changed
 	head          bool // no body goes on this wire: a HEAD request. Never changed
-	holding       bool // HTTP/1.0: floor 2 waits for the end
 	fixed         bool
 	headersSent   bool
 	shared        bool
@@ -180,7 +179,7 @@ func (f *Flusher) informLocked(code int) {
 	}
 	f.lendLocked()
 	defer f.takeBackLocked()
-	if f.takeBatonLocked() != nil {
+	if f.takeBatonLocked(f.stack.busy) != nil {
 		return
 	}
 	defer f.releaseLocked()
@@ -209,7 +208,7 @@ func (f *Flusher) fixLocked(status int) {
 		f.freezeLocked()
 	}
 	if !bodyAllowed(status) {
-		f.holding = false
+		f.stopHoldingLocked()
 	}
 }
 
@@ -233,7 +232,7 @@ func (f *Flusher) freezeLocked() {
 		f.voidLengthLocked()
 	}
 	if f.length >= 0 {
-		f.holding = false
+		f.stopHoldingLocked()
 	}
 }
 
@@ -320,6 +319,32 @@ func (f *Flusher) hideHeaderLocked(v *filterView) {
 	*v = filterView{}
 }
 
+// leadLocked hands over the headers if bytes follow, or a flush.
+func (f *Flusher) leadLocked(bytes, push bool) {
+	switch {
+	case bytes && !f.skipsLocked():
+		f.sendHeadersLocked(push)
+	case bytes || push:
+		f.sendBareHeadersLocked(push)
+	}
+}
+
+// readyLocked does what must come before a carrier. The handler may change a
+// shared header map as soon as we have returned to it.
+func (f *Flusher) readyLocked() {
+	if f.shared && !f.headersSent {
+		f.absorbLocked()
+		f.leadLocked(f.q.len > 0, f.asked.seq > f.done)
+	}
+}
+
+// skipsLocked reports whether headers go out without the body: the server
+// would drop it, or choke on it (HTTP/2).
+func (f *Flusher) skipsLocked() bool { return f.head }
+
+// holdsLocked reports whether the response is held for a Content-Length.
+func (f *Flusher) holdsLocked() bool { return f.http10 && f.cfg.HTTP10Buffer > 0 && !f.head }
+
 // sendHeadersLocked hands the fixed headers to the server; the holder of the
 // baton calls it. flushing says that a flush does.
 func (f *Flusher) sendHeadersLocked(flushing bool) {
@@ -330,8 +355,7 @@ func (f *Flusher) sendHeadersLocked(flushing bool) {
 		f.fixLocked(http.StatusOK)
 	}
 	f.headersSent = true
-	f.holding = false
-	f.stats.Status = f.status
+	f.stopHoldingLocked()
 	f.wakeLocked() // who is about to run a filter: see withholdLocked
 	if f.cfg.SAPI.Headers == OutputOnly {
 		return
@@ -487,7 +511,7 @@ func (f *Flusher) SendHeaders() error {
 	}
 	f.lendLocked()
 	defer f.takeBackLocked()
-	if err := f.takeBatonLocked(); err != nil {
+	if err := f.takeBatonLocked(f.stack.busy); err != nil {
 		return err
 	}
 	defer f.releaseLocked()
@@ -536,7 +560,7 @@ func (f *Flusher) Clean() (err error) {
 		}
 		defer f.settleTurnLocked(&err)
 	}
-	if err := f.takeBatonLocked(); err != nil {
+	if err := f.takeBatonLocked(false); err != nil {
 		return err
 	}
 	if err := f.uncleanLocked(); err != nil { // it has waited
@@ -550,7 +574,7 @@ func (f *Flusher) Clean() (err error) {
 		defer f.yieldLocked()
 		err = f.cleanStackLocked()
 		if !s.withheld { // a filter has flushed
-			if e := f.takeBatonLocked(); e != nil {
+			if e := f.takeBatonLocked(true); e != nil {
 				return joinErrors(e, err)
 			}
 			s.withheld = true
@@ -559,15 +583,12 @@ func (f *Flusher) Clean() (err error) {
 			return joinErrors(ErrHeadersSent, err)
 		}
 	}
-	f.absorbLocked()
-	f.dropLocked()
-	f.slowLocked()
-	f.accepted, f.moveTo, f.asked.pos, f.done = 0, 0, 0, f.asked.seq
+	f.resetLocked()
 	if f.interval != nil {
 		f.interval.upTo = 0
 	}
 	f.status, f.written, f.length, f.fixed = 0, 0, -1, false
-	f.holding = f.http10 && f.cfg.HTTP10Buffer > 0 && !f.head
+	f.holdLocked(f.holdsLocked())
 	for _, k := range bodyHeaders {
 		delete(f.headerLocked(), k)
 	}

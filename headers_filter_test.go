@@ -127,6 +127,40 @@ func TestFlushWithoutAFilterSendsHeaders(t *testing.T) {
 	}
 }
 
+// A filter may do what else needs the server's writer to itself.
+func TestFilterCallsTheServer(t *testing.T) {
+	for name, do := range map[string]func(f *flush.Flusher) error{
+		"EnableFullDuplex": (*flush.Flusher).EnableFullDuplex,
+		"SetWriteDeadline": func(f *flush.Flusher) error { return f.SetWriteDeadline(time.Time{}) },
+		"WriteHeader(103)": func(f *flush.Flusher) error { f.WriteHeader(103); return nil },
+		"Hijack": func(f *flush.Flusher) error {
+			c, _, err := f.Hijack()
+			if err == nil {
+				c.Close()
+			}
+			return err
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := serveMemory(t, http1, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+				f := flusher(w)
+				b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+					if phase&flush.PhaseFlush != 0 {
+						expectError(t, name, do(f), nil)
+						f.Header().Set("X-Filter", "1")
+					}
+					return p, nil
+				}})
+				b.Flush()
+			}), 0)
+			s := open(t, srv, "GET", "/", nil)
+			if h, err := s.head(); name != "Hijack" && (err != nil || h.Header.Get("X-Filter") != "1") {
+				t.Errorf("%s: %v, %v", name, h, err)
+			}
+		})
+	}
+}
+
 // So too before the request body has been read, when no carrier may hand the
 // headers over.
 func TestFilterHeadersBeforeTheRequestBody(t *testing.T) {

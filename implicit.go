@@ -19,7 +19,7 @@ func (f *Flusher) SetImplicit(m Mode) {
 		m = f.cfg.Implicit
 	}
 	f.implicit = m
-	f.q.credit = 0
+	f.slowLocked()
 }
 
 // implicitLocked does the flush that follows a write of at least one byte and
@@ -30,7 +30,7 @@ func (f *Flusher) implicitLocked(werr error) error {
 	switch {
 	case f.implicit == Off:
 	case werr != nil:
-		if _, err := f.askLocked(); err == nil {
+		if _, err := f.askFlushLocked(); err == nil {
 			f.kickLocked()
 		}
 	case f.implicit == Async:

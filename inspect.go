@@ -263,7 +263,7 @@ func (f *Flusher) inspect(l Layer) []Layer {
 	if f.head {
 		notes = append(notes, protocolNote(true, 0, 0))
 	}
-	if f.fail == nil && !f.closing && !f.hijacked && f.bodyFirstLocked() {
+	if f.fail == nil && !f.closing && !f.hijacked && f.callerOnlyLocked() {
 		notes = append(notes, "The request body has not been read: the first flush may wait for the client's upload. Read it, or call EnableFullDuplex.")
 	}
 	l.Note = strings.Join(notes, " ")

@@ -43,7 +43,7 @@ func (f *Flusher) intervalFired() {
 		i.timer.Reset(left)
 		return
 	}
-	if _, err := f.askLocked(); err != nil {
+	if _, err := f.askFlushLocked(); err != nil {
 		i.upTo = 0 // HTTP/1.0 holds it: count anew with the next write
 		return
 	}

@@ -1,7 +1,6 @@
 package flush
 
 import (
-	"io"
 	"iter"
 	"net/http"
 	"reflect"
@@ -79,28 +78,6 @@ type server struct {
 	netHTTP   bool           // the request came through an http.Server
 	takesInfo bool           // a 1xx reaches the client as such
 	ownHeader bool           // it reads its header map only inside WriteHeader: see headerLocked
-}
-
-// write is one Write of the server.
-func (s *server) write(p []byte) (n int, err error) {
-	n, err = s.w.Write(p)
-	return wrote(n, len(p), err)
-}
-
-// writeAndFlush is one Write and, if that went well, one flush.
-func (s *server) writeAndFlush(p []byte) (n int, err, ferr error) {
-	if n, err = s.write(p); err == nil {
-		ferr = s.flusher.FlushError()
-	}
-	return n, err, ferr
-}
-
-// wrote makes sense of what a Write of size bytes returned.
-func wrote(n, size int, err error) (int, error) {
-	if err == nil && n < size {
-		err = io.ErrShortWrite
-	}
-	return min(max(n, 0), size), err
 }
 
 // newServer looks at the layers of w. by is what the request says of the

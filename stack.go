@@ -275,7 +275,7 @@ func (f *Flusher) dropStackLocked() {
 			b.mem = nil
 		}
 	}
-	f.stats.Lost += int64(n)
+	f.loseLocked(n)
 	s.bufs, s.late, s.rest, s.follow, s.passing = nil, nil, nil, 0, false
 }
 
@@ -322,12 +322,12 @@ func enterLocked[T []byte | string](f *Flusher, i int, p T) (n int, err error) {
 			return len(p), f.runLocked(b, 0)
 		}
 	}
-	return passLocked(f, p)
+	return descendLocked(f, p)
 }
 
-// passLocked brings p, which came through the stack, onto floor 2: behind what
+// descendLocked brings p, which came through the stack, onto floor 2: behind what
 // was left before it, and as far as a declared length lets it.
-func passLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
+func descendLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	if err := f.passRestLocked(); err != nil {
 		return 0, err
 	}
@@ -365,7 +365,7 @@ func (f *Flusher) passRestLocked() error {
 	return err
 }
 
-// keepLocked sees to what passLocked did not bring down of a buffer's bytes, as
+// keepLocked sees to what descendLocked did not bring down of a buffer's bytes, as
 // err says. When only a wait has ended they stay, and go on with the next that
 // comes through or at the end of the response; that is no error of the end.
 func (f *Flusher) keepLocked(p []byte, err error) error {
@@ -378,7 +378,7 @@ func (f *Flusher) keepLocked(p []byte, err error) error {
 			return nil
 		}
 	default:
-		f.stats.Lost += int64(len(p))
+		f.loseLocked(len(p))
 	}
 	return err
 }
@@ -386,7 +386,7 @@ func (f *Flusher) keepLocked(p []byte, err error) error {
 // waitEndedLocked reports whether err is the end of a wait, after which the
 // response goes on.
 func (f *Flusher) waitEndedLocked(err error) bool {
-	return isTimeout(err) && f.fail == nil && !f.hijacked && !f.ended
+	return isTimeout(err) && f.haltedLocked(true) == nil
 }
 
 // enterLateLocked writes what was written while a filter ran to the buffer
@@ -405,7 +405,7 @@ func (f *Flusher) enterLateLocked() error {
 			return nil
 		}
 	}
-	n, err := passLocked(f, p)
+	n, err := descendLocked(f, p)
 	return f.keepLocked(p[n:], err)
 }
 
@@ -452,7 +452,7 @@ func (f *Flusher) settleTurnLocked(err *error) {
 	defer f.passTurnLocked()
 	f.stack.passing = false
 	*err = joinErrors(*err, f.enterLateLocked())
-	if !f.held && f.bodyFirstLocked() && f.dueLocked() {
+	if !f.held && f.callerOnlyLocked() && f.dueLocked() {
 		f.workLocked() // who asked while a filter ran left it to us
 	}
 }
@@ -465,10 +465,10 @@ func (f *Flusher) withholdLocked() {
 	if s.withheld || f.cfg.SAPI.Headers == OutputOnly {
 		return
 	}
-	for f.held && !f.headersSent && f.refusedLocked() == nil {
+	for f.held && !f.headersSent && f.haltedLocked(true) == nil {
 		f.waitLocked()
 	}
-	if f.headersSent || f.refusedLocked() != nil {
+	if f.headersSent || f.haltedLocked(true) != nil {
 		return
 	}
 	f.held, s.withheld = true, true
@@ -512,7 +512,7 @@ func (f *Flusher) takeBackLocked() {
 		return
 	}
 	s.lent = false
-	if f.held || f.headersSent || f.refusedLocked() != nil || f.dueLocked() {
+	if f.held || f.headersSent || f.haltedLocked(true) != nil || f.dueLocked() {
 		return
 	}
 	f.held, s.withheld = true, true
@@ -528,8 +528,7 @@ func (f *Flusher) boundFilterLocked() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if f.stack.withheld && f.stack.runs == run {
-			f.timeout.stalls++
-			f.wakeLocked()
+			f.stalledLocked()
 		}
 	})
 }

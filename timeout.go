@@ -11,9 +11,6 @@ var epoch = time.Now()
 
 func now() time.Duration { return time.Since(epoch) }
 
-// aLongTimeAgo is a deadline that unblocks a write at once.
-var aLongTimeAgo = time.Unix(1, 0)
-
 // A sendTimeout ends a stretch without progress. It is nginx's send_timeout:
 // not a bound on the response, but the longest time between two steps.
 //
@@ -26,26 +23,24 @@ var aLongTimeAgo = time.Unix(1, 0)
 //
 // All of it is guarded by Flusher.mu.
 type sendTimeout struct {
-	d       time.Duration // 0: none
+	d       time.Duration // 0: none; asked by passed and begin alone
 	since   time.Duration // when the present call began or last showed progress, as now says
 	timer   *time.Timer   // made by the first call
 	running bool          // the timer will fire
 	calling bool          // a call of the server is under way
 	expired bool          // a call was ended by us
-	closing bool          // the response is ending: see beginSendLocked
+	closing bool          // the response is ending: see beginCallLocked
 	quiet   bool          // and what is left stays with the server until we have returned
-	stalls  int16         // times the timer ran out on a server without deadlines
-	armed   time.Duration // when the connection's deadline was set while closing; 0: not
 
 	progress *progress // nil: only what the server takes is progress
 }
 
-// beginSendLocked notes that a call of the server begins.
+// beginCallLocked notes that a call of the server begins.
 //
 // While the response ends, the deadline is set on the connection instead: the
 // server writes closing bytes after we have returned, and nobody but the
 // connection can bound those.
-func (f *Flusher) beginSendLocked() {
+func (f *Flusher) beginCallLocked() {
 	t := &f.timeout
 	t.calling = true
 	closing := t.closing && t.progress == nil
@@ -58,6 +53,12 @@ func (f *Flusher) beginSendLocked() {
 		}
 		return
 	}
+	f.watchCallLocked()
+}
+
+// watchCallLocked starts the timer for the call under way, unless it runs.
+func (f *Flusher) watchCallLocked() {
+	t := &f.timeout
 	if t.d <= 0 || t.running {
 		return
 	}
@@ -73,10 +74,22 @@ func (f *Flusher) beginSendLocked() {
 	}
 }
 
-// endSendLocked notes that the call has returned. The time is not noted: a
+// rewatchLocked has the call under way watched from now on, if there is one: a
+// send timeout holds that did not when it began.
+func (f *Flusher) rewatchLocked() {
+	if f.timeout.calling {
+		f.progressedLocked()
+		f.watchCallLocked()
+	}
+}
+
+// passed reports whether a stretch of length d without progress is too long.
+func (t *sendTimeout) passed(d time.Duration) bool { return t.d > 0 && d >= t.d }
+
+// endCallLocked notes that the call has returned. The time is not noted: a
 // reading of the clock costs as much as all that is done under the lock, and
 // between two calls nothing is watched.
-func (f *Flusher) endSendLocked() {
+func (f *Flusher) endCallLocked() {
 	f.timeout.calling = false
 	if f.member != nil {
 		f.member.since.Store(0)
@@ -98,7 +111,7 @@ func (f *Flusher) sendTimeoutFired() {
 	defer f.mu.Unlock()
 	t := &f.timeout
 	t.running = false
-	if !t.calling || f.ended || t.closing && t.progress == nil {
+	if !t.calling || f.over || t.closing && t.progress == nil {
 		return
 	}
 	blocked := now() - t.since
@@ -131,47 +144,10 @@ func (f *Flusher) sendTimeoutFired() {
 		f.unblockLocked()
 		return
 	}
-	t.stalls++
-	f.wakeLocked()
+	f.stalledLocked()
 	t.since = now()
 	t.running = true
 	t.timer.Reset(t.d)
-}
-
-// unblockLocked makes the call of the server that is under way return, if the
-// server can: HTTP/1 at once, HTTP/2 by resetting the stream. The lock is
-// dropped meanwhile; the end of the response waits until it is back.
-func (f *Flusher) unblockLocked() {
-	if f.srv.deadline == nil {
-		return
-	}
-	f.unblocking++
-	f.mu.Unlock()
-	f.srv.deadline.SetWriteDeadline(aLongTimeAgo)
-	f.mu.Lock()
-	f.unblocking--
-	f.wakeLocked()
-}
-
-// setClosingDeadlineLocked gives the bytes that end the response d to leave.
-// A deadline of the handler's holds if it is earlier; one that passed while
-// nothing was outstanding must not cost the server's last chunk, so last
-// replaces it.
-func (f *Flusher) setClosingDeadlineLocked(last bool) {
-	if f.srv.deadline == nil || f.timeout.d <= 0 {
-		return
-	}
-	at := time.Now()
-	began := at.Sub(epoch)
-	if f.timeout.armed > 0 && began-f.timeout.armed < f.timeout.d>>10 {
-		return // the one just set will do: setting it costs as much as a small response
-	}
-	t := at.Add(f.timeout.d)
-	if h := f.rarely().handlerDeadline; !h.IsZero() && h.Before(t) && !(last && h.Before(at)) {
-		return
-	}
-	f.timeout.armed = began
-	f.srv.deadline.SetWriteDeadline(t)
 }
 
 // stopTimersLocked ends both timers for good. A callback that is already

@@ -82,7 +82,7 @@ func (w *watcher) look(f *Flusher) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	t := &f.timeout
-	if t.calling && !f.ended {
+	if t.calling && !f.over {
 		if n, err := t.progress.conn.acked(); err == nil {
 			if n != t.progress.acked {
 				t.progress.acked = n

@@ -28,15 +28,13 @@ type Flusher struct {
 	// look at stands first and close together; what few responses need is
 	// behind pointers.
 
-	mu  sync.Mutex // guards all that is not marked below
-	cfg *config    // never changed
-
-	baton
+	pipe // floor 2; its mu guards all that is not marked below
 	response
 	headers
-	srv     server // never changed
-	timeout sendTimeout
-	stats   Stats
+	cfg      *config // never changed
+	srv      server  // never changed
+	timeout  sendTimeout
+	deadline writeDeadline
 
 	req      *http.Request   // the handler's; nil: none. Set before the first use
 	server   context.Context // the server's; nil: none. Never changed
@@ -54,23 +52,19 @@ type response struct {
 	hijacked    bool
 	closing     bool // Close, Abort or the return of the handler has begun
 	aborted     bool // it must not be taken for complete
-	cut         bool // it will not be whole: see rare.cutBy
 	ended       bool // the server's writer is not ours any more
 	serverEnded bool // the server's context has ended
 	implicit    Mode
 
-	refuse   error  // what a call from outside gets; nil: it may go on
-	fail     error  // the failure that sticks
-	lastPush error  // what the server's last flush said that does not stick
-	stack    *stack // of user-level buffers
+	stack *stack // of user-level buffers
 
-	asyncCalls atomic.Int32 // Flush calls without wait that are flushing a wrapper above
 }
 
 // rare is what few responses ever have.
 type rare struct {
 	handlerDeadline time.Time   // set by SetWriteDeadline
 	serverDeadline  time.Time   // when the server's WriteTimeout ends
+	lastPush        error       // what the server's last flush said that does not stick
 	refused         error       // bytes that the server did not take, without failing; filters that failed at the end
 	panicked        any         // from the carrier, for the handler's goroutine
 	cutBy           error       // why the response is cut at its end; nil: a Write that had begun did not finish
@@ -117,8 +111,7 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 		f.http1 = r.ProtoMajor <= 1
 		f.http10 = r.ProtoMajor == 1 && r.ProtoMinor == 0
 	}
-	f.holding = f.http10 && cfg.HTTP10Buffer > 0 && !f.head
-	f.async = cfg.Flush == Async || cfg.Implicit == Async || cfg.FlushInterval > 0
+	f.pipe.init(&cfg.marks, f, cfg.Flush == Async || cfg.Implicit == Async || cfg.FlushInterval > 0, f.holdsLocked())
 	if cfg.FlushInterval > 0 {
 		f.interval = &flushInterval{d: cfg.FlushInterval}
 	}
@@ -142,8 +135,8 @@ func (f *Flusher) initTimeout(by any) {
 	switch d := f.cfg.SendTimeout; {
 	case d != 0:
 		f.timeout.d = max(d, 0)
-		if absolute > 0 && f.srv.deadline != nil {
-			f.srv.deadline.SetWriteDeadline(time.Time{})
+		if absolute > 0 {
+			f.liftServerDeadline()
 		}
 	case absolute > 0:
 		f.timeout.d = 0
@@ -189,10 +182,7 @@ func (f *Flusher) WriteString(s string) (int, error) { return write(f, s) }
 
 func write[T []byte | string](f *Flusher, p T) (int, error) {
 	f.mu.Lock()
-	if len(p) > 0 && len(p) <= f.q.credit {
-		f.absorbLocked()
-		spend(&f.q, p)
-		f.accepted += int64(len(p))
+	if spendLocked(&f.pipe, p) {
 		f.mu.Unlock()
 		return len(p), nil
 	}
@@ -224,60 +214,50 @@ func writeLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	if err := f.admitLocked(len(p)); err != nil {
 		return 0, err
 	}
-	f.absorbLocked()
-	switch {
-	case f.head && f.headersSent:
+	if f.head && f.headersSent {
+		f.absorbLocked()
 		return len(p), nil
-	case f.held || f.penTakenLocked() || f.backgroundLocked() || f.holding:
-		n, err = enqueueLocked(f, p)
-	case f.q.len+len(p) < f.cfg.bufferSize:
-		appendLocked(f, p)
-		f.chargeLocked()
-		n = len(p)
-	default:
-		n, err = throughLocked(f, p)
 	}
+	n, err = acceptLocked(&f.pipe, p, f.stack.busy)
 	if n > 0 {
-		if f.interval != nil {
-			f.watchIntervalLocked()
-			if f.bodyFirstLocked() && !f.held && f.dueLocked() {
-				f.workLocked() // the timer left it to us
-			}
-		}
-		if f.implicit != Off {
-			err = f.implicitLocked(err)
-		}
+		err = f.acceptedLocked(err)
 	}
 	f.grantLocked()
 	return n, err
 }
 
-// grantLocked settles what the next Writes may append without asking: bytes
-// that fit into the open block and whose only effect is to be there. Whatever
-// ends that state takes the credit back.
-func (f *Flusher) grantLocked() {
-	f.q.credit = 0
-	if f.refuse != nil || !f.fixed || !bodyAllowed(f.status) || f.q.tail == nil && f.cfg.Budget != nil || f.stack.active() || f.length >= 0 || f.head || f.holding ||
-		f.implicit != Off || f.interval != nil || f.penTakenLocked() {
-		return
+// acceptedLocked is the step that follows bytes onto floor 2, whichever way they
+// came: the interval begins, and the implicit flush is done. err is what their
+// Write has met; it returns what the Write returns.
+func (f *Flusher) acceptedLocked(err error) error {
+	if f.interval != nil {
+		f.watchIntervalLocked()
 	}
-	most := f.cfg.bufferSize - 1 // beyond, a write moves
-	if f.held {
-		most = f.cfg.MaxPending // the holder looks at the length by itself
+	if f.implicit != Off {
+		return f.implicitLocked(err)
 	}
-	f.q.credit = max(min(f.q.room(), most-f.q.len), 0)
+	return err
+}
+
+// shortWriteLocked is the part of the predicate of Write's short way that is
+// not the pipe's: see grantLocked.
+func (f *Flusher) shortWriteLocked() bool {
+	return f.fixed && bodyAllowed(f.status) && !f.stack.active() && f.length < 0 && !f.head && f.implicit == Off && f.interval == nil
+}
+
+// shortAskLocked is the same for FlushAsync.
+func (f *Flusher) shortAskLocked() bool { return f.stack.follow == 0 && f.srv.flusher != nil }
+
+// shortPushLocked is the same for FlushWait.
+func (f *Flusher) shortPushLocked() bool {
+	return f.headersSent && !f.head && f.srv.flusher != nil && !f.carrierOnly()
 }
 
 // admitLocked says whether n more bytes may enter, as net/http would, and
 // fixes the headers.
 func (f *Flusher) admitLocked(n int) error {
-	switch {
-	case f.fail != nil:
-		return f.fail
-	case f.hijacked:
-		return http.ErrHijacked
-	case f.ended:
-		return f.refuse
+	if err := f.haltedLocked(true); err != nil {
+		return err
 	}
 	if !f.fixed {
 		f.fixLocked(http.StatusOK)
@@ -375,14 +355,14 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 	if f.refuse != nil {
 		return 0, f.refuse
 	}
-	if f.stack.active() || f.head || f.holding || f.soloLocked() || limit == 0 {
+	if f.stack.active() || f.head || f.holding || f.carrierOnly() || limit == 0 {
 		return 0, nil
 	}
-	if err := f.takePenLocked(); err != nil {
+	if err := f.takePenLocked(false); err != nil {
 		return 0, err
 	}
 	defer f.dropPenLocked()
-	if err := f.takeBatonLocked(); err != nil {
+	if err := f.takeBatonLocked(true); err != nil {
 		return 0, err
 	}
 	defer f.releaseLocked()
@@ -394,8 +374,7 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 			limit = left
 		}
 	}
-	f.moveTo = f.accepted
-	f.roundLocked()
+	f.moveLocked()
 	if f.fail == nil {
 		f.sendHeadersLocked(false)
 	}
@@ -405,7 +384,9 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 			slice = min(slice, limit)
 		}
 		began := now()
-		m, err := f.handFileLocked(rf, reg, slice)
+		m, err := f.sendSliceLocked(rf, reg, slice)
+		f.written += m
+		f.noteThroughLocked(m)
 		n += m
 		if limit > 0 {
 			limit -= m
@@ -415,30 +396,29 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 		}
 		// Large slices cost nothing when the client is quick; small ones keep
 		// a slow one alive.
-		if took := now() - began; f.timeout.d > 0 && took > f.timeout.d/64 {
+		if took := now() - began; f.timeout.passed(64 * took) {
 			slice = 64 << 10
 		} else {
 			slice = min(2*slice, maxFileSlice)
 		}
 	}
-	if n > 0 && f.fail == nil && f.implicit != Off {
-		// The pen and the baton are ours; the flush is a holder's.
-		if _, err := f.askLocked(); err == nil {
-			f.roundLocked()
-		}
+	if n > 0 && f.fail == nil {
+		f.acceptedByHolderLocked()
 	}
 	return n, f.fail
 }
 
-// handFileLocked is one call of the server's ReadFrom.
-func (f *Flusher) handFileLocked(rf io.ReaderFrom, reg file, slice int64) (n int64, err error) {
-	f.callLocked(func() { n, err = rf.ReadFrom(&io.LimitedReader{R: reg, N: slice}) })
-	f.written += n
-	f.accepted += n
-	f.sent += n
-	f.stats.Bytes += n
-	f.noteDrainLocked(false)
-	return n, f.verdictLocked(err)
+// acceptedByHolderLocked is acceptedLocked for who has the baton: the implicit
+// flush is a round of its own.
+func (f *Flusher) acceptedByHolderLocked() {
+	if f.interval != nil {
+		f.watchIntervalLocked()
+	}
+	if f.implicit != Off {
+		if ask, err := f.askFlushLocked(); err == nil && ask.seq > 0 {
+			f.roundLocked()
+		}
+	}
 }
 
 // goneLocked returns why the server's writer is not ours any more, or nil. A
@@ -469,14 +449,13 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 	}
 	f.lendLocked()
 	defer f.takeBackLocked()
-	if err := f.takeBatonLocked(); err != nil {
+	if err := f.takeBatonLocked(false); err != nil {
 		return nil, nil, err
 	}
 	defer f.releaseLocked()
 	if f.fixed {
-		f.holding = false
-		f.moveTo = f.accepted
-		f.roundLocked()
+		f.stopHoldingLocked()
+		f.moveLocked()
 		if f.fail == nil {
 			f.sendHeadersLocked(false)
 		}
@@ -492,8 +471,7 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 		return nil, nil, err
 	}
 	f.hijacked = true
-	f.refuse = http.ErrHijacked
-	f.slowLocked()
+	f.takeAwayLocked(http.ErrHijacked)
 	f.stopTimersLocked()
 	f.dropStackLocked()
 	return conn, rw, nil
@@ -519,10 +497,9 @@ func (f *Flusher) Push(target string, opts *http.PushOptions) error {
 // response it reports the client as gone.
 func (f *Flusher) CloseNotify() <-chan bool {
 	f.mu.Lock()
-	ended := f.ended
-	f.mu.Unlock()
+	defer f.mu.Unlock()
 	gone := make(chan bool, 1)
-	if ended {
+	if f.ended {
 		gone <- true
 		return gone
 	}
@@ -534,30 +511,6 @@ func (f *Flusher) CloseNotify() <-chan bool {
 		context.AfterFunc(f.req.Context(), func() { gone <- true })
 	}
 	return gone
-}
-
-// SetWriteDeadline sets the server's own deadline, as
-// [http.ResponseController.SetWriteDeadline]. It holds beside SendTimeout,
-// whichever is earlier. The zero time lifts it and the server's WriteTimeout;
-// SendTimeout, 60 s if it was left at zero, holds from then on.
-func (f *Flusher) SetWriteDeadline(t time.Time) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err := f.goneLocked(); err != nil {
-		return err
-	}
-	if f.srv.deadline == nil {
-		return fmt.Errorf("flush: response writer has no deadlines: %w", http.ErrNotSupported)
-	}
-	if err := f.srv.deadline.SetWriteDeadline(t); err != nil {
-		return err
-	}
-	f.rareLocked().handlerDeadline = t
-	f.rare.serverDeadline = time.Time{}
-	if t.IsZero() && f.cfg.SendTimeout == 0 && f.timeout.d == 0 {
-		f.timeout.d = defaultSendTimeout
-	}
-	return nil
 }
 
 // EnableFullDuplex lets the handler read the request body after the response
@@ -577,10 +530,16 @@ func (f *Flusher) EnableFullDuplex() error {
 	if !ok {
 		return fmt.Errorf("flush: response writer has no full duplex: %w", http.ErrNotSupported)
 	}
-	if err := d.EnableFullDuplex(); err != nil {
+	f.lendLocked()
+	defer f.takeBackLocked()
+	if err := f.takeBatonLocked(false); err != nil {
+		return err
+	}
+	defer f.releaseLocked()
+	var err error
+	if f.callLocked(func() { err = d.EnableFullDuplex() }); err != nil {
 		return err
 	}
 	f.fullDuplex = true
-	f.kickLocked()
 	return nil
 }

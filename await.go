@@ -1,0 +1,149 @@
+package flush
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+)
+
+// waiting is who waits in turn.
+type waiting struct {
+	line    []uint64 // Writes that wait for the pen, first come first served
+	tickets uint64
+	flushes []mark        // flushes that somebody waits for, in the order asked
+	waited  time.Duration // that Writes have waited
+}
+
+// waitingLocked returns who waits in turn, to join them.
+func (p *pipe) waitingLocked() *waiting {
+	if p.waiting == nil {
+		p.waiting = new(waiting)
+	}
+	return p.waiting
+}
+
+// awaitLocked waits until ready. Before it waits, each time that it has waited,
+// and once ready, it asks haltedLocked whether the operation may go on, and
+// ends with the reason if not. It ends too when ctx does, and with an
+// ErrTimeout that does not stick when a floor 1 that cannot be interrupted has
+// stalled. ready is called with mu held and may drop it, if it looks once more
+// before it says no.
+func (p *pipe) awaitLocked(begun bool, ctx context.Context, ready func() bool) error {
+	for stalls := p.stalls; ; {
+		yes := ready()
+		if err := p.haltedLocked(begun); yes || err != nil {
+			return err
+		}
+		if p.stalls != stalls {
+			return ErrTimeout
+		}
+		if ctx != nil && ctx.Err() != nil {
+			return contextError(ctx)
+		}
+		p.waitLocked()
+	}
+}
+
+// waitLocked gives mu up until somebody calls wakeLocked.
+func (p *pipe) waitLocked() {
+	if p.cond == nil {
+		p.cond = sync.NewCond(&p.mu)
+	}
+	p.waiters++
+	p.cond.Wait()
+	p.waiters--
+}
+
+// wakeLocked wakes every waiter; each decides for itself.
+func (p *pipe) wakeLocked() {
+	if p.waiters > 0 {
+		p.cond.Broadcast()
+	}
+}
+
+// wake is wakeLocked for who does not hold mu.
+func (p *pipe) wake() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.wakeLocked()
+}
+
+// stalledLocked ends every wait on a floor 1 that cannot be interrupted.
+func (p *pipe) stalledLocked() {
+	p.stalls++
+	p.wakeLocked()
+}
+
+// noteWaitedLocked counts the time since began as time that a Write waited.
+func (p *pipe) noteWaitedLocked(began time.Duration) {
+	p.waitingLocked().waited += now() - began
+}
+
+// awaitFlushLocked waits until the flush asked for as ask has been done. ctx
+// ends the wait; nil: only the flush, or what ends every wait, does.
+func (p *pipe) awaitFlushLocked(ask mark, ctx context.Context) error {
+	if ctx != nil {
+		defer context.AfterFunc(ctx, p.wake)()
+	}
+	waits := false
+	defer func() {
+		if waits {
+			p.waiting.flushes = slices.DeleteFunc(p.waiting.flushes, func(m mark) bool { return m == ask })
+		}
+	}()
+	done := false
+	err := p.awaitLocked(true, ctx, func() bool {
+		for p.done < ask.seq && p.fail == nil && !p.over && !p.held {
+			if ctx != nil && ctx.Err() != nil || !p.down.callerOnlyLocked() && (ctx != nil || p.down.carrierOnly()) {
+				p.kickLocked()
+				break
+			}
+			p.workLocked()
+		}
+		if done = p.done >= ask.seq; done {
+			return true
+		}
+		if !waits {
+			waits = true
+			q := p.waitingLocked()
+			q.flushes = append(q.flushes, ask)
+		}
+		return false
+	})
+	if done {
+		return nil
+	}
+	return err
+}
+
+// firstWaitLocked returns the first flush that somebody waits for. A round does
+// not go far beyond it: he waits for his own bytes, not for all that was asked
+// for since.
+func (p *pipe) firstWaitLocked() (mark, bool) {
+	if p.waiting == nil {
+		return mark{}, false
+	}
+	end := p.sent + int64(p.q.len)
+	for _, m := range p.waiting.flushes {
+		if m.seq > p.done && m.pos <= end {
+			return m, true
+		}
+	}
+	return mark{}, false
+}
+
+// awaitIdleLocked waits until nobody calls floor 1 any more.
+func (p *pipe) awaitIdleLocked() {
+	for p.held {
+		p.waitLocked()
+	}
+}
+
+// awaitWritesLocked waits until the Writes that have begun have ended, or
+// cannot go on.
+func (p *pipe) awaitWritesLocked() {
+	for p.penTakenLocked() && p.haltedLocked(true) == nil {
+		p.waitLocked()
+	}
+}

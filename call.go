@@ -1,0 +1,158 @@
+package flush
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+)
+
+// Floor 1: this file alone calls the server's writer, for the holder of the
+// baton, and says what its answers mean. The exceptions, which need no baton:
+//
+//   - deadlines (deadline.go): they end a call that is under way;
+//   - Header, and net/http's own WriteHeader on HTTP/1, which only takes notes
+//     (headers.go).
+
+// callLocked calls the server with mu dropped. The holder of the baton calls
+// it, and then verdictLocked.
+func (f *Flusher) callLocked(call func()) {
+	f.beginCallLocked()
+	f.mu.Unlock()
+	returned := false
+	defer func() {
+		f.mu.Lock()
+		f.endCallLocked()
+		if !returned {
+			f.failLocked(errPanicked)
+		}
+	}()
+	call()
+	returned = true
+}
+
+// writeLocked is one Write of the server and, with push, if that went well, one
+// flush.
+func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err error) {
+	f.beginCallLocked()
+	f.mu.Unlock()
+	returned := false
+	defer func() {
+		if !returned {
+			f.mu.Lock()
+			f.endCallLocked()
+			f.failLocked(errPanicked)
+		}
+	}()
+	var perr error
+	n, err = f.srv.w.Write(p)
+	n, err = wrote(n, len(p), err)
+	if push = push && err == nil && f.srv.flusher != nil; push {
+		perr = f.srv.flusher.FlushError()
+	}
+	returned = true
+	f.mu.Lock()
+	f.endCallLocked()
+	f.noteDrainLocked(push, n)
+	if push {
+		f.notePushLocked(perr)
+		return n, true, nil
+	}
+	return n, false, f.refusedBytesLocked(err)
+}
+
+// writeStringLocked is writeLocked for a string, without a flush.
+func (f *Flusher) writeStringLocked(s string) (n int, err error) {
+	f.callLocked(func() {
+		n, err = io.WriteString(f.srv.w, s)
+		n, err = wrote(n, len(s), err)
+	})
+	f.noteDrainLocked(false, n)
+	return n, f.verdictLocked(err)
+}
+
+// wrote makes sense of what a Write of size bytes returned.
+func wrote(n, size int, err error) (int, error) {
+	if err == nil && n < size {
+		err = io.ErrShortWrite
+	}
+	return min(max(n, 0), size), err
+}
+
+// refusedBytesLocked takes the verdict of a Write of what is on floor 2. An
+// error that does not stick is kept for the end, as nobody else can be told.
+func (f *Flusher) refusedBytesLocked(err error) error {
+	if err = f.verdictLocked(err); err != nil && f.fail == nil {
+		f.rareLocked().refused = joinErrors(f.rare.refused, err)
+	}
+	return err
+}
+
+// pushLocked is one flush of the server.
+func (f *Flusher) pushLocked() bool {
+	if f.fail != nil {
+		return false
+	}
+	if f.srv.flusher == nil {
+		f.rareLocked().lastPush = errCannotFlush
+		return false
+	}
+	var err error
+	f.callLocked(func() { err = f.srv.flusher.FlushError() })
+	f.noteDrainLocked(true, 0)
+	f.notePushLocked(err)
+	return true
+}
+
+// notePushLocked keeps what the server's last flush said that does not stick.
+func (f *Flusher) notePushLocked(err error) {
+	if err = f.verdictLocked(err); err != nil || f.rare != nil {
+		f.rareLocked().lastPush = err
+	}
+}
+
+// carrierOnly reports whether only a carrier may call the server, since a
+// caller's wait could not be ended: the server has no deadlines.
+func (f *Flusher) carrierOnly() bool { return f.srv.deadline == nil && f.timeout.d > 0 }
+
+// panickedLocked keeps what a carrier met for the handler's goroutine.
+func (f *Flusher) panickedLocked(v any) { f.rareLocked().panicked = v }
+
+// verdictLocked takes the verdict of a call of the server: it returns err as
+// this package reports it, after making it stick if it does.
+func (f *Flusher) verdictLocked(err error) error {
+	if err == nil {
+		if f.serverEnded {
+			f.settleLocked()
+		}
+		return nil
+	}
+	if passes(err) {
+		return err
+	}
+	if f.head && f.headersSent && !f.http1 {
+		return nil // the stream ended with the headers (golang/go#66812)
+	}
+	f.failLocked(f.classifyLocked(err))
+	return f.fail
+}
+
+// classifyLocked says what an error of the server means. HTTP/2 reports an
+// expired deadline as a closed stream.
+func (f *Flusher) classifyLocked(err error) error {
+	sentinel := ErrClientGone
+	switch {
+	case f.timeout.expired, errors.Is(err, os.ErrDeadlineExceeded), f.deadlinePassedLocked():
+		sentinel = ErrTimeout
+	case errors.Is(err, ErrClientGone):
+		return err
+	}
+	return fmt.Errorf("%w: %w", sentinel, err)
+}
+
+// sendSliceLocked is one call of the server's ReadFrom, for size bytes of reg.
+func (f *Flusher) sendSliceLocked(rf io.ReaderFrom, reg file, size int64) (n int64, err error) {
+	f.callLocked(func() { n, err = rf.ReadFrom(&io.LimitedReader{R: reg, N: size}) })
+	f.noteDrainLocked(false, int(n))
+	return n, f.verdictLocked(err)
+}

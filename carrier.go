@@ -1,0 +1,213 @@
+package flush
+
+// The baton.
+//
+// Whoever calls floor 1 holds the baton. There is one, and these are its
+// states:
+//
+//	free      nobody calls floor 1
+//	a caller  a goroutine of the handler's works inside a call of the Flusher
+//	a carrier a goroutine of ours works; it exists only in this state
+//	a filter  nobody calls floor 1, as one runs that may still set headers:
+//	          see stack
+
+// takeBatonLocked waits for the baton.
+func (p *pipe) takeBatonLocked(begun bool) error {
+	if err := p.awaitLocked(begun, nil, func() bool { return !p.held }); err != nil {
+		return err
+	}
+	p.held = true
+	return nil
+}
+
+// grabBatonLocked is takeBatonLocked for the end of the response: it waits
+// however long, and reports whether it has the baton. A failure ends the wait.
+func (p *pipe) grabBatonLocked() bool {
+	for p.held && p.fail == nil {
+		p.waitLocked()
+	}
+	if p.fail != nil {
+		return false
+	}
+	p.held = true
+	return true
+}
+
+// releaseLocked lets the baton go, or passes it to a carrier.
+func (p *pipe) releaseLocked() {
+	if p.dueLocked() && !p.down.callerOnlyLocked() {
+		p.startCarrierLocked()
+		return
+	}
+	p.freeLocked()
+}
+
+func (p *pipe) freeLocked() {
+	p.held = false
+	p.q.credit = 0
+	if p.fail != nil {
+		p.flow.lost += int64(p.dropLocked())
+	}
+	p.wakeLocked()
+}
+
+// workLocked takes the free baton for one round on the caller's goroutine.
+func (p *pipe) workLocked() {
+	p.held = true
+	defer p.releaseLocked()
+	p.roundLocked()
+}
+
+// moveLocked hands down all that has been accepted. The holder calls it.
+func (p *pipe) moveLocked() {
+	p.moveTo = p.accepted
+	p.roundLocked()
+}
+
+// kickLocked gives work that is due to a carrier, if the baton is free.
+func (p *pipe) kickLocked() {
+	if p.claimLocked() {
+		go p.carry()
+	}
+}
+
+// carryOnLocked has all that was accepted carried down.
+func (p *pipe) carryOnLocked() {
+	p.moveTo = p.accepted
+	p.kickLocked()
+}
+
+// claimLocked takes the baton for a carrier if it is free and work is due. If
+// it says so the caller starts p.carry: with mu dropped if it can, as a carrier
+// that starts on another thread would meet it and go to sleep.
+func (p *pipe) claimLocked() bool {
+	if p.held || !p.dueLocked() || p.down.callerOnlyLocked() {
+		return false
+	}
+	p.held = true
+	p.readyCarrierLocked()
+	return true
+}
+
+// carryAsyncLocked has what is due carried in the background, from now on also
+// what moves by itself. If later is given, it says that the caller is to start
+// the carrier, with mu dropped.
+func (p *pipe) carryAsyncLocked(later *bool) {
+	p.async = true
+	switch {
+	case p.held:
+	case p.down.callerOnlyLocked():
+		p.workLocked()
+	case later == nil:
+		p.kickLocked()
+	default:
+		*later = p.claimLocked()
+	}
+}
+
+// plainLocked reports whether a flush has nothing else to look at than the
+// bytes it is for: the case of most, once the headers are out.
+func (p *pipe) plainLocked() bool {
+	return !p.held && p.q.head != nil && p.q.head == p.q.tail && p.refuse == nil &&
+		p.asked.seq == p.done && p.asks.Load() == p.absorbed && p.down.shortPushLocked()
+}
+
+// pushPlainLocked is a flush and its round on the caller's goroutine, for that
+// case.
+func (p *pipe) pushPlainLocked() {
+	p.held = true
+	defer p.regrantLocked()
+	p.flow.flushes++
+	ask := p.askLocked()
+	if !p.writePieceLocked(p.q.front(blockSize), true) && p.fail == nil && p.down.pushLocked() {
+		p.flow.pushes++
+	}
+	if p.fail == nil {
+		p.done = ask.seq
+	}
+}
+
+// regrantLocked is releaseLocked, and settles what the next Writes may do.
+func (p *pipe) regrantLocked() {
+	p.releaseLocked()
+	p.grantLocked()
+}
+
+// startCarrierLocked hands the baton, which the caller has, to a carrier. It
+// may drop mu before.
+func (p *pipe) startCarrierLocked() {
+	p.readyCarrierLocked()
+	go p.carry()
+}
+
+func (p *pipe) readyCarrierLocked() {
+	p.down.readyLocked()
+	if p.carry == nil {
+		p.carry = p.carrier
+	}
+	p.q.credit = 0
+	p.quickenLocked() // until it runs, a busy machine may take long
+}
+
+// quickenLocked opens the short way of FlushAsync if nothing else must be
+// looked at there. Whatever changes that closes it with slowLocked.
+func (p *pipe) quickenLocked() {
+	p.quick.Store(p.async && p.refuse == nil && p.down.shortAskLocked())
+}
+
+// slowLocked closes the short ways of Write and FlushAsync.
+func (p *pipe) slowLocked() {
+	p.q.credit = 0
+	p.quick.Store(false)
+}
+
+// carrier is the goroutine that carries in the background. It ends when
+// nothing is left to carry. A panic in the server's writer would kill the
+// process here: it is kept for the handler's goroutine.
+func (p *pipe) carrier() {
+	growStack(false)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	returned := false
+	defer func() {
+		p.quick.Store(false)
+		if !returned {
+			v := recover()
+			if v == nil {
+				v = errGoexit
+			}
+			p.down.panickedLocked(v)
+		}
+		p.freeLocked()
+	}()
+	for {
+		for p.dueLocked() {
+			p.roundLocked()
+		}
+		p.quick.Store(false)
+		if !p.dueLocked() {
+			break
+		}
+		p.quickenLocked()
+	}
+	returned = true
+}
+
+// stackSize is what the server's Write and Flush need of a stack, once the
+// headers are out.
+const stackSize = 2 << 10
+
+// growStack makes the stack of a new goroutine as large as the server's calls
+// need. Left to those, it grows step by step, and each step has to look at every
+// frame of a deep stack: more than a third of what a carrier takes for an event.
+//
+//go:noinline
+func growStack(use bool) {
+	if use {
+		var frame [stackSize]byte
+		touch(&frame)
+	}
+}
+
+//go:noinline
+func touch(*[stackSize]byte) {}

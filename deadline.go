@@ -1,0 +1,117 @@
+package flush
+
+import (
+	"fmt"
+	"net/http"
+	"time"
+)
+
+// aLongTimeAgo is a deadline that unblocks a write at once.
+var aLongTimeAgo = time.Unix(1, 0)
+
+// A writeDeadline is the one owner of the connection's write deadline: nothing
+// else sets it. Its states:
+//
+//	the handler's  what SetWriteDeadline has set, or the server's WriteTimeout
+//	closing        ours: what ends the response has SendTimeout to leave
+//	unblocked      in the past, so that a call under way returns. It is final:
+//	               the kernel's poller forgets a deadline in the past if another
+//	               is set before the writer has run
+//
+// Guarded by Flusher.mu.
+type writeDeadline struct {
+	state      deadlineState
+	unblocking int16         // calls that unblock the server, under way
+	armed      time.Duration // when the closing deadline was set last; 0: it was not
+}
+
+type deadlineState uint8
+
+const (
+	deadlineHandlers deadlineState = iota
+	deadlineClosing
+	deadlineUnblocked
+)
+
+// SetWriteDeadline sets the server's own deadline, as
+// [http.ResponseController.SetWriteDeadline]. It holds beside SendTimeout,
+// whichever is earlier. The zero time lifts it and the server's WriteTimeout;
+// SendTimeout, 60 s if it was left at zero, holds from then on.
+func (f *Flusher) SetWriteDeadline(t time.Time) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.goneLocked(); err != nil {
+		return err
+	}
+	if f.srv.deadline == nil {
+		return fmt.Errorf("flush: response writer has no deadlines: %w", http.ErrNotSupported)
+	}
+	if f.deadline.state == deadlineHandlers {
+		if err := f.srv.deadline.SetWriteDeadline(t); err != nil {
+			return err
+		}
+	}
+	f.rareLocked().handlerDeadline = t
+	f.rare.serverDeadline = time.Time{}
+	if t.IsZero() && f.cfg.SendTimeout == 0 && f.timeout.d == 0 {
+		f.timeout.d = defaultSendTimeout
+		f.rewatchLocked()
+	}
+	return nil
+}
+
+// deadlinePassedLocked reports whether the handler's deadline, or else the
+// server's WriteTimeout, is over.
+func (f *Flusher) deadlinePassedLocked() bool {
+	deadline := f.rarely().handlerDeadline
+	if deadline.IsZero() {
+		deadline = f.rarely().serverDeadline
+	}
+	return !deadline.IsZero() && !time.Now().Before(deadline)
+}
+
+// liftServerDeadline takes away the deadline that the server's WriteTimeout has
+// set, before anything else is known of the response.
+func (f *Flusher) liftServerDeadline() {
+	if f.srv.deadline != nil {
+		f.srv.deadline.SetWriteDeadline(time.Time{})
+	}
+}
+
+// unblockLocked makes the call of the server that is under way return, if the
+// server can: HTTP/1 at once, HTTP/2 by resetting the stream. The lock is
+// dropped meanwhile; the end of the response waits until it is back.
+func (f *Flusher) unblockLocked() {
+	if f.srv.deadline == nil {
+		return
+	}
+	f.deadline.state = deadlineUnblocked
+	f.deadline.unblocking++
+	f.mu.Unlock()
+	f.srv.deadline.SetWriteDeadline(aLongTimeAgo)
+	f.mu.Lock()
+	f.deadline.unblocking--
+	f.wakeLocked()
+}
+
+// setClosingDeadlineLocked gives the bytes that end the response SendTimeout to
+// leave. A deadline of the handler's holds if it is earlier; one that passed
+// while nothing was outstanding must not cost the server's last chunk, so last
+// replaces it.
+func (f *Flusher) setClosingDeadlineLocked(last bool) {
+	if f.srv.deadline == nil || f.timeout.d <= 0 || f.deadline.state == deadlineUnblocked {
+		return
+	}
+	at := time.Now()
+	began := at.Sub(epoch)
+	if f.deadline.armed > 0 && began-f.deadline.armed < f.timeout.d>>10 {
+		return // the one just set will do: setting it costs as much as a small response
+	}
+	t := at.Add(f.timeout.d)
+	if h := f.rarely().handlerDeadline; !h.IsZero() && h.Before(t) && !(last && h.Before(at)) {
+		return
+	}
+	f.deadline.state = deadlineClosing
+	f.deadline.armed = began
+	f.srv.deadline.SetWriteDeadline(t)
+}

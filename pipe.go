@@ -1,0 +1,352 @@
+package flush
+
+import (
+	"sync"
+	"sync/atomic"
+)
+
+// A pipe is floor 2 of a response: bytes that were accepted, in order, on their
+// way down to floor 1. It knows bytes, marks and flushes, and what is below it
+// by the interface [down] alone.
+//
+// What is to be done is three positions in the stream of accepted bytes:
+//
+//	sent ≤ moveTo ≤ accepted    bytes up to moveTo go down by themselves
+//	asked.pos ≤ accepted        bytes up to asked.pos go down and are flushed
+//
+// Work is due if sent < moveTo or the last flush asked for has not been done.
+// A holder of the baton works in rounds. A round looks once at what has been
+// asked, hands down that much and no more, and flushes once, however many have
+// asked: that is the coalescing. A wait is for a flush's number, so it ends when
+// its own bytes are down, whatever comes behind them.
+//
+// Four things are taken, in this order, and each is let go before the caller
+// returns:
+//
+//	        taken by                      guards                       what may be waited for with it
+//	turn    whoever works on the stack    the user-level buffers       all below, and a filter
+//	pen     a Write that may drop mu      the place of its bytes       the baton, room, the budget
+//	baton   whoever calls the server      floor 1 and positions sent   floor 1 or a filter, with mu dropped
+//	mu      everybody                     all fields not marked        nothing
+//
+// Invariants, whenever mu is free:
+//
+//  1. Only the holder of the baton calls down.
+//  2. sent + q.len + what a caller is passing through = accepted.
+//  3. Work that is due has a holder, unless only a caller may call floor 1:
+//     then the next caller does it.
+//  4. q.len exceeds the high mark by no more than what entered whole.
+//  5. Every change that a waiter could wait for is followed by wakeLocked
+//     before mu is dropped; a waiter looks again at everything it waits for.
+//
+// Because of 3 a caller who lets the baton go with work due passes it straight
+// to a new carrier. There is no moment in which a request can be forgotten.
+type pipe struct {
+	mu    sync.Mutex // guards all that is not marked
+	marks *marks     // never changed
+	down  down       // never changed
+	q     queue
+
+	held    bool  // the baton is not free
+	async   bool  // what moves by itself moves in the background
+	pen     bool  // a Write is in progress and may drop mu
+	holding bool  // nothing moves before the end, or before more than marks.hold bytes are held
+	over    bool  // floor 1 is not ours any more
+	cut     bool  // a Write that had begun did not finish
+	stalls  int16 // stretches without progress on a floor 1 that cannot be interrupted
+	waiters int32 // goroutines in waitLocked
+
+	asyncCalls atomic.Int32 // calls that must not wait though the pipe is not async
+
+	accepted int64 // bytes accepted since the start
+	sent     int64 // bytes handed to floor 1, or dropped on its word
+	moveTo   int64
+	asked    mark  // the last flush asked for
+	done     int64 // the number of the last flush done
+
+	// The short way of FlushAsync, without mu: while quick is set a carrier is
+	// at work or about to be. Before it goes it clears quick and then looks at
+	// asks; a caller adds to asks and then looks at quick. So one of the two
+	// sees the other. Every Write looks at asks before it enters, so that the
+	// position is exact.
+	asks     atomic.Int64
+	absorbed int64 // asks that asked knows of
+	quick    atomic.Bool
+	carry    func() // p.carrier, made once: starting it allocates nothing
+
+	cond    *sync.Cond // on mu; made by the first to wait, in waitLocked
+	waiting *waiting   // nil: nobody has waited in turn
+
+	refuse error // what a new operation gets; nil: it may go on
+	fail   error // the failure that sticks
+
+	flow flow
+}
+
+// init makes the pipe ready.
+func (p *pipe) init(m *marks, d down, async, holding bool) {
+	p.marks, p.down, p.async, p.holding = m, d, async, holding
+}
+
+// down is floor 1 as a pipe sees it. All of it is called with mu held; what
+// calls the server drops it meanwhile, and makes a failure stick with failLocked.
+type down interface {
+	// callerOnlyLocked reports whether a carrier must leave floor 1 alone.
+	callerOnlyLocked() bool
+	// carrierOnly reports whether a caller must, as its wait could not be
+	// ended. The answer never changes.
+	carrierOnly() bool
+
+	// readyLocked is called by who starts a carrier.
+	readyLocked()
+	// leadLocked hands over what goes before bytes, or before a flush.
+	leadLocked(bytes, push bool)
+	// skipsLocked reports whether bytes do not go on this wire, or not yet.
+	skipsLocked() bool
+	// writeLocked hands p over and, with push, flushes. n of it were taken. An
+	// err that is not the pipe's failure by then means that the rest of p was
+	// refused for good.
+	writeLocked(p []byte, push bool) (n int, pushed bool, err error)
+	writeStringLocked(s string) (n int, err error)
+	// pushLocked flushes, and reports whether the server got it.
+	pushLocked() bool
+
+	// These report whether a Write, a FlushAsync or a flush on the caller's
+	// goroutine has nothing else to look at than the pipe.
+	shortWriteLocked() bool
+	shortAskLocked() bool
+	shortPushLocked() bool
+
+	// chargeLocked is told that the number of blocks may have changed, if
+	// marks.counted; waitBudgetLocked then waits until one more is allowed.
+	chargeLocked()
+	waitBudgetLocked() error
+
+	failedLocked()      // a failure sticks
+	panickedLocked(any) // a carrier met a panic
+}
+
+// marks are the limits of a pipe. Responses share them; nobody writes to them.
+type marks struct {
+	buffer  int  // it moves down by itself at this many bytes; 0: at every write
+	high    int  // the most bytes held
+	low     int  // a Write that waited goes on at this many
+	hold    int  // the most bytes held for a length
+	counted bool // the blocks count in a budget
+}
+
+// flow is what went through a pipe.
+type flow struct {
+	bytes   int64 // handed to floor 1
+	lost    int64 // accepted, and never handed over
+	flushes int64 // asked for
+	pushes  int64 // that floor 1 really got
+	highest int   // the high-water mark
+}
+
+// A mark is a flush that was asked for: its number and the position that has
+// to be flushed.
+type mark struct{ seq, pos int64 }
+
+// haltedLocked says why an operation may not go on, or nil. One that has begun
+// goes on while the response closes.
+func (p *pipe) haltedLocked(begun bool) error {
+	switch {
+	case p.over || !begun:
+		return p.refuse
+	case p.fail != nil:
+		return p.fail
+	}
+	return nil
+}
+
+// absorbLocked notes the flushes that were asked for the short way.
+func (p *pipe) absorbLocked() {
+	if n := p.asks.Load(); n != p.absorbed {
+		p.flow.flushes += n - p.absorbed
+		p.absorbed = n
+		p.asked.seq++
+		p.asked.pos = p.accepted
+	}
+}
+
+// askLocked notes that a flush is asked for, of all that was accepted.
+func (p *pipe) askLocked() mark {
+	p.asked.seq++
+	p.asked.pos = p.accepted
+	return p.asked
+}
+
+// dueLocked reports whether there is work for a holder of the baton.
+func (p *pipe) dueLocked() bool {
+	p.absorbLocked()
+	return p.fail == nil && !p.over && (p.asked.seq > p.done || p.sent < p.moveTo || p.fullLocked())
+}
+
+// fullLocked reports whether floor 2 has reached the size at which it moves
+// down by itself.
+func (p *pipe) fullLocked() bool {
+	return p.q.len >= max(p.marks.buffer, 1) && !p.holding
+}
+
+// backgroundLocked reports whether what moves by itself moves in the
+// background.
+func (p *pipe) backgroundLocked() bool {
+	return (p.async || p.asyncCalls.Load() > 0) && !p.down.callerOnlyLocked()
+}
+
+// roomLocked is how many bytes may enter before the high mark.
+func (p *pipe) roomLocked() int { return max(p.marks.high-p.q.len, 0) }
+
+// roundLocked does what has been asked so far. The holder calls it.
+func (p *pipe) roundLocked() {
+	p.absorbLocked()
+	if p.fullLocked() {
+		p.moveTo = p.accepted
+	}
+	// What a caller is passing through is not on floor 2: it lies beyond end.
+	end := p.sent + int64(p.q.len)
+	goal, ask := min(p.moveTo, end), p.asked
+	push := ask.seq > p.done && ask.pos <= end
+	if push {
+		goal = max(goal, ask.pos)
+	}
+	if first, ok := p.firstWaitLocked(); ok && goal > first.pos+blockSize {
+		goal, ask, push = first.pos, first, true
+	}
+	p.down.leadLocked(goal > p.sent, push)
+	if p.down.skipsLocked() {
+		p.dropLocked()
+		p.sent = p.accepted
+	}
+	pushed := false
+	for p.sent < goal && p.fail == nil {
+		piece := p.q.front(int(min(goal-p.sent, blockSize)))
+		pushed = p.writePieceLocked(piece, push && p.sent+int64(len(piece)) == goal)
+	}
+	if push && p.fail == nil {
+		if !pushed && p.down.pushLocked() {
+			p.flow.pushes++
+		}
+		p.done = ask.seq
+	}
+	p.wakeLocked()
+}
+
+// writePieceLocked hands piece, the front of floor 2, to floor 1 and, with
+// push, flushes in the same call. It reports whether the flush was done.
+func (p *pipe) writePieceLocked(piece []byte, push bool) (pushed bool) {
+	n, pushed, err := p.down.writeLocked(piece, push)
+	p.wrotePieceLocked(len(piece), n, pushed, err)
+	return pushed
+}
+
+// wrotePieceLocked notes that of size bytes at the front of floor 2 n were
+// handed over. An err that does not stick means that floor 1 will not have the
+// rest, and goes on.
+func (p *pipe) wrotePieceLocked(size, n int, pushed bool, err error) {
+	p.noteSentLocked(n)
+	if pushed {
+		p.flow.pushes++
+	}
+	p.measureHighestLocked()
+	if err != nil && p.fail == nil {
+		p.passOverLocked(size - n)
+		n = size
+	}
+	p.q.pop(n)
+	p.countLocked()
+	if p.q.len <= p.marks.low {
+		p.wakeLocked()
+	}
+}
+
+// noteSentLocked notes that floor 1 took n bytes.
+func (p *pipe) noteSentLocked(n int) {
+	p.sent += int64(n)
+	p.flow.bytes += int64(n)
+}
+
+// passOverLocked notes that n bytes were accepted and go nowhere.
+func (p *pipe) passOverLocked(n int) {
+	p.sent += int64(n)
+	p.flow.lost += int64(n)
+}
+
+// countLocked tells the budget if blocks have come or gone.
+func (p *pipe) countLocked() {
+	if p.marks.counted {
+		p.down.chargeLocked()
+	}
+}
+
+// measureHighestLocked keeps the high-water mark. Floor 2 only grows between
+// two of its calls.
+func (p *pipe) measureHighestLocked() {
+	p.flow.highest = max(p.flow.highest, p.q.len)
+}
+
+// loseLocked notes that n accepted bytes go nowhere, which never came to floor 2.
+func (p *pipe) loseLocked(n int) { p.flow.lost += int64(n) }
+
+// dropLocked empties floor 2 and returns how many bytes it held.
+func (p *pipe) dropLocked() int {
+	p.measureHighestLocked()
+	n := p.q.reset()
+	p.countLocked()
+	return n
+}
+
+// resetLocked takes back all that was accepted. The holder calls it, and
+// nothing has been handed over.
+func (p *pipe) resetLocked() {
+	p.absorbLocked()
+	p.dropLocked()
+	p.slowLocked()
+	p.accepted, p.moveTo, p.asked.pos, p.done = 0, 0, 0, p.asked.seq
+}
+
+// failLocked makes err the failure that sticks, unless there is one, or the
+// response has ended.
+func (p *pipe) failLocked(err error) {
+	if p.fail != nil || p.over {
+		return
+	}
+	p.fail = err
+	p.slowLocked()
+	if p.refuse == nil {
+		p.refuse = err
+	}
+	if !p.held {
+		p.flow.lost += int64(p.dropLocked())
+	}
+	p.down.failedLocked()
+	p.wakeLocked()
+}
+
+// refuseLocked has new operations get err from now on.
+func (p *pipe) refuseLocked(err error) {
+	p.refuse = err
+	p.slowLocked()
+	p.wakeLocked() // Writes in line go away
+}
+
+// takeAwayLocked takes floor 1 away: nothing goes down any more, and operations
+// get err.
+func (p *pipe) takeAwayLocked(err error) {
+	p.flow.lost += int64(p.dropLocked())
+	p.over = true
+	p.refuseLocked(err)
+}
+
+// noteThroughLocked notes that the holder passed n bytes through by itself.
+func (p *pipe) noteThroughLocked(n int64) {
+	p.accepted += n
+	p.sent += n
+	p.flow.bytes += n
+}
+
+// holdLocked has nothing move before the end; stopHoldingLocked ends that.
+func (p *pipe) holdLocked(holds bool) { p.holding = holds }
+
+func (p *pipe) stopHoldingLocked() { p.holding = false }

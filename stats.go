@@ -1,0 +1,65 @@
+package flush
+
+import "time"
+
+// Stats are the counts of one response.
+type Stats struct {
+	Status     int           // as sent; 0: nothing was
+	Bytes      int64         // body bytes handed to the server
+	Lost       int64         // accepted by Write, never handed over
+	Flushes    int64         // flushes asked for, by calls, implicitly or by time
+	Pushes     int64         // flushes the server really got; at most Flushes: they coalesce
+	MaxPending int           // high-water mark of floor 2, in bytes
+	Waited     time.Duration // time writers spent waiting for room
+}
+
+// Stats returns the counts so far.
+func (f *Flusher) Stats() Stats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.statsLocked()
+}
+
+func (f *Flusher) statsLocked() Stats {
+	f.absorbLocked()
+	f.measureHighestLocked()
+	s := Stats{
+		Bytes:      f.flow.bytes,
+		Lost:       f.flow.lost,
+		Flushes:    f.flow.flushes,
+		Pushes:     f.flow.pushes,
+		MaxPending: f.flow.highest,
+	}
+	if f.headersSent {
+		s.Status = f.status
+	}
+	if f.waiting != nil {
+		s.Waited = f.waiting.waited
+	}
+	return s
+}
+
+// Err returns the failure that sticks, or nil.
+func (f *Flusher) Err() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.fail
+}
+
+// Buffered returns the number of bytes on floor 2.
+func (f *Flusher) Buffered() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.q.len
+}
+
+// Available returns how many bytes a Write takes now without waiting. It is 0
+// while a Write waits.
+func (f *Flusher) Available() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != nil || f.penTakenLocked() {
+		return 0
+	}
+	return f.roomLocked()
+}
