@@ -8,6 +8,8 @@ package flush
 //	free      nobody calls floor 1
 //	a caller  a goroutine of the handler's works inside a call of the Flusher
 //	a carrier a goroutine of ours works; it exists only in this state
+//	a filter  nobody calls floor 1, as one runs that may still set headers:
+//	          see stack
 
 // takeBatonLocked waits for the baton.
 func (p *pipe) takeBatonLocked(begun bool) error {

@@ -27,7 +27,7 @@ import (
 //	        taken by                      guards                       what may be waited for with it
 //	turn    whoever works on the stack    the user-level buffers       all below, and a filter
 //	pen     a Write that may drop mu      the place of its bytes       the baton, room, the budget
-//	baton   whoever calls the server      floor 1 and positions sent   floor 1, with mu dropped
+//	baton   whoever calls the server      floor 1 and positions sent   floor 1 or a filter, with mu dropped
 //	mu      everybody                     all fields not marked        nothing
 //
 // Invariants, whenever mu is free:

@@ -531,6 +531,8 @@ func (f *Flusher) EnableFullDuplex() error {
 	if !ok {
 		return fmt.Errorf("flush: response writer has no full duplex: %w", http.ErrNotSupported)
 	}
+	f.lendLocked()
+	defer f.takeBackLocked()
 	if err := f.takeBatonLocked(f.stack.busy); err != nil {
 		return err
 	}
