@@ -47,13 +47,13 @@ type (
 //	          ends with it, or by cancel
 //	ended     by the server's context (its error, its cause) or by itself
 //	          (plain Canceled): a failure, Abort, the return of the handler
-//	left      ended, and the Flusher is gone: what is kept is done, reason and
-//	          the server's context
+//	left      ended, and the Flusher is gone: what is kept is the channel, the
+//	          reason and the server's context
 //
 // Invariants:
 //
-//  1. err is nil until it has ended and never changes then; done is closed
-//     soon after err can be seen, and the one channel that Done ever returned.
+//  1. Once it has ended its error and its cause do not change any more. Done
+//     only ever returns one channel, which is closed then.
 //  2. An early Close does not end it, nor does Hijack; the return of the handler does.
 //  3. mu is taken with Flusher.mu held, never the other way round, and nothing
 //     is waited for with it. package context may look at it under Flusher.mu.
@@ -62,17 +62,24 @@ type (
 type requestContext struct {
 	server context.Context // never changed
 
-	mu     sync.Mutex
-	child  context.Context    // nil: not watched, or ended
-	cancel context.CancelFunc // ends child
-	done   <-chan struct{}    // nil: nobody has asked
-	err    error              // nil: not ended
-	own    bool               // it ended by itself, and not with the server's
-
+	// A stream that waits for its client holds one of these: its size counts.
+	mu       sync.Mutex
+	child    context.Context    // nil: nobody has asked for Done. After the end only its channel, as a closedContext
+	cancel   context.CancelFunc // ends child; nil: not watched
+	ended    bool
+	own      bool     // it ended by itself, and not with the server's
 	hijacked bool     // whoever inherits it lives on a connection that is not the response's any more
 	f        *Flusher // nil: left
 	reason   error    // what Cause says, failures apart; nil: not settled. Guarded by Flusher.mu, after leave by mu
 }
+
+// A closedContext is what is kept of a child that has ended.
+type closedContext <-chan struct{}
+
+func (c closedContext) Done() <-chan struct{}         { return c }
+func (closedContext) Err() error                      { return context.Canceled }
+func (closedContext) Deadline() (t time.Time, _ bool) { return t, false }
+func (closedContext) Value(any) any                   { return nil }
 
 // newContext derives the handler's context from the server's.
 func (f *Flusher) newContext(server context.Context) *requestContext {
@@ -84,18 +91,17 @@ func (f *Flusher) newContext(server context.Context) *requestContext {
 func (c *requestContext) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.done == nil {
-		if c.err != nil {
-			c.done = alreadyDone
-		} else {
-			c.child, c.cancel = context.WithCancel(c.server)
-			c.done = c.child.Done()
-		}
+	switch {
+	case c.child != nil:
+	case c.ended:
+		c.child = alreadyDone
+	default:
+		c.child, c.cancel = context.WithCancel(c.server)
 	}
-	return c.done
+	return c.child.Done()
 }
 
-var alreadyDone = func() <-chan struct{} {
+var alreadyDone = func() closedContext {
 	c := make(chan struct{})
 	close(c)
 	return c
@@ -105,9 +111,9 @@ func (c *requestContext) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.err != nil:
-		return c.err
-	case c.child != nil:
+	case c.own:
+		return context.Canceled
+	case c.child != nil && !c.ended:
 		return c.child.Err()
 	}
 	return c.server.Err()
@@ -137,7 +143,7 @@ func (c *requestContext) Value(key any) any {
 		switch {
 		case c.own:
 			return nil // there is no cause but Err
-		case c.child != nil:
+		case c.child != nil && !c.ended:
 			return c.child.Value(key)
 		}
 	}
@@ -167,12 +173,8 @@ func (r keyRecorder) Value(key any) any {
 func (c *requestContext) end() {
 	c.mu.Lock()
 	child, cancel := c.child, c.cancel
-	if c.err != nil {
-		cancel = nil
-	} else if cancel == nil {
-		if c.err = c.server.Err(); c.err == nil {
-			c.err, c.own = context.Canceled, true
-		}
+	if !c.ended && cancel == nil {
+		c.ended, c.own = true, c.server.Err() == nil
 	}
 	c.mu.Unlock()
 	if cancel == nil {
@@ -183,9 +185,9 @@ func (c *requestContext) end() {
 	byServer := c.server.Err() == err && context.Cause(c.server) == cause
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err == nil {
-		c.err, c.own = err, !byServer
-		c.child, c.cancel = nil, nil
+	if !c.ended {
+		c.ended, c.own = true, !byServer
+		c.child, c.cancel = closedContext(child.Done()), nil
 	}
 }
 

@@ -137,6 +137,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	j := &job{fsys: h.fsys, show: show, percent: -1}
 	err := j.run(ctx)
 	if err != nil {
+		if reason := flush.Cause(r.Context()); reason != nil {
+			err = reason // the context itself says only that it is cancelled
+		}
 		h.log.Printf("%s: stopped after %d of %d files: %v", r.RemoteAddr, j.Hashed, len(j.Files), err)
 		show("fail", err)
 	}

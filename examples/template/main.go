@@ -138,7 +138,7 @@ func folder(fsys fs.FS) section {
 				return err
 			}
 			if ctx.Err() != nil {
-				return context.Cause(ctx)
+				return flush.Cause(ctx)
 			}
 			if info, err := d.Info(); err == nil && info.Mode().IsRegular() {
 				count++
