@@ -75,7 +75,7 @@ type Budget struct {
 	members    atomic.Int64 // responses that have held something and have not ended
 	waiting    atomic.Int64 // Writes that wait
 	aborted    atomic.Int64
-	granted    atomic.Int64 // when a block was last handed to one who waits, as now says
+	granted    atomic.Int64 // when a block was last handed to one who waits, as now says; 0: never
 
 	mu      sync.Mutex
 	lines   [2]list.List // members that wait: those who hold nothing, those who hold something
@@ -334,7 +334,10 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 		if f.sent != sent {
 			sent, since = f.sent, now()
 		}
-		left, ends := f.patienceLocked(max(since, time.Duration(b.granted.Load())))
+		if at := time.Duration(b.granted.Load()); at != 0 {
+			since = max(since, at)
+		}
+		left, ends := f.patienceLocked(since)
 		if ends && left <= 0 {
 			if f.srv.deadline == nil {
 				return ErrTimeout
