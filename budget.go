@@ -459,10 +459,6 @@ func (b *Budget) serve() {
 			b.mu.Lock()
 			if granted {
 				b.burst, b.tried = 1, 0
-				if m.place != nil { // it has come back to the line meanwhile
-					b.lines[m.class].Remove(m.place)
-					m.place = nil
-				}
 			}
 			continue
 		}
@@ -510,7 +506,9 @@ func (m *member) grant() bool {
 	if !m.waits || m.granted {
 		return false
 	}
-	f.cfg.Budget.granted.Store(int64(now()))
+	b := f.cfg.Budget
+	b.granted.Store(int64(now()))
+	b.leaveLine(m) // it may have come back to it meanwhile
 	m.granted, m.entered = true, false
 	m.held += blockMemory
 	f.wakeLocked()

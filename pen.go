@@ -219,5 +219,8 @@ func (f *Flusher) waitRoomLocked() error {
 			return err
 		}
 	}
+	if f.fail == nil && (f.hijacked || f.ended) {
+		return f.refuse // it is the end that has made room
+	}
 	return f.fail
 }
