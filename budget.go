@@ -45,8 +45,8 @@ type Budget struct {
 	//	in         its blocks are counted
 	//	watched    a call of the server is under way, and its timer has looked
 	//	stalled    several looks saw the same call without progress: a candidate
-	//	tried      it was aborted for its memory: no candidate any more, but
-	//	           counted until its memory is back
+	//	failed     it has given back all but the block in flight, and is counted,
+	//	           and a candidate to be unblocked once more, until that is back
 	//	left       its end: the member is gone
 	//
 	// and beside that it may be waiting for a block, in one of two lines.
@@ -128,7 +128,6 @@ type member struct {
 	held    int64         // bytes counted for it
 	looks   int8          // at the call under way: see lookLocked
 	stalled bool          // it does not keep up
-	tried   bool          // it was aborted for its memory
 	waits   bool          // a Write waits for a block
 	granted bool          // and has been given one
 	entered bool          // it has been in a line since it waits, and was not given one
@@ -218,7 +217,7 @@ func (f *Flusher) chargeLocked() {
 		return
 	}
 	m.held = all
-	if m.stalled && !m.tried {
+	if m.stalled {
 		b.rank(m, f.timeout.since)
 	}
 	if delta > 0 {
@@ -524,7 +523,6 @@ func (m *member) abort() (waits bool) {
 	if !m.stalled || f.ended || f.hijacked {
 		return false
 	}
-	m.tried = true
 	if f.fail == nil {
 		f.cfg.Budget.aborted.Add(1)
 		f.aborted = true
