@@ -41,8 +41,8 @@ type Budget struct {
 	//	in         its blocks are counted
 	//	watched    a call of the server is under way, and its timer has looked
 	//	stalled    several looks saw the same call without progress: a candidate
-	//	tried      it was aborted for its memory: no candidate any more, but
-	//	           counted until its memory is back
+	//	failed     it has given back all but the block in flight, and is counted,
+	//	           and a candidate to be unblocked once more, until that is back
 	//	left       its end: the member is gone
 	//
 	// and beside that it may be waiting for a block, in one of two lines.
@@ -71,7 +71,7 @@ type Budget struct {
 	members    atomic.Int64 // responses that have held something and have not ended
 	waiting    atomic.Int64 // Writes that wait
 	aborted    atomic.Int64
-	granted    atomic.Int64 // when a block was last handed to one who waits, as now says
+	granted    atomic.Int64 // when a block was last handed to one who waits, as now says; 0: never
 
 	mu      sync.Mutex
 	lines   [2]list.List // members that wait: those who hold nothing, those who hold something
@@ -124,7 +124,6 @@ type member struct {
 	held    int64         // bytes counted for it
 	looks   int8          // at the call under way: see lookLocked
 	stalled bool          // it does not keep up
-	tried   bool          // it was aborted for its memory
 	waits   bool          // a Write waits for a block
 	granted bool          // and has been given one
 	entered bool          // it has been in a line since it waits, and was not given one
@@ -214,7 +213,7 @@ func (f *Flusher) chargeLocked() {
 		return
 	}
 	m.held = all
-	if m.stalled && !m.tried {
+	if m.stalled {
 		b.rank(m, f.timeout.since)
 	}
 	if delta > 0 {
@@ -446,10 +445,6 @@ func (b *Budget) serve() {
 			b.mu.Lock()
 			if granted {
 				b.burst, b.tried = 1, 0
-				if m.place != nil { // it has come back to the line meanwhile
-					b.lines[m.class].Remove(m.place)
-					m.place = nil
-				}
 			}
 			continue
 		}
@@ -497,7 +492,9 @@ func (m *member) grant() bool {
 	if !m.waits || m.granted {
 		return false
 	}
-	f.cfg.Budget.granted.Store(int64(now()))
+	b := f.cfg.Budget
+	b.granted.Store(int64(now()))
+	b.leaveLine(m) // it may have come back to it meanwhile
 	m.granted, m.entered = true, false
 	m.held += blockMemory
 	f.wakeLocked()
@@ -513,7 +510,6 @@ func (m *member) abort() (waits bool) {
 	if !m.stalled || f.gone {
 		return false
 	}
-	m.tried = true
 	if f.fail == nil {
 		f.cfg.Budget.aborted.Add(1)
 		f.aborted = true
