@@ -92,10 +92,6 @@ func startApache(name, mpm string, modules []string, conf string) (string, error
 	for _, m := range append([]string{mpm, "authz_core"}, modules...) {
 		fmt.Fprintf(&b, "LoadModule %s_module %smod_%s.so\n", m, apacheModules, m)
 	}
-	user := ""
-	if os.Getuid() == 0 {
-		user = "User www-data\nGroup www-data"
-	}
 	_, addrs, err := onPorts(1, func(addrs []string) (*process, error) {
 		path, err := file(name+"/apache.conf", fmt.Appendf(nil, `
 ServerRoot %[1]s
@@ -112,7 +108,7 @@ LogLevel warn
 	Options +ExecCGI
 </Directory>
 %[5]s
-`, root, addrs[0], b.String(), user, conf), 0o644)
+`, root, addrs[0], b.String(), ofRoot("User www-data\nGroup root"), conf), 0o644)
 		if err != nil {
 			return nil, err
 		}

@@ -71,7 +71,7 @@ sub vcl_backend_response { %s }
 				if err != nil {
 					return nil, err
 				}
-				return launch(name, exec.Command(program("varnishd"), "-F", "-n", filepath.Join(dir, name), "-f", conf,
+				return launch(name, exec.Command(program("varnishd"), "-j", "none", "-F", "-n", filepath.Join(dir, name), "-f", conf,
 					"-a", addrs[0], "-T", "none", "-s", "malloc,16m", "-p", "thread_pool_min=10"), syscall.SIGTERM)
 			})
 			if err != nil {
