@@ -53,8 +53,11 @@ func backend(program *lazy[string], env ...string) *lazy[string] {
 		cmd := exec.Command(bin)
 		cmd.Env = append(os.Environ(), env...)
 		cmd.Stdin = stdin
-		_, err = launch(filepath.Base(bin), cmd, syscall.SIGTERM)
-		return l.Addr().String(), err
+		p, err := launch(filepath.Base(bin), cmd, syscall.SIGTERM)
+		if err != nil {
+			return "", err
+		}
+		return l.Addr().String(), p.ready("tcp", l.Addr().String())
 	}}
 }
 
