@@ -111,6 +111,8 @@ var features = []feature{
 		return walk(t, p, want, ask{method: "HEAD"}, "h:X-Step=1,w:one,f,p", "200 end")
 	}},
 	{"client leaves", observeGone},
+	{"client leaves, handler waits", observeLeft},
+	{"handler aborts", observeCut},
 	{"client does not read", observeSlow},
 }
 
@@ -122,6 +124,8 @@ const (
 	heldBack  = "held to the end"
 
 	processEnded = "process ended"
+	neverTold    = "never told"
+	hangs        = "hangs"
 )
 
 // patience is how long to wait for what is expected, or might come.
@@ -220,13 +224,68 @@ func observeGone(t *testing.T, p place, want string) string {
 			}
 		}
 		r.goOn()
-		return tell(results[len(results)-1], "never told")
+		return tell(results[len(results)-1], neverTold)
 	case <-r.lost:
 		return processEnded + s.how()
 	case <-time.After(2 * bound):
 		t.Fatal("the handler neither fails nor ends")
 		return ""
 	}
+}
+
+// observeLeft closes the client's side while the handler waits for something
+// else, its context beside it.
+func observeLeft(t *testing.T, p place, want string) string {
+	r := newRun(t)
+	s := p.open(t, r, "k,w:one,f,q,p", ask{})
+	r.parked(t) // in q
+	s.settle(t)
+	s.close()
+	wait := patience()
+	if want == neverTold {
+		// What the servers in between do about a client that has left, they have
+		// done before they answer another.
+		if s.pings != nil {
+			s.pings()
+		}
+		wait = 0
+	}
+	select {
+	case results := <-r.arrived:
+		r.goOn()
+		return results[len(results)-1]
+	case <-r.lost:
+		return processEnded + s.how()
+	case <-time.After(wait):
+	}
+	close(r.enough)
+	results := r.parked(t)
+	r.goOn()
+	return results[len(results)-1]
+}
+
+// observeCut looks at how a response ends whose handler gives it up.
+func observeCut(t *testing.T, p place, want string) string {
+	r := newRun(t)
+	s := p.open(t, r, "w:one,f,p,cut", ask{})
+	r.parked(t)
+	s.settle(t)
+	r.goOn()
+	var v view
+	if want == hangs {
+		v = s.settle(t)
+	} else {
+		v = s.reachWithin(patience(), func(v view) bool { return v.closed })
+	}
+	switch {
+	case !v.closed:
+		return hangs
+	case v.status >= http.StatusInternalServerError:
+		return fmt.Sprintf("`%d`", v.status)
+	case v.ended:
+		return "looks whole" + s.how()
+	}
+	return "cut"
 }
 
 // observeSlow reads nothing until the handler has written all or has failed.

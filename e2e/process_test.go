@@ -57,21 +57,29 @@ func (l *logBuffer) String() string {
 }
 
 var started struct {
-	mu  sync.Mutex
-	all []*process
+	mu      sync.Mutex
+	all     []*process
+	stopped bool // there will be no more
 }
 
 // launch starts cmd; stopAll ends it with sig. Should the server fail, the run
 // ends.
 func launch(name string, cmd *exec.Cmd, sig syscall.Signal) (*process, error) {
 	p := &process{name: name, cmd: cmd, signal: sig, broke: endRun}
-	if err := p.start(); err != nil {
-		return nil, err
-	}
+	return p, p.launch()
+}
+
+func (p *process) launch() error {
 	started.mu.Lock()
+	defer started.mu.Unlock()
+	if started.stopped {
+		return nil
+	}
+	if err := p.start(); err != nil {
+		return err
+	}
 	started.all = append(started.all, p)
-	started.mu.Unlock()
-	return p, nil
+	return nil
 }
 
 func (p *process) start() error {
@@ -212,7 +220,10 @@ func (p *process) stop() error {
 	if err := gone(p.cmd.Process.Pid); err != nil {
 		return fmt.Errorf("%s: %w", p.name, err)
 	}
-	return p.failure()
+	if p.failure() != nil {
+		<-p.failed // it has been told, or ends the run
+	}
+	return nil
 }
 
 // gone makes sure that a process group whose leader has ended is empty.
@@ -231,6 +242,7 @@ func gone(group int) error {
 func stopAll() (errs []error) {
 	started.mu.Lock()
 	defer started.mu.Unlock()
+	started.stopped = true
 	for i := len(started.all) - 1; i >= 0; i-- {
 		if err := started.all[i].stop(); err != nil {
 			errs = append(errs, err)

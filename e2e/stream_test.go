@@ -31,6 +31,7 @@ type stream struct {
 	method string // of the request
 	raw    []byte
 	closed bool          // the end has been read
+	reset  bool          // it was the other side's reset
 	pings  func()        // see settle
 	wait   func() string // how the process behind a pipe or terminal ended; nil for a server
 }
@@ -115,7 +116,7 @@ func (s *stream) view() view {
 		n, _ := strconv.Atoi(h.Get("Content-Length"))
 		v.framed, v.body, v.ended = true, rest, len(rest) >= n
 	default:
-		v.body, v.ended = rest, s.closed
+		v.body, v.ended = rest, s.closed && !s.reset
 	}
 	return v
 }
@@ -159,7 +160,7 @@ func (s *stream) reachWithin(d time.Duration, done func(view) bool) view {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return s.view()
 		}
-		s.closed = err != nil
+		s.closed, s.reset = err != nil, errors.Is(err, unix.ECONNRESET)
 	}
 }
 
@@ -212,7 +213,7 @@ func (s *stream) settle(t testing.TB) view {
 			break
 		}
 		s.raw = append(s.raw, buf[:max(n, 0)]...)
-		s.closed = got != nil || n == 0
+		s.closed, s.reset = got != nil || n == 0, errors.Is(got, unix.ECONNRESET)
 	}
 	return s.view()
 }

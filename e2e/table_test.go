@@ -138,6 +138,10 @@ The columns:
 - *HEAD*: the headers arrive at the flush, and no body ever.
 - *client leaves*: after the first step the client closes; the handler goes on writing up to 64 MB. What its Write or
   flush returns. *process ended*: the server, or the hang-up of the terminal, ended the handler's process.
+- *client leaves, handler waits*: after the first step the client closes while the handler waits for something else. *told*:
+  the context of its request ends. *never told*: it does not, and a write is what tells.
+- *handler aborts*: after the first step the handler gives the response up (` + "`Flusher.Abort`" + `, a panic). *cut*: the client sees
+  that the response is not whole. *looks whole*: it does not. *hangs*: the response stays open.
 - *client does not read*: the handler writes up to 64 MB with a SendTimeout of 2 s, flushing and waiting, and the client
   reads nothing until the handler has finished or failed. *absorbed*: the servers in between took it all. ` + "`ErrTimeout`" + `:
   the handler was told. Then the client reads: *delivered* is everything up to there and a proper end, *cut* a broken one.
