@@ -64,6 +64,43 @@ ProxyPass /fpm-flush unix:%s|fcgi://localhost%s flushpackets=on
 	},
 }
 
+// apacheFcgid and its twin are Apache with mod_fcgid, which starts the program
+// itself.
+var (
+	apacheFcgid       = fcgid("apache-fcgid", "")
+	apacheFcgidUnheld = fcgid("apache-fcgid-unheld", "FcgidOutputBufferSize 0")
+)
+
+func fcgid(name, setting string) *lazy[string] {
+	return &lazy[string]{
+		needs: []string{"apache2", apacheModules + "mod_fcgid.so"},
+		start: func() (string, error) {
+			bin, err := stepsProgram.ensure()
+			if err != nil {
+				return "", err
+			}
+			root := filepath.Join(dir, name)
+			return startApache(name, "mpm_event", []string{"alias", "fcgid"}, fmt.Sprintf(`
+ThreadsPerChild 16
+StartServers 1
+ServerLimit 1
+MaxRequestWorkers 16
+FcgidIPCDir %[1]s/sockets
+FcgidProcessTableFile %[1]s/table
+FcgidSpawnScoreUpLimit 1000
+FcgidInitialEnv %[2]s %[3]s
+%[4]s
+Alias /fcgid %[5]s
+<Location /fcgid>
+	SetHandler fcgid-script
+</Location>
+`, root, "STEPS_SENDTIMEOUT", strings.TrimPrefix(sendTimeout, "STEPS_SENDTIMEOUT="), setting, bin))
+		},
+	}
+}
+
+func onFcgid(t *testing.T, server *lazy[string]) web { return web{server.get(t), "/fcgid"} }
+
 // apachePHP is Apache with PHP inside.
 var apachePHP = &lazy[string]{
 	needs: []string{"apache2", apacheModules + "libphp*.so"},

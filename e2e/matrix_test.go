@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"fmt"
 	"net/http"
 	"strings"
@@ -34,6 +33,14 @@ func haproxyRow(noDelay bool) func(*testing.T) place {
 	return func(t *testing.T) place { return onHAProxy(t, noDelay) }
 }
 
+func fcgidRow(server *lazy[string]) func(*testing.T) place {
+	return func(t *testing.T) place { return onFcgid(t, server) }
+}
+
+func portRow(server *lazy[[]string], port int) func(*testing.T) place {
+	return func(t *testing.T) place { return onPort(t, server, port) }
+}
+
 func cliRow(tty bool) func(*testing.T) place {
 	return func(t *testing.T) place { return goCLI(t, tty) }
 }
@@ -62,8 +69,16 @@ var arrangements = []arrangement{
 	{"Apache mod_proxy_fcgi", asItComes, apacheRow("/fcgi"), true},
 	{"Apache mod_proxy_fcgi", "`flushpackets=on`", apacheRow("/fcgi-flush"), false},
 	{"Apache mod_proxy_http", asItComes, apacheRow("/http"), false},
+	{"Apache mod_fcgid", asItComes, fcgidRow(apacheFcgid), true},
+	{"Apache mod_fcgid", "`FcgidOutputBufferSize 0`", fcgidRow(apacheFcgidUnheld), false},
 	{"HAProxy", asItComes, haproxyRow(false), false},
 	{"HAProxy", "`option http-no-delay`", haproxyRow(true), false},
+	{"lighttpd mod_proxy", asItComes, portRow(lighttpd, 0), true},
+	{"lighttpd mod_proxy", "`server.stream-response-body = 1`", portRow(lighttpd, 1), false},
+	{"Varnish", asItComes, portRow(varnish, 0), false},
+	{"Caddy reverse_proxy", asItComes, portRow(caddy, 0), false},
+	{"squid", asItComes, portRow(squid, 0), false},
+	{"Node http-proxy", asItComes, portRow(node, 0), false},
 	{"command line, pipe", asItComes, cliRow(false), false},
 	{"command line, terminal", asItComes, cliRow(true), false},
 }
@@ -289,17 +304,23 @@ func observeCut(t *testing.T, p place, want string) string {
 }
 
 // observeSlow reads nothing until the handler has written all or has failed.
-func observeSlow(t *testing.T, p place, _ string) string {
+func observeSlow(t *testing.T, p place, want string) string {
 	r := newRun(t)
 	s := p.open(t, r, fmt.Sprintf("w:one,f,l:%d:%d,p", slowLimit/slowWrite, slowWrite), ask{small: true})
 	results := r.parked(t)
 	said := tell(results[len(results)-1], "absorbed")
 	r.goOn()
-	n, tail := s.rest(t)
+	silence := patience()
+	if strings.HasSuffix(want, hangs) {
+		silence = time.Second
+	}
+	n, tail := s.rest(silence)
 	switch {
+	case !s.closed:
+		return said + ", then " + hangs
 	case said == "absorbed" && n < slowLimit:
 		t.Errorf("of %d bytes absorbed the client got %d", slowLimit, n)
-	case s.http && bytes.HasSuffix(tail, []byte("\r\n0\r\n\r\n")), !s.http:
+	case s.whole(n, tail):
 		if n == 0 {
 			t.Error("the client got nothing")
 		}

@@ -157,9 +157,17 @@ var toStart = map[string]struct {
 		addr := append(addrs, "")[0]
 		return []string{addr + "/default/endpoint?n=1", addr + "/lighttpd/endpoint?n=1", addr + "/php-flush/"}, err
 	}},
-	"varnish0": {routesVarnish.needs, func() ([]string, error) {
-		addrs, err := routesVarnish.ensure()
-		return []string{append(addrs, "")[0] + "/endpoint?n=1"}, err
+	"varnish0": {varnish.needs, func() ([]string, error) {
+		addrs, err := varnish.ensure()
+		return []string{append(addrs, "")[0] + "/?s=w:pong"}, err
+	}},
+	"apache-fcgid": {apacheFcgid.needs, func() ([]string, error) {
+		addr, err := apacheFcgid.ensure()
+		return []string{addr + "/fcgid?s=w:pong"}, err
+	}},
+	"squid": {squid.needs, func() ([]string, error) {
+		addrs, err := squid.ensure()
+		return []string{append(addrs, "")[0] + "/?s=w:pong"}, err
 	}},
 	"php-fpm": {fpm.needs, func() ([]string, error) {
 		_, err := fpm.ensure()

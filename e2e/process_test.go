@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -130,6 +131,7 @@ var (
 		`AH0005[12]: child pid .* exit`,    // Apache
 		`child \d+ exited on signal`,       // PHP-FPM
 		`\bALERT\b`,                        // HAProxy, PHP-FPM
+		`\bFATAL\b`,                        // squid
 		`Child .*(died|Panic|not respond)`, // Varnish
 	}, "|"))
 
@@ -269,7 +271,9 @@ func (p *process) ready(network string, addrs ...string) error {
 			c, err := net.Dial(network, a)
 			if err == nil {
 				c.Close()
-				break
+				if network != "tcp" || p.listens(a) {
+					break
+				}
 			}
 			if time.Now().After(deadline) {
 				p.fail("does not listen on " + a)
@@ -288,6 +292,39 @@ func (p *process) ready(network string, addrs ...string) error {
 		<-p.failed
 	}
 	return p.failure()
+}
+
+// listens tells whether it is p that has the port, and not another process that
+// got it in the meantime.
+func (p *process) listens(addr string) bool {
+	_, port, _ := strings.Cut(addr, ":")
+	n, err := strconv.Atoi(port)
+	if err != nil {
+		return false
+	}
+	table, err := os.ReadFile("/proc/net/tcp")
+	if err != nil {
+		return false
+	}
+	for line := range strings.Lines(string(table)) {
+		const local, state, listening, inode = 1, 3, "0A", 9
+		f := strings.Fields(line)
+		if len(f) <= inode || f[state] != listening || !strings.HasSuffix(f[local], fmt.Sprintf(":%04X", n)) {
+			continue
+		}
+		fds, _ := filepath.Glob("/proc/[0-9]*/fd/[0-9]*")
+		for _, fd := range fds {
+			to, _ := os.Readlink(fd)
+			if to != "socket:["+f[inode]+"]" {
+				continue
+			}
+			pid, _ := strconv.Atoi(strings.Split(fd, "/")[2])
+			if group, err := syscall.Getpgid(pid); err == nil && group == p.cmd.Process.Pid {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // failure is why the server has failed, with what it wrote.

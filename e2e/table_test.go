@@ -101,6 +101,11 @@ func versions() string {
 		{"nginx", []string{program("nginx"), "-v"}, `nginx/(\S+)`},
 		{"Apache", []string{program("apache2"), "-v"}, `Apache/(\S+)`},
 		{"HAProxy", []string{program("haproxy"), "-v"}, `version ([\d.]+)`},
+		{"lighttpd", []string{program("lighttpd"), "-v"}, `lighttpd/(\S+)`},
+		{"Varnish", []string{program("varnishd"), "-V"}, `varnish-(\S+)`},
+		{"Caddy", []string{program("caddy"), "version"}, `v?(\d\S+)`},
+		{"squid", []string{program("squid"), "-v"}, `Version (\S+)`},
+		{"http-proxy", []string{program("node"), "-p", "require('" + nodeModules + "http-proxy/package.json').version"}, `(\S+)`},
 	} {
 		out, _ := exec.Command(c.argv[0], c.argv[1:]...).CombinedOutput()
 		if m := regexp.MustCompile(c.match).FindSubmatch(out); m != nil {
@@ -144,7 +149,8 @@ The columns:
   that the response is not whole. *looks whole*: it does not. *hangs*: the response stays open.
 - *client does not read*: the handler writes up to 64 MB with a SendTimeout of 2 s, flushing and waiting, and the client
   reads nothing until the handler has finished or failed. *absorbed*: the servers in between took it all. ` + "`ErrTimeout`" + `:
-  the handler was told. Then the client reads: *delivered* is everything up to there and a proper end, *cut* a broken one.
+  the handler was told. Then the client reads: *delivered* is everything up to there and a proper end, *cut* a broken one,
+  and if it *hangs* there is none.
 
 What to know besides:
 
