@@ -44,11 +44,7 @@ var apache = &lazy[string]{
 		if err != nil {
 			return "", err
 		}
-		return startApache("apache", "mpm_event", []string{"cgid", "alias", "env", "proxy", "proxy_http", "proxy_fcgi"}, fmt.Sprintf(`
-ThreadsPerChild 16
-StartServers 1
-ServerLimit 1
-MaxRequestWorkers 16
+		return startApache("apache", "mpm_event", []string{"cgid", "alias", "env", "proxy", "proxy_http", "proxy_fcgi"}, fmt.Sprintf(`%s
 ScriptSock %s/cgid.sock
 SetEnv %s %s
 SetEnv REDIRECT_STATUS 200
@@ -59,7 +55,7 @@ ProxyPass /http http://%s/
 ProxyPass /fcgi fcgi://%s/
 ProxyPass /fcgi-flush fcgi://%s/ flushpackets=on
 ProxyPass /fpm-flush unix:%s|fcgi://localhost%s flushpackets=on
-`, filepath.Join(dir, "apache"), "STEPS_SENDTIMEOUT", strings.TrimPrefix(sendTimeout, "STEPS_SENDTIMEOUT="),
+`, oneChild(16), filepath.Join(dir, "apache"), "STEPS_SENDTIMEOUT", strings.TrimPrefix(sendTimeout, "STEPS_SENDTIMEOUT="),
 			bin, sapi, phpCGI, httpAddr, fcgiAddr, strings.Replace(fcgiAddr, "127.0.0.1", "localhost", 1), fpmSock, php.script))
 	},
 }
@@ -80,11 +76,7 @@ func fcgid(name, setting string) *lazy[string] {
 				return "", err
 			}
 			root := filepath.Join(dir, name)
-			return startApache(name, "mpm_event", []string{"alias", "fcgid"}, fmt.Sprintf(`
-ThreadsPerChild 16
-StartServers 1
-ServerLimit 1
-MaxRequestWorkers 16
+			return startApache(name, "mpm_event", []string{"alias", "fcgid"}, fmt.Sprintf(`%[6]s
 FcgidIPCDir %[1]s/sockets
 FcgidProcessTableFile %[1]s/table
 FcgidSpawnScoreUpLimit 1000
@@ -94,7 +86,7 @@ Alias /fcgid %[5]s
 <Location /fcgid>
 	SetHandler fcgid-script
 </Location>
-`, root, "STEPS_SENDTIMEOUT", strings.TrimPrefix(sendTimeout, "STEPS_SENDTIMEOUT="), setting, bin))
+`, root, "STEPS_SENDTIMEOUT", strings.TrimPrefix(sendTimeout, "STEPS_SENDTIMEOUT="), setting, bin, oneChild(16)))
 		},
 	}
 }
@@ -118,6 +110,12 @@ AddType application/x-httpd-php .php
 Alias /php %s
 `, program(apacheModules+"libphp*.so"), php.ini, php.script))
 	},
+}
+
+// oneChild has the event module serve all with one process. Without a number of
+// spare threads that it can have it reports an error a second after its start.
+func oneChild(threads int) string {
+	return fmt.Sprintf("StartServers 1\nServerLimit 1\nThreadsPerChild %[1]d\nMaxRequestWorkers %[1]d\nMinSpareThreads 1\n", threads)
 }
 
 func startApache(name, mpm string, modules []string, conf string) (string, error) {
