@@ -161,7 +161,7 @@ const proxy = require('http-proxy').createProxyServer({target: 'http://' + backe
 proxy.on('error', (err, req, res) => res.headersSent ? res.destroy() : res.writeHead(502).end());
 const listen = (app, at) => require('http').createServer(app).listen(at.split(':')[1], at.split(':')[0]);
 listen((req, res) => proxy.web(req, res), alone);
-const app = require('express')();
+const app = require('express')().disable('x-powered-by');
 app.use(require('compression')());
 app.use((req, res) => proxy.web(req, res));
 listen(app, compressed);

@@ -163,4 +163,8 @@ What to know besides:
   sees the cut.
 - Apache gives a backend's connection to the next request as soon as it has the headers of a response to HEAD. A handler
   that goes on after flushing one holds that request up.
+- Most servers in between do not tell a handler that waits that its client has left: it learns from a write. One that waits for
+  long writes something now and then, as a comment in a stream of events.
+- A client can take a response that was cut for a whole one, or wait for the rest. Where that matters the stream ends with a
+  mark of its own.
 `
