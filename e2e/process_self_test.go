@@ -187,7 +187,7 @@ type starting struct {
 // children before, the run ends, and this does not return.
 func startOne(s starting) (got []string, err error) {
 	if s.ClosedRoot {
-		if err := closeRoot(); err != nil {
+		if err := closeRoot(filepath.Join(s.Dir, "root")); err != nil {
 			return nil, err
 		}
 	}
@@ -241,16 +241,14 @@ func killChildren(server string) error {
 }
 
 // closeRoot gives this process, which has a mount namespace of its own, a root
-// folder that only root and its group may enter.
-func closeRoot() error {
+// folder that only root and its group may enter. It is mounted at root.
+func closeRoot(root string) error {
 	if err := unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""); err != nil {
 		return err
 	}
-	root, err := os.MkdirTemp("", "root")
-	if err != nil {
+	if err := os.Mkdir(root, 0o700); err != nil {
 		return err
 	}
-	defer os.Remove(root)
 	if err := unix.Mount("none", root, "tmpfs", 0, "mode=750"); err != nil {
 		return err
 	}
