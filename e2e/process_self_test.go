@@ -192,6 +192,7 @@ func startOne(s starting) (got []string, err error) {
 		}
 	}
 	dir = s.Dir
+	defer func() { err = errors.Join(append(stopAll(), err)...) }()
 	urls, err := toStart[s.Server].start()
 	if err != nil {
 		return nil, err
@@ -215,7 +216,7 @@ func startOne(s starting) (got []string, err error) {
 		}
 		got = append(got, string(body))
 	}
-	return got, errors.Join(stopAll()...)
+	return got, nil
 }
 
 // killChildren ends the children of a server that has just been started as they
