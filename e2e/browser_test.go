@@ -50,6 +50,9 @@ func progressSite(t *testing.T) (*process, string) {
 	address := regexp.MustCompile(`http://\S+`)
 	for deadline := time.Now().Add(bound); ; time.Sleep(5 * time.Millisecond) {
 		if u := address.FindString(p.log.String()); u != "" {
+			if err := p.ready("tcp"); err != nil {
+				t.Fatal(err)
+			}
 			return p, u
 		}
 		if time.Now().After(deadline) {

@@ -144,6 +144,16 @@ var (
 	progressProgram = built("progress", "github.com/fa492104/flush/examples/progress")
 )
 
+// ofRoot is what the configuration of a server says if root starts it. A server
+// may leave root's rights behind, but not root's group: the root folder of a
+// hardened image is closed to others.
+func ofRoot(setting string) string {
+	if os.Getuid() == 0 {
+		return setting
+	}
+	return ""
+}
+
 // file writes a file into the run's folder.
 func file(name string, content []byte, perm os.FileMode) (string, error) {
 	path := filepath.Join(dir, name)

@@ -58,6 +58,10 @@ func atApache(path string) func(*testing.T) string {
 	return func(t *testing.T) string { return "http://" + routesApache.get(t) + path }
 }
 
+func atFcgid(server *lazy[string], path string) func(*testing.T) string {
+	return func(t *testing.T) string { return "http://" + server.get(t) + "/fcgid" + path }
+}
+
 func atGo(path string) func(*testing.T) string {
 	return func(t *testing.T) string { return "http://" + routesGo.get(t) + path }
 }
@@ -141,6 +145,8 @@ var routes = []route{
 	{"Apache, then nginx", atApache("/nginx/endpoint" + one), held, "nginx", accel, right},
 	{"Apache, then nginx, `proxy_buffering off`", atApache("/nginx-off/endpoint" + one), streamed, "", "", right},
 	{"Apache, then HAProxy", atApache("/haproxy/endpoint" + one), delayed, byKernel, noDelay, right},
+	{"Apache mod_fcgid", atFcgid(apacheFcgid, "/endpoint"+one), held, "Apache httpd", packets, "Apache, but not what of it"},
+	{"Apache mod_fcgid, `FcgidOutputBufferSize 0`", atFcgid(apacheFcgidUnheld, "/endpoint"+one), streamed, "", "", right},
 	{"HAProxy, then Apache mod_proxy_fcgi", at(beforeApache, 0, "/fcgi/endpoint"+one), held, "Apache httpd", packets, right},
 	{"HAProxy, then Apache, `flushpackets=on`", at(beforeApache, 0, "/fcgi-flush/endpoint"+one), delayed, byKernel, noDelay, right},
 	{"HAProxy, `option http-no-delay`, then Apache, `flushpackets=on`", at(beforeApache, 1, "/fcgi-flush/endpoint"+one), streamed, "", "", right},
@@ -158,6 +164,11 @@ var routes = []route{
 	{"Caddy; the response has a Content-Length", at(routesCaddy, 0, "/length"), held, "Caddy", "flush_interval -1", right},
 	{"Caddy, `encode gzip`; lines of 600 bytes", at(routesCaddy, 1, "/endpoint"+wide), zipped, "Caddy", "encode", right},
 	{"Caddy, then nginx", at(routesCaddy, 2, "/default/endpoint"+one), held, "nginx", accel, right},
+	{"squid", at(routesSquid, 0, "/endpoint"+one), streamed, "", "", right},
+	{"Node http-proxy", at(routesNode, 0, "/endpoint"+one), streamed, "", "", right},
+	{"Node http-proxy; the compressor passed by", at(routesNode, 0, "/gzip-never"+one), zipped, byCompr, flushIt, right},
+	{"Express `compression`, then http-proxy, as webpack-dev-server has them", at(routesNode, 1, "/endpoint"+one), zipped, byCompr, "no-transform", right},
+	{"Express `compression`, then http-proxy; `NoProxyBuffering`'s headers", at(routesNode, 1, "/endpoint"+one+"&hints=1"), streamed, "", "", right},
 	{"httputil.ReverseProxy, then nginx, `proxy_buffering off`", atGo("/off/endpoint" + one), streamed, "", "", right},
 	{"httputil.ReverseProxy, then nginx, `proxy_buffering off`; the response has a Content-Length", atGo("/off/length"), held, "nginx", "flush.Inspect", "wrong: nothing shows that it is the ReverseProxy"},
 }
