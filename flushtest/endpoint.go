@@ -87,7 +87,7 @@ func parseMark(line string) (at time.Duration, ok bool) {
 		return 0, false
 	}
 	s, err := strconv.ParseFloat(fields[1], 64)
-	if err != nil {
+	if err != nil || !(s >= 0 && s < 1e6) {
 		return 0, false
 	}
 	return time.Duration(s * float64(time.Second)), true
