@@ -187,8 +187,9 @@ func isText(h http.Header) bool {
 // clock returns the time between parts that come by the clock with several
 // lines each, from the request on, or 0. What holds a stream for a time begins
 // with such a pause, and so do applications that wait before they write. A
-// corked kernel has its own time, and the end of the response does not wait for
-// it.
+// corked kernel has its own time. That counts from the first line on, so that
+// each part but the first takes longer by the wait for a line, and the end of
+// the response does not wait for it.
 func (t *trip) clock() (usual time.Duration, corked bool) {
 	n := len(t.Arrivals)
 	if n < 4 {
@@ -222,6 +223,9 @@ func (t *trip) clock() (usual time.Duration, corked bool) {
 	if 4*regular < 3*len(gaps) || !near(t.Arrivals[0].At) || lines < each*(n-2) {
 		return 0, false
 	}
+	if gap(0) < corkedFor || usual >= corkedForMost {
+		return inMilliseconds(usual), false
+	}
 	pulled := gap(n-1) < usual*3/4 && t.Err == ""
-	return inMilliseconds(usual), usual >= corkedFor && usual < corkedForMost && pulled
+	return inMilliseconds(usual), pulled || gap(0) < corkedFor+together && usual >= gap(0)+together
 }

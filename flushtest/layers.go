@@ -133,7 +133,7 @@ func (f *Finding) blameServer(delay time.Duration) {
 		f.Remedy = "set option http-no-delay in HAProxy's frontend and backend, or defaults."
 		return
 	}
-	s := f.suspect()
+	s, behind := f.suspect()
 	compressor := "a compressor (" + f.Header.Get("Content-Encoding") + ") in the application"
 	_, whole := f.Header["Content-Length"]
 	switch {
@@ -162,11 +162,14 @@ func (f *Finding) blameServer(delay time.Duration) {
 	default:
 		f.Layer = "whatever answers with that status"
 	}
+	if behind != "" {
+		f.Layer += "; behind it is " + behind
+	}
 }
 
 // suspect returns the server nearest to the client that the headers show, or
-// nil. Of another one behind it the remedies are there too.
-func (f *Finding) suspect() *suspect {
+// nil, and the name of one behind it, whose remedies it has too.
+func (f *Finding) suspect() (nearest *suspect, behind string) {
 	var found []suspect
 	for _, s := range suspects {
 		v := strings.ToLower(strings.Join(f.Header.Values(s.header), ", "))
@@ -177,12 +180,12 @@ func (f *Finding) suspect() *suspect {
 	if len(found) > 0 {
 		s := found[0]
 		if i := slices.IndexFunc(found[1:], func(o suspect) bool { return o.header == "X-Powered-By" }); i >= 0 {
-			behind := found[1+i]
-			s.name += ", or behind it " + behind.name
-			s.hold += " Of what is behind it: " + behind.hold
-			s.compress += " Of what is behind it: " + behind.compress
+			o := found[1+i]
+			behind = o.name
+			s.hold += " If it is " + o.name + ": " + o.hold
+			s.compress += " If it is " + o.name + ": " + o.compress
 		}
-		return &s
+		return &s, behind
 	}
 	for _, name := range []string{"Via", "Server", "X-Powered-By"} {
 		if v := f.Header.Get(name); v != "" {
@@ -190,8 +193,8 @@ func (f *Finding) suspect() *suspect {
 				name:     "what says " + name + ": " + short(v),
 				hold:     "look for its setting for response buffering; probe the application without it to be sure.",
 				compress: "switch compression off for the path.",
-			}
+			}, ""
 		}
 	}
-	return nil
+	return nil, ""
 }

@@ -162,8 +162,11 @@ func dribbling(h http.Handler) http.Handler {
 // after waits before it begins.
 func after(d time.Duration, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		time.Sleep(d)
-		h.ServeHTTP(w, r)
+		select {
+		case <-time.After(d):
+			h.ServeHTTP(w, r)
+		case <-r.Context().Done():
+		}
 	})
 }
 
@@ -227,6 +230,19 @@ func counting(h http.Handler, n *int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		*n++
 		h.ServeHTTP(w, r)
+	})
+}
+
+// swallowing is a compressor that sends the headers and keeps all the rest.
+func swallowing(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Accept-Encoding") != "gzip" {
+			h.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Encoding", "gzip")
+		flush.Flush(w, true)
+		h.ServeHTTP(layer{w, io.Discard, ignore}, r)
 	})
 }
 
@@ -341,7 +357,7 @@ func TestProbe(t *testing.T) {
 			verdict: flushtest.Unclear},
 
 		{name: "lines in a corked socket", h: corking(ticker(38, 45*time.Millisecond, "event\n")),
-			verdict: flushtest.Delayed, delay: 200 * time.Millisecond, layer: "HAProxy", remedy: "http-no-delay"},
+			verdict: flushtest.Delayed, delay: 225 * time.Millisecond, layer: "HAProxy", remedy: "http-no-delay"},
 		{name: "lines by the clock, after a tick", h: after(200*time.Millisecond, ticker(10, 200*time.Millisecond, strings.Repeat("event\n", 4))), verdict: flushtest.Unclear},
 		{name: "the same without a pause", h: ticker(10, 200*time.Millisecond, strings.Repeat("event\n", 4)), verdict: flushtest.Streamed},
 
@@ -519,6 +535,13 @@ func TestProbeEndless(t *testing.T) {
 		{"streaming", endless, flushtest.Streamed, "deadline"},
 		{"held", nothing, flushtest.Held, "No response came within 1m0s"},
 		{"headers only", headers, flushtest.Held, "no body within 1m0s"},
+		{"compressed", compressing(endless, true), flushtest.Streamed, "deadline"},
+		{"held by a compressor", compressing(endless, false), flushtest.CompressorHolds, "half of the time"},
+		{"held by a compressor that sends not even its header", swallowing(endless), flushtest.CompressorHolds, "half of the time"},
+		{"compressed and a line late", lagging(flushtest.Endpoint()), flushtest.CompressorHolds, "half of the time"},
+		{"compressed, and nothing to send for a long time", compressing(after(20*time.Second, endless), false), flushtest.Unclear, "could be decoded"},
+		{"compressed behind what holds", with(holding(compressing(endless, true), 0), "Content-Encoding", "gzip"), flushtest.Held, "No response came"},
+		{"an error that comes late", after(30*time.Second, http.NotFoundHandler()), flushtest.Unclear, "status 404"},
 		{"one event", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			time.Sleep(59 * time.Second)
 			io.WriteString(w, "now")
@@ -528,14 +551,15 @@ func TestProbeEndless(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := flushtest.Serve(t, test.h, nil)
+				start := time.Now()
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				p := flushtest.Prober{Client: s.Client()}
-				f, err := p.Probe(ctx, s.URL)
+				f, err := p.Probe(ctx, s.URL+"/?n=10000")
 				if err != nil {
 					t.Fatal(err)
 				}
-				if f.Verdict != test.verdict || f.End != time.Minute || !strings.Contains(f.String(), test.says) {
+				if f.Verdict != test.verdict || f.End < 30*time.Second || time.Since(start) > time.Minute+10*time.Millisecond || !strings.Contains(f.String(), test.says) {
 					t.Errorf("%s: %v", f.Verdict, f)
 				}
 			})
