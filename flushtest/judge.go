@@ -37,7 +37,7 @@ func (t *trip) judge() {
 		t.Why = "the probe itself did not keep up with what came"
 	case t.End < tooShort && len(t.Arrivals) < 3:
 		t.Why = "it was over at once. " + worthIt
-	case t.Err != "" && len(t.Arrivals) < 2:
+	case t.Err != "" && len(t.Arrivals) < 2 && t.Arrivals[0].Until-t.Arrivals[0].At < longWait:
 		t.Why = "it did not end, and only one part of it came. " + worthIt
 	case t.Lines > 0:
 		t.judgeLines()
@@ -97,8 +97,9 @@ func (t *trip) judgeLate(l *lateness) {
 // that could be read came at that time.
 func (t *trip) judgeArrivals(first time.Duration) {
 	ok := t.Status >= 200 && t.Status < 300
+	cut := strings.HasPrefix(t.Err, stopped)
 	switch {
-	case t.Err != "" && !strings.HasPrefix(t.Err, stopped) && len(t.Arrivals) < 3:
+	case t.Err != "" && !cut && len(t.Arrivals) < 3:
 		t.unclear("it broke off")
 		return
 	case t.Err == "" && (first*10 >= t.End*9 || t.End-first <= 2*together && first*4 >= t.End*3):

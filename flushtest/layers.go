@@ -182,8 +182,9 @@ func (f *Finding) suspect() (nearest *suspect, behind string) {
 		if i := slices.IndexFunc(found[1:], func(o suspect) bool { return o.header == "X-Powered-By" }); i >= 0 {
 			o := found[1+i]
 			behind = o.name
-			s.hold += " If it is " + o.name + ": " + o.hold
-			s.compress += " If it is " + o.name + ": " + o.compress
+			name, _, _ := strings.Cut(o.name, ",")
+			s.hold += " If it is " + name + ": " + o.hold
+			s.compress += " If it is " + name + ": " + o.compress
 		}
 		return &s, behind
 	}

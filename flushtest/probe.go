@@ -83,6 +83,7 @@ func (p *Prober) compare(ctx context.Context, client *http.Client, f *Finding) (
 	plain, err := p.fetch(ctx, client, f.URL, "identity")
 	switch {
 	case err != nil || encoded(plain.Header) || plain.Verdict != Streamed && plain.Verdict != Delayed:
+		f.doubt(plain)
 		return 0
 	case f.Verdict == Delayed && plain.Verdict == Delayed:
 		if d := f.Delay - plain.Delay; d >= tooLate {
@@ -90,7 +91,8 @@ func (p *Prober) compare(ctx context.Context, client *http.Client, f *Finding) (
 		}
 		return 0
 	case len(f.readable()) == 0 && !plain.soon(f.End/2):
-		return 0 // there may have been nothing to send
+		f.doubt(plain) // there may have been nothing to send
+		return 0
 	case f.Verdict == Streamed && len(plain.Arrivals) < 3*len(f.Arrivals):
 		return 0
 	case ctx.Err() == nil:
@@ -104,6 +106,14 @@ func (p *Prober) compare(ctx context.Context, client *http.Client, f *Finding) (
 	}
 	f.compressorHolds()
 	return 0
+}
+
+// doubt takes back that nothing came, if that was said after half of the time
+// and something came in the other.
+func (f *Finding) doubt(plain *Finding) {
+	if plain != nil && f.Verdict == Held && f.Err == stopped+errHalfTime.Error() && plain.Verdict != Held {
+		f.Verdict, f.Why = Unclear, "nothing came in the first half of the time, and something in the other"
+	}
 }
 
 func (f *Finding) compressorHolds() { f.Verdict, f.Why, f.Step, f.Delay = CompressorHolds, "", 0, 0 }
