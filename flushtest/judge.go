@@ -35,10 +35,10 @@ func (t *trip) judge() {
 		t.Why = "nothing came"
 	case t.waited > together:
 		t.Why = "the probe itself did not keep up with what came"
-	case t.End < tooShort && len(t.Arrivals) < 3:
-		t.Why = "it was over at once. " + worthIt
 	case t.Err != "" && len(t.Arrivals) < 2 && t.Arrivals[0].Until-t.Arrivals[0].At < longWait:
 		t.Why = "it did not end, and only one part of it came. " + worthIt
+	case t.End < tooShort && len(t.Arrivals) < 3:
+		t.Why = "it was over at once. " + worthIt
 	case t.Lines > 0:
 		t.judgeLines()
 	default:
