@@ -33,7 +33,7 @@ type Finding struct {
 
 	Why   string        `json:"why,omitempty"`      // with Unclear: why it cannot be told
 	Step  int           `json:"step,omitempty"`     // with Stepped: about how many bytes at a time
-	Delay time.Duration `json:"delay_ns,omitempty"` // with Delayed: by how much, for the part in the middle if they are sorted
+	Delay time.Duration `json:"delay_ns,omitempty"` // with Delayed: by how much, in the median of the parts
 
 	// Of the lines of an Endpoint, which say when they were written:
 	Lines  int           `json:"lines,omitempty"`      // how many came

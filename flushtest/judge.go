@@ -228,5 +228,5 @@ func (t *trip) clock() (usual time.Duration, corked bool) {
 		return inMilliseconds(usual), false
 	}
 	pulled := gap(n-1) < usual*3/4 && t.Err == ""
-	return inMilliseconds(usual), pulled || gap(0) < corkedFor+together && usual >= gap(0)+together
+	return inMilliseconds(usual), pulled || gap(0) < corkedFor+2*together && usual >= gap(0)+together
 }

@@ -10,7 +10,8 @@ import (
 )
 
 // A Prober has the settings of a probe. The zero Prober is that of [Probe]. It
-// may be used by several goroutines, and must not be changed meanwhile.
+// may be used by several goroutines, which then call OnArrival, and must not be
+// changed meanwhile.
 type Prober struct {
 	// Client makes the requests. Nil means one of the probe's own, that goes
 	// through the proxy that the environment names, as http.ProxyFromEnvironment.
@@ -21,7 +22,8 @@ type Prober struct {
 	Header http.Header
 
 	// OnArrival is called for each part of the first response as it comes,
-	// before it is known what belongs to it. The probe goes on when it returns.
+	// before it is known what belongs to it. The body goes on meanwhile, up to
+	// 1 MiB of it, and the probe ends when it has returned.
 	OnArrival func(Arrival)
 }
 
@@ -36,7 +38,7 @@ type Prober struct {
 // is held, it is fetched once or twice more with other content types.
 //
 // The end of ctx ends all of it, and an endless stream is judged by what had
-// come; half of the time of a deadline is kept for a stream that is compressed
+// come; half of the time to its deadline is kept for a stream that is compressed
 // and held. What a server sends is not kept but for its size, its headers and
 // 1 MiB at most, and no more than 32 MiB of it are decompressed. The error is
 // that of the request, if there was no answer to judge.

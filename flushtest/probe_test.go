@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -467,6 +469,37 @@ func TestProbeLongPause(t *testing.T) {
 			f, err := p.Probe(t.Context(), s.URL+"/?n=10")
 			if err != nil || f.Verdict != test.verdict {
 				t.Errorf("%v at %v: %v, %v", test.pause, test.at, f, err)
+			}
+		})
+	}
+}
+
+// What is far away is not late: making the connection takes as long. A dialer
+// that says so stands for net.Dialer.
+func TestProbeFarAway(t *testing.T) {
+	const away = 400 * time.Millisecond
+	for _, test := range []struct {
+		connect time.Duration
+		verdict flushtest.Verdict
+	}{
+		{away, flushtest.Streamed},
+		{0, flushtest.Delayed},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := flushtest.Serve(t, flushtest.Endpoint(), &flushtest.ServeOptions{Script: flushtest.Script{Latency: away}})
+			tr := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				trace := httptrace.ContextClientTrace(ctx)
+				trace.ConnectStart(network, address)
+				time.Sleep(test.connect)
+				c, err := s.Listener.Dial(ctx, network, address)
+				trace.ConnectDone(network, address, err)
+				return c, err
+			}}
+			defer tr.CloseIdleConnections()
+			p := flushtest.Prober{Client: &http.Client{Transport: tr}}
+			f, err := p.Probe(t.Context(), s.URL)
+			if err != nil || f.Verdict != test.verdict {
+				t.Errorf("%v, %v; want %s", f, err, test.verdict)
 			}
 		})
 	}
