@@ -96,7 +96,7 @@ func (p *Prober) fetch(ctx context.Context, client *http.Client, url, encoding s
 	t.Head = t.elapsed()
 	t.Proto, t.Status, t.Header = resp.Proto, resp.StatusCode, resp.Header
 	t.Proxy = proxyOf(client, resp.Request)
-	t.read = newText(resp.Header)
+	t.read = newText(ctx, resp.Header)
 	p.body(ctx, cancel, t, resp)
 	t.judge()
 	return &t.Finding, nil
@@ -144,7 +144,7 @@ func proxyOf(client *http.Client, req *http.Request) string {
 // body takes the body as it comes, to its end or that of ctx.
 func (p *Prober) body(ctx context.Context, cancel context.CancelCauseFunc, t *trip, resp *http.Response) {
 	in := t.receive(ctx, resp)
-	half := t.halfTime(ctx)
+	half := p.halfTime(ctx, t)
 	if half != nil {
 		defer half.Stop()
 	}
@@ -185,9 +185,9 @@ func (p *Prober) body(ctx context.Context, cancel context.CancelCauseFunc, t *tr
 // halfTime returns a timer for the middle of the time that there is, if what
 // comes is compressed: a compressor that holds an endless stream shows only
 // beside a response that is not compressed.
-func (t *trip) halfTime(ctx context.Context) *time.Timer {
+func (p *Prober) halfTime(ctx context.Context, t *trip) *time.Timer {
 	end, ok := ctx.Deadline()
-	if !ok || !encoded(t.Header) {
+	if !ok || p.again || !encoded(t.Header) {
 		return nil
 	}
 	return time.NewTimer(time.Until(end) / 2)

@@ -41,7 +41,8 @@ var errTooMuch = errors.New("it decompresses to more than is looked at")
 // flushed.
 var syncMark = []byte{0, 0, 0xff, 0xff}
 
-// feed decodes what p adds to w. After an error it must not be called again.
+// feed decodes what p adds to w. After an error, of w's too, it must not be
+// called again.
 func (g *gunzip) feed(p []byte, w io.Writer) error {
 	g.in = append(g.in, p...)
 	for len(g.in) > 0 {
@@ -103,7 +104,9 @@ func (g *gunzip) member(w io.Writer) (ended bool, err error) {
 		g.done += len(fresh)
 		g.recent = append(g.recent, fresh...)
 		g.recent = g.recent[max(0, len(g.recent)-windowSize):]
-		w.Write(fresh)
+		if _, err := w.Write(fresh); err != nil {
+			return false, err
+		}
 	}
 	switch {
 	case err == io.EOF:

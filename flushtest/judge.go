@@ -51,9 +51,9 @@ func (t *trip) judge() {
 
 const worthIt = "A stream that can be judged lasts a second and sends something several times"
 
-func (t *trip) unclear(why string, args ...any) {
-	t.Verdict, t.Why = Unclear, fmt.Sprintf(why, args...)
-	t.Step, t.Delay, t.corked = 0, 0, false
+func (f *Finding) unclear(why string, args ...any) {
+	f.Verdict, f.Why = Unclear, fmt.Sprintf(why, args...)
+	f.Step, f.Delay, f.corked = 0, 0, false
 }
 
 // judgeLines goes by lines that say when they were written.

@@ -25,6 +25,8 @@ type Prober struct {
 	// before it is known what belongs to it. The body goes on meanwhile, up to
 	// 1 MiB of it, and the probe ends when it has returned.
 	OnArrival func(Arrival)
+
+	again bool // the first request has been made
 }
 
 // Probe fetches a stream and says what it went through on its way to here. It
@@ -58,7 +60,7 @@ func (p *Prober) Probe(ctx context.Context, url string) (*Finding, error) {
 	if err != nil {
 		return nil, err
 	}
-	quiet := &Prober{Header: p.Header}
+	quiet := &Prober{Header: p.Header, again: true}
 	compressor := quiet.compare(ctx, client, f)
 	f.otherType = quiet.retype(ctx, client, f)
 	f.blame(compressor)
@@ -82,7 +84,7 @@ func (p *Prober) compare(ctx context.Context, client *http.Client, f *Finding) (
 		f.compressorHolds()
 		return 0
 	}
-	plain, err := p.fetch(ctx, client, f.URL, "identity")
+	plain, err := p.fetchPlain(ctx, client, f)
 	switch {
 	case err != nil || encoded(plain.Header) || plain.Verdict != Streamed && plain.Verdict != Delayed:
 		f.doubt(plain)
@@ -92,33 +94,45 @@ func (p *Prober) compare(ctx context.Context, client *http.Client, f *Finding) (
 			return d
 		}
 		return 0
-	case len(f.readable()) == 0 && !plain.soon(f.End/2):
-		f.doubt(plain) // there may have been nothing to send
-		return 0
 	case f.Verdict == Streamed && len(plain.Arrivals) < 3*len(f.Arrivals):
 		return 0
-	case ctx.Err() == nil:
-		// The way may have been busy the first time.
-		again, err := p.fetch(ctx, client, f.URL, "gzip")
-		if err == nil && again.Err == "" && encoded(again.Header) && !suspicious(again) {
-			f.Verdict, f.Step, f.Delay = Unclear, 0, 0
-			f.Why = "it was held once, compressed, and not the next time"
-			return 0
-		}
 	}
-	f.compressorHolds()
+	// The way may have been busy the first time, or there was nothing to send.
+	again, err := p.fetch(ctx, client, f.URL, "gzip")
+	switch {
+	case err == nil && again.Verdict == Streamed && !again.coarse():
+		f.unclear("it was held once, compressed, and not the next time")
+	case len(f.readable()) == 0 && (err != nil || !plain.soon(again.End/2)):
+		f.unclear("nothing of it could be read when it was compressed, and it sends too little to tell why")
+	default:
+		f.compressorHolds()
+	}
 	return 0
+}
+
+// fetchPlain fetches the stream without compression. Where it takes all the time
+// that there is, half of what is left is for one more request with.
+func (p *Prober) fetchPlain(ctx context.Context, client *http.Client, f *Finding) (*Finding, error) {
+	if end, ok := ctx.Deadline(); ok && f.Err == stopped+errHalfTime.Error() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(end)/2)
+		defer cancel()
+	}
+	return p.fetch(ctx, client, f.URL, "identity")
 }
 
 // doubt takes back that nothing came, if that was said after half of the time
 // and something came in the other.
 func (f *Finding) doubt(plain *Finding) {
 	if plain != nil && f.Verdict == Held && f.Err == stopped+errHalfTime.Error() && plain.Verdict != Held {
-		f.Verdict, f.Why = Unclear, "nothing came in the first half of the time, and something in the other"
+		f.unclear("nothing came in the first half of the time, and something in the other")
 	}
 }
 
-func (f *Finding) compressorHolds() { f.Verdict, f.Why, f.Step, f.Delay = CompressorHolds, "", 0, 0 }
+func (f *Finding) compressorHolds() {
+	f.unclear("")
+	f.Verdict = CompressorHolds
+}
 
 // readable returns the parts that could be decoded.
 func (f *Finding) readable() []Arrival {

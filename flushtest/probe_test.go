@@ -474,6 +474,51 @@ func TestProbeLongPause(t *testing.T) {
 	}
 }
 
+// A stream whose events are the same for all, and rare, shows nothing through a
+// compressor because there is nothing, and events to a request without one by
+// chance.
+func TestProbeRareEvents(t *testing.T) {
+	for _, test := range []struct {
+		from, to time.Duration // since the beginning of the test
+		flushes  bool
+		verdict  flushtest.Verdict
+	}{
+		{40 * time.Second, time.Hour, true, flushtest.Unclear},
+		{40 * time.Second, 44 * time.Second, true, flushtest.Unclear},
+		{40 * time.Second, 44 * time.Second, false, flushtest.Unclear},
+		{time.Second, time.Hour, true, flushtest.Streamed},
+		{time.Second, time.Hour, false, flushtest.CompressorHolds},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			hub := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				flush.Flush(w, true)
+				tick := time.NewTicker(time.Second)
+				defer tick.Stop()
+				for {
+					select {
+					case <-tick.C:
+					case <-r.Context().Done():
+						return
+					}
+					if d := time.Since(start); d >= test.from && d < test.to {
+						io.WriteString(w, "an event\n")
+						flush.Flush(w, true)
+					}
+				}
+			})
+			s := flushtest.Serve(t, compressing(hub, test.flushes), nil)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			p := flushtest.Prober{Client: s.Client()}
+			f, err := p.Probe(ctx, s.URL)
+			if err != nil || f.Verdict != test.verdict || time.Since(start) > time.Minute+10*time.Millisecond {
+				t.Errorf("events from %v to %v, flushed %t: %v, %v; want %s", test.from, test.to, test.flushes, f, err, test.verdict)
+			}
+		})
+	}
+}
+
 // What is far away is not late: making the connection takes as long. A dialer
 // that says so stands for net.Dialer.
 func TestProbeFarAway(t *testing.T) {

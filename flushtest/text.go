@@ -2,6 +2,7 @@ package flushtest
 
 import (
 	"bytes"
+	"context"
 	"net/http"
 	"strings"
 )
@@ -9,9 +10,10 @@ import (
 // A text is the body as it can be read: it decodes what arrives as far as that
 // goes.
 type text struct {
-	gzip   *gunzip // nil: it is not compressed, or no longer decoded
-	opaque bool    // it cannot be decoded, or no longer
-	err    error   // why it no longer is
+	ctx    context.Context // its end ends a long part
+	gzip   *gunzip         // nil: it is not compressed, or no longer decoded
+	opaque bool            // it cannot be decoded, or no longer
+	err    error           // why it no longer is
 
 	line    []byte // the line that has not ended; only its beginning
 	inLine  bool
@@ -19,8 +21,8 @@ type text struct {
 	n, ends int // since feed began
 }
 
-func newText(h http.Header) *text {
-	t := new(text)
+func newText(ctx context.Context, h http.Header) *text {
+	t := &text{ctx: ctx}
 	switch strings.ToLower(strings.TrimSpace(h.Get("Content-Encoding"))) {
 	case "", "identity":
 	case "gzip", "x-gzip":
@@ -67,5 +69,5 @@ func (t *text) Write(p []byte) (int, error) {
 		}
 		rest = after
 	}
-	return len(p), nil
+	return len(p), t.ctx.Err()
 }

@@ -111,7 +111,7 @@ func (p *program) run(ctx context.Context, args []string) int {
 }
 
 // grace is how long the end of a probe may take, once its time is over.
-const grace = time.Second
+const grace = 2 * time.Second
 
 // probe probes and prints. Who does not read what it prints cannot keep it.
 func (p *program) probe(ctx context.Context, url string, header http.Header, most time.Duration, asJSON bool) int {
