@@ -42,8 +42,11 @@ func (t *text) feed(p []byte, onLine func(string)) (n, lines int, cut bool) {
 	case t.opaque:
 		return len(p), 0, false
 	case t.gzip != nil:
-		if t.err = t.gzip.feed(p, t); t.err != nil {
+		if err := t.gzip.feed(p, t); err != nil {
 			t.gzip, t.opaque = nil, true
+			if t.ctx.Err() == nil {
+				t.err = err
+			}
 		}
 	default:
 		t.Write(p)
@@ -53,7 +56,7 @@ func (t *text) feed(p []byte, onLine func(string)) (n, lines int, cut bool) {
 
 const longLine = 256 // the rest of a longer line is not kept
 
-// Write takes bytes that can be read.
+// Write takes bytes that can be read. It returns an error if nobody wants more.
 func (t *text) Write(p []byte) (int, error) {
 	t.n += len(p)
 	for rest := p; len(rest) > 0; {
