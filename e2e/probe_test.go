@@ -297,7 +297,7 @@ with, as the way may have been busy. What has been compressed counts from when i
 the endpoint is held, it is fetched once or twice more as another content type: some proxies look into what they take for text.
 
 All of it ends after ` + "`-for`" + `, 30 s, or with the first interrupt, and the verdict is about what had come. Of what a server sends the probe
-keeps at most 1 MiB that it has not looked at and decompresses at most 32 MiB. What it prints cannot act on a terminal.
+keeps at most 1 MiB that it has not looked at and decompresses at most 16 MiB. What it prints cannot act on a terminal.
 
 The layer is likely, and not certain: it is the first that the headers show, from the client on. A layer that does not show itself
 cannot be named, and then the remedy ends in taking the way apart. The proxy that the environment names is said to have been

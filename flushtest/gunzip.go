@@ -29,7 +29,7 @@ type gunzip struct {
 }
 
 const (
-	mostWork    = 32 << 20 // of a gunzip
+	mostWork    = 16 << 20 // of a gunzip
 	mostKept    = 1 << 20  // of in: blocks need not decode to anything
 	windowSize  = 32 << 10
 	trailerSize = 8

@@ -19,11 +19,11 @@ import (
 	"github.com/fa492104/flush/flushtest"
 )
 
-// bomb is a gzip body of 64 MiB of newlines.
+// bomb is a gzip body of 20 MiB of newlines.
 var bomb = sync.OnceValue(func() []byte {
 	var b bytes.Buffer
-	z := gzip.NewWriter(&b)
-	for range 64 {
+	z, _ := gzip.NewWriterLevel(&b, gzip.BestSpeed)
+	for range 20 {
 		z.Write(bytes.Repeat([]byte("\n"), 1<<20))
 	}
 	z.Close()

@@ -42,7 +42,7 @@ type Prober struct {
 // The end of ctx ends all of it, and an endless stream is judged by what had
 // come; half of the time to its deadline is kept for a stream that is compressed
 // and held. What a server sends is not kept but for its size, its headers and
-// 1 MiB at most, and no more than 32 MiB of it are decompressed. The error is
+// 1 MiB at most, and no more than 16 MiB of it are decompressed. The error is
 // that of the request, if there was no answer to judge.
 func Probe(ctx context.Context, url string) (*Finding, error) {
 	return new(Prober).Probe(ctx, url)

@@ -60,6 +60,15 @@ const longLine = 256 // the rest of a longer line is not kept
 func (t *text) Write(p []byte) (int, error) {
 	t.n += len(p)
 	for rest := p; len(rest) > 0; {
+		if len(t.line) == 0 {
+			// What decompresses to very much is often nothing but empty lines.
+			text := bytes.TrimLeft(rest, "\n")
+			t.ends += len(rest) - len(text)
+			if t.inLine = false; len(text) == 0 {
+				break
+			}
+			rest = text
+		}
 		line, after, ended := bytes.Cut(rest, []byte("\n"))
 		t.line = append(t.line, line[:min(len(line), max(0, longLine-len(t.line)))]...)
 		t.inLine = !ended
