@@ -141,7 +141,7 @@ func throughLocked[T []byte | string](p *pipe, b T) (n int, err error) {
 // count as accepted one slice at a time; without, they are already. The holder
 // calls it.
 func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err error) {
-	size := sliceSizes{next: firstSlice}
+	size := p.sliceSizes(firstSlice)
 	for len(b) > 0 && p.fail == nil && err == nil {
 		if asks && p.dueLocked() {
 			p.roundLocked()
@@ -190,15 +190,23 @@ type sliceSizes struct {
 	began time.Duration
 }
 
+// sliceSizes begins with first, or more.
+func (p *pipe) sliceSizes(first int) sliceSizes {
+	if p.larger {
+		first = max(first, 2*firstSlice)
+	}
+	return sliceSizes{next: first}
+}
+
 func (s *sliceSizes) begin() { s.began = now() }
 
 func (s *sliceSizes) endLocked(p *pipe) {
 	if p.slow = p.slow || p.down.tookLongLocked(now()-s.began); p.slow {
-		s.next = firstSlice
+		s.next, p.larger = firstSlice, false
 		return
 	}
 	if s.quick++; s.quick == 4 && s.next < lastSlice {
-		s.next, s.quick = 2*s.next, 0
+		s.next, s.quick, p.larger = 2*s.next, 0, true
 	}
 }
 

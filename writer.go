@@ -390,7 +390,7 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 	if f.fail == nil {
 		f.sendHeadersLocked(false)
 	}
-	size := sliceSizes{next: 2 * firstSlice}
+	size := f.sliceSizes(2 * firstSlice)
 	for f.fail == nil && limit != 0 {
 		slice := int64(size.next)
 		if limit > 0 {
