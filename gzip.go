@@ -198,10 +198,10 @@ func (g *gzipper) takeLengthLocked() {
 }
 
 // end returns the end of the stream. Of a stream that has not begun nothing is
-// left, if its headers can still be taken back.
+// left, if its headers can still be taken back, or describe another response.
 func (g *gzipper) end() ([]byte, error) {
 	defer g.release()
-	if !g.begun && !g.head && g.takeBack() {
+	if !g.begun && (g.head || g.takeBack()) {
 		return nil, nil
 	}
 	if err := g.z.Close(); err != nil {
