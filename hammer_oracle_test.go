@@ -302,7 +302,7 @@ func (r *reply) checkFlushed(what string, upTo returned) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for i, n := range upTo {
-		for n > 0 && (r.writers[i].all[n-1].gone || r.writers[i].all[n-1].n <= 0) {
+		for n > 0 && (r.writers[i].all[n-1].gone || r.writers[i].all[n-1].n < 4) {
 			n--
 		}
 		if n == 0 {
@@ -451,6 +451,10 @@ func (r *reply) checkIdle(what string, upTo returned) {
 func (r *reply) checkTime(what string, took time.Duration, kind timeKind, most time.Duration) {
 	slept, long := r.h.waited()
 	send := r.sendTimeout()
+	for i := range r.h.replies {
+		// Whoever waits for the budget waits for the others.
+		send = max(send, r.h.replies[i].sendTimeout())
+	}
 	switch kind {
 	case atOnce:
 		most = 0
@@ -489,7 +493,7 @@ const (
 )
 
 // sendTimeout is the longest time without progress; 0: there is no bound.
-func (r *reply) sendTimeout() time.Duration {
+func (r *replyScript) sendTimeout() time.Duration {
 	switch d := r.opts.SendTimeout; {
 	case d > 0:
 		return d

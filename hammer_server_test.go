@@ -282,23 +282,24 @@ func (s *hammerServer) weather(name string, half func()) (fault, error) {
 // see it, has not been: the netpoller forgets it.
 func (s *hammerServer) block(d time.Duration, stall bool) {
 	h := s.r.h
-	switch most := s.r.sendTimeout(); {
+	most := s.r.sendTimeout()
+	switch {
 	case !stall:
 	case most == 0:
-		d = 3 * time.Millisecond
-	case h.has&hasNoDeadline != 0:
-		d = most*7/2 + time.Duration(mix(s.r.seed)%1000)*time.Microsecond
-		h.mu.Lock()
-		h.long += d
-		h.mu.Unlock()
-	default:
+		stall, d = false, 3*time.Millisecond
+	case h.has&hasNoDeadline == 0:
 		d = forGood
+	default:
+		d = most*7/2 + time.Duration(mix(s.r.seed)%1000)*time.Microsecond
 	}
-	if d < forGood && !(stall && h.has&hasNoDeadline != 0) {
-		h.mu.Lock()
+	h.mu.Lock()
+	switch {
+	case !stall:
 		h.slept += d
-		h.mu.Unlock()
+	case d < forGood:
+		h.long += d
 	}
+	h.mu.Unlock()
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for {
