@@ -399,7 +399,8 @@ func (k *worker) do(o op) {
 	case opSendHeaders:
 		k.call("SendHeaders", waits, 0, f.SendHeaders)
 	case opClean:
-		if err, _ := k.call("Clean", waits, 0, f.Clean); err == nil {
+		// What a filter has said of it does not undo it.
+		if err, returned := k.call("Clean", waits, 0, f.Clean); err == nil || !returned || errors.Is(err, errHammerFalse) {
 			r.allGone()
 		}
 	case opImplicit:
@@ -611,7 +612,7 @@ func (b *hammerBuffer) filter(p []byte, phase flush.Phase) (out []byte, err erro
 		runtime.Gosched()
 	}
 	if dice>>2&7 == 0 {
-		r.h.sleep(time.Duration(dice >> 5 & 255))
+		b.sleep(time.Duration(dice >> 5 & 255))
 	}
 	if has&hasFilterCalls != 0 {
 		b.reenter(dice >> 16)
@@ -638,6 +639,20 @@ func (b *hammerBuffer) filter(p []byte, phase flush.Phase) (out []byte, err erro
 	return p, nil
 }
 
+func (b *hammerBuffer) sleep(d time.Duration) {
+	b.took(d)
+	time.Sleep(d)
+}
+
+// took notes that the filter makes its caller wait for d.
+func (b *hammerBuffer) took(d time.Duration) {
+	h := b.r.h
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.slept += d
+	h.filters += d
+}
+
 // reenter calls the Flusher from inside of a filter.
 func (b *hammerBuffer) reenter(dice uint64) {
 	r := b.r
@@ -656,9 +671,7 @@ func (b *hammerBuffer) reenter(dice uint64) {
 	case 1:
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Microsecond)
 		defer cancel()
-		r.h.mu.Lock()
-		r.h.slept += 100 * time.Microsecond
-		r.h.mu.Unlock()
+		b.took(100 * time.Microsecond)
 		r.f.FlushWait(ctx)
 	case 2:
 		if err := r.f.Close(); err != flush.ErrReentrant {

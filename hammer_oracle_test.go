@@ -301,6 +301,9 @@ func (r *reply) checkFlushed(what string, upTo returned) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.toldLength {
+		return // what a buffer held is beyond the length, and somebody was told
+	}
 	for i, n := range upTo {
 		for n > 0 && (r.writers[i].all[n-1].gone || r.writers[i].all[n-1].n < 4) {
 			n--
@@ -450,30 +453,36 @@ func (r *reply) checkIdle(what string, upTo returned) {
 // checkTime is what must hold of how long a call took.
 func (r *reply) checkTime(what string, took time.Duration, kind timeKind, most time.Duration) {
 	slept, long := r.h.waited()
+	has := r.h.has
 	send := r.sendTimeout()
-	for i := range r.h.replies {
-		// Whoever waits for the budget waits for the others.
-		send = max(send, r.h.replies[i].sendTimeout())
-	}
 	switch kind {
-	case atOnce:
-		most = 0
+	case atOnce, byThen:
+		// What a filter takes is the time of the caller who has it run.
+		if has&hasBuffers != 0 {
+			most += r.h.filtersTook()
+		}
 	case bounded, ends:
+		if has&hasBudget != 0 && send == 0 {
+			return // without a bound of its own it waits for others that hold something
+		}
 		// A response has failed after one stretch without progress, and a
 		// sixteenth. Where the wait alone ends, each has its own: in line for the
 		// pen, for room or the budget, for the carrier, for an implicit flush;
 		// and in line for the buffers, behind all who have to wait for those.
 		factor := time.Duration(1)
-		if r.h.has&hasBudget != 0 {
+		if has&hasBudget != 0 {
 			factor = 3
 		}
-		if r.h.has&hasNoDeadline != 0 {
+		if has&hasNoDeadline != 0 {
 			factor = 4
-			if r.h.has&hasBuffers != 0 {
+			if has&hasBuffers != 0 {
 				factor *= 8
 			}
 		}
 		most = slept + factor*(send+send/16) + r.write + r.uploadTime() + time.Millisecond
+		if r.write > 0 && r.opts.SendTimeout == 0 && has&hasDeadline != 0 {
+			most += time.Hour // the handler's own deadline in the place of the server's
+		}
 		if kind == ends {
 			most += long
 		}

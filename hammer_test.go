@@ -123,6 +123,7 @@ type hammerRun struct {
 	clock   int64 // counts what happens, for what came before what
 	working map[*call]struct{}
 	slept   time.Duration // by servers and filters on purpose, never for long
+	filters time.Duration // by filters alone
 	long    time.Duration // by servers that cannot be unblocked
 }
 
@@ -244,6 +245,12 @@ func (h *hammerRun) waited() (slept, long time.Duration) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.slept, h.long
+}
+
+func (h *hammerRun) filtersTook() time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.filters
 }
 
 // A call is one that has not returned.
