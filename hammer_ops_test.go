@@ -28,10 +28,9 @@ type reply struct {
 	f      *flush.Flusher
 	cancel func()
 
-	uploads chan struct{} // closed when a stalled upload goes on
-	buffers atomic.Bool   // somebody has begun to open a buffer
-	tried   atomic.Bool   // TryWrite has been called
-	ended   atomic.Bool   // the response has ended
+	buffers atomic.Bool // somebody has begun to open a buffer
+	tried   atomic.Bool // TryWrite has been called
+	ended   atomic.Bool // the response has ended
 
 	mu         sync.Mutex
 	writers    []*writer
@@ -48,7 +47,7 @@ type reply struct {
 }
 
 func newReply(h *hammerRun, i int) *reply {
-	r := &reply{replyScript: h.replies[i], h: h, id: i, cancel: func() {}, uploads: make(chan struct{})}
+	r := &reply{replyScript: h.replies[i], h: h, id: i, cancel: func() {}}
 	r.method = r.replyScript.method(h.has)
 	r.server, r.w = newHammerServer(r)
 	r.opts.OnClose = r.onClose
@@ -189,13 +188,7 @@ func (r *reply) handle(workers *sync.WaitGroup) {
 		time.Sleep(r.early)
 	} else {
 		mine.Wait()
-		if !r.bodyEnds {
-			close(r.uploads)
-		}
 		r.rest()
-	}
-	if r.early >= 0 && !r.bodyEnds {
-		time.AfterFunc(time.Second, func() { close(r.uploads) })
 	}
 	k := &worker{r: r, name: fmt.Sprintf("%d.handler", r.id)}
 	switch r.ending {
@@ -224,8 +217,7 @@ func (r *reply) rest() {
 		return
 	}
 	r.server.calm.Store(true)
-	stalls := 4*r.sendTimeout() + time.Second // those under way end
-	time.Sleep(stalls)
+	time.Sleep(6*r.sendTimeout() + 2*time.Second) // stalls that are under way end
 	upTo := r.known()
 	if r.f.FlushAsync() != nil || r.ended.Load() {
 		return

@@ -391,7 +391,7 @@ func newHammerBody(r *reply) *hammerBody {
 			b.pieces <- 10
 		}
 		if !r.bodyEnds {
-			<-r.uploads
+			time.Sleep(5*r.sendTimeout() + time.Second) // for all that we know for good
 		}
 	}()
 	return b
