@@ -32,6 +32,8 @@ type reply struct {
 	tried   atomic.Bool // TryWrite has been called
 	ended   atomic.Bool // the response has ended
 
+	abortedAt atomic.Int64 // when Abort was first called, counted from the begin of the run; 0: never
+
 	mu         sync.Mutex
 	writers    []*writer
 	floor2     returned
@@ -323,7 +325,6 @@ func (k *worker) do(o op) {
 		runtime.Gosched()
 		return
 	}
-	waits := bounded
 	body := len(r.replyScript.body) > 0
 	holds := r.h.has&hasHTTP10 != 0
 	switch o.kind {
@@ -381,7 +382,7 @@ func (k *worker) do(o op) {
 	case opFlushAll:
 		wait := o.n&1 == 0
 		upTo := r.soFar()
-		k.flush(fmt.Sprintf("FlushAll(%v)", wait), waits, 0, wait, upTo, func() error {
+		k.flush(fmt.Sprintf("FlushAll(%v)", wait), bounded, 0, wait, upTo, func() error {
 			err := f.FlushAll(wait)
 			if err == nil {
 				r.onFloor2(upTo)
@@ -389,10 +390,10 @@ func (k *worker) do(o op) {
 			return err
 		})
 	case opSendHeaders:
-		k.call("SendHeaders", waits, 0, f.SendHeaders)
+		k.call("SendHeaders", bounded, 0, f.SendHeaders)
 	case opClean:
 		// What a filter has said of it does not undo it.
-		if err, returned := k.call("Clean", waits, 0, f.Clean); err == nil || !returned || errors.Is(err, errHammerFalse) {
+		if err, returned := k.call("Clean", bounded, 0, f.Clean); err == nil || !returned || errors.Is(err, errHammerFalse) {
 			r.allGone()
 		}
 	case opImplicit:
@@ -402,11 +403,11 @@ func (k *worker) do(o op) {
 		if d := [...]time.Duration{0, -time.Millisecond, time.Millisecond, 10 * time.Millisecond, time.Hour, time.Hour}[o.n%6]; d != 0 {
 			at = time.Now().Add(d)
 		}
-		k.call("SetWriteDeadline", waits, 0, func() error { return f.SetWriteDeadline(at) })
+		k.call("SetWriteDeadline", bounded, 0, func() error { return f.SetWriteDeadline(at) })
 	case opDuplex:
-		k.call("EnableFullDuplex", waits, 0, f.EnableFullDuplex)
+		k.call("EnableFullDuplex", bounded, 0, f.EnableFullDuplex)
 	case opHijack:
-		k.call("Hijack", waits, 0, func() error {
+		k.call("Hijack", bounded, 0, func() error {
 			conn, _, err := f.Hijack()
 			if err == nil {
 				conn.Close()
@@ -418,13 +419,14 @@ func (k *worker) do(o op) {
 	case opBufFlush, opBufClean, opBufClose, opBufDiscard:
 		k.buffer(o)
 	case opAbort:
+		r.abortedAt.CompareAndSwap(0, max(int64(time.Since(r.h.began)), 1))
 		k.call("Abort", ends, 0, func() error { f.Abort(errHammerAbort); return nil })
 	case opClose:
 		k.call("Close", ends, 0, f.Close)
 	case opStatus:
 		k.call("WriteHeader", atOnce, 0, func() error { f.WriteHeader([]int{200, 404, 204, 500}[o.n%4]); return nil })
 	case opInform:
-		k.call("WriteHeader(103)", waits, 0, func() error { f.WriteHeader(103); return nil })
+		k.call("WriteHeader(103)", bounded, 0, func() error { f.WriteHeader(103); return nil })
 	case opReadBody:
 		if body {
 			k.call("Body.Read", byThen, forGood, func() error { _, err := r.req.Body.Read(make([]byte, 100)); return err })

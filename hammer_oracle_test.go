@@ -360,10 +360,33 @@ func (r *reply) check() {
 	if st.Pushes > st.Flushes+1 || st.Pushes > int64(s.flushes) {
 		r.report("count", "%d pushes for %d flushes, the server saw %d", st.Pushes, st.Flushes, s.flushes)
 	}
+	r.checkFailureLocked()
 	if r.method == http.MethodHead || s.wire.broken {
 		return
 	}
 	r.checkWireLocked(st, hijacked)
+}
+
+// checkFailureLocked is that nobody fails who keeps up.
+func (r *reply) checkFailureLocked() {
+	s, err, has := r.server, r.f.Err(), r.h.has
+	if r.panicked != nil || r.exited {
+		return // the cause may be the context's
+	}
+	switch {
+	case errors.Is(err, flush.ErrOverBudget):
+		if s.longest < 100*time.Millisecond {
+			r.report("early", "%v, and no call of the server took longer than %v", err, s.longest)
+		}
+	case errors.Is(err, flush.ErrTimeout):
+		if has&(hasBudget|hasDeadline) == 0 && r.write == 0 && (r.opts.SendTimeout < 0 || s.longest < r.sendTimeout()) {
+			r.report("early", "%v, and no call of the server took longer than %v", err, s.longest)
+		}
+	case errors.Is(err, flush.ErrClientGone):
+		if s.failure == nil && r.method != http.MethodHead {
+			r.report("early", "%v, and the server has not failed", err)
+		}
+	}
 }
 
 // excess is how much a FollowFlush buffer, or TryWrite, may bring beyond the
@@ -461,7 +484,14 @@ func (r *reply) checkTime(what string, took time.Duration, kind timeKind, most t
 		if has&hasBuffers != 0 {
 			most += r.h.filtersTook()
 		}
-	case bounded, ends:
+	case waits, bounded, ends:
+		if at := r.abortedAt.Load(); at > 0 && kind == waits && has&hasNoDeadline != 0 && has&hasBuffers == 0 && send > 0 {
+			// Only a carrier calls such a server, and the caller must not wait
+			// for that once the response has failed.
+			if late := time.Since(r.h.began) - time.Duration(at); min(late, took) > 0 {
+				r.report("late", "%s returned %v after Abort", what, late)
+			}
+		}
 		if has&hasBudget != 0 && send == 0 {
 			return // without a bound of its own it waits for others that hold something
 		}
@@ -497,6 +527,7 @@ type timeKind int
 const (
 	atOnce  timeKind = iota // it may not wait for anything
 	byThen                  // it has its own time
+	waits                   // as bounded, and it only waits where calls of the server cannot be ended
 	bounded                 // it may wait as long as the send timeout lets it
 	ends                    // it may wait for the server, too, if that cannot be unblocked
 )

@@ -37,7 +37,8 @@ type hammerServer struct {
 	failure  error // what a call failed with that must have been the last
 	refused  bool  // bytes were refused: there is a gap where they would be
 	panicked bool
-	until    time.Time // the deadline
+	longest  time.Duration // call
+	until    time.Time     // the deadline
 	wire     wire
 	body     *hammerBody
 }
@@ -208,8 +209,12 @@ func (s *hammerServer) begin(name string) func() {
 	}
 	s.mu.Unlock()
 	s.r.h.note("%d: server %s {", s.r.id, name)
+	began := time.Now()
 	return func() {
 		s.r.h.note("%d: server %s }", s.r.id, name)
+		s.mu.Lock()
+		s.longest = max(s.longest, time.Since(began))
+		s.mu.Unlock()
 		s.inside.Store(nil)
 	}
 }

@@ -58,6 +58,9 @@ func TestHammer(t *testing.T) {
 	defer log.SetOutput(os.Stderr)
 	ignored := strings.Split(*hammerIgnore, ",")
 	first, n := *hammerFirst, uint64(*hammerSeeds)
+	if testing.Short() {
+		n = min(n, 100)
+	}
 	if *hammerSeed != 0 {
 		first, n = *hammerSeed, 1
 	}
