@@ -25,6 +25,7 @@ type reply struct {
 	server *hammerServer
 	w      http.ResponseWriter
 	req    *http.Request
+	below  http.ResponseWriter // as the handler got it
 	f      *flush.Flusher
 	cancel func()
 
@@ -146,6 +147,7 @@ func (r *reply) serve() {
 		}()
 		flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 			r.f, _ = flush.From(w)
+			r.below = w
 			r.req = req
 			r.handle(&workers)
 		}), &r.opts).ServeHTTP(r.w, r.req)
@@ -165,6 +167,12 @@ func (r *reply) serve() {
 }
 
 func (r *reply) over() {
+	if name := r.server.inside.Load(); name != nil {
+		r.report("after the end", "%s is under way", *name)
+	}
+	if r.server.pushing.Load() > 0 {
+		r.report("after the end", "Push is under way")
+	}
 	r.server.over.Store(true)
 	r.ended.Store(true)
 }
@@ -226,21 +234,20 @@ func (r *reply) rest() {
 	}
 	time.Sleep(time.Second)
 	r.checkIdle("FlushAsync and then silence", upTo)
-	if d := r.opts.FlushInterval; d > 0 && r.f.Level() == 0 {
-		w := r.newWriter()
-		if w == nil {
-			return
-		}
-		rec := r.begins(w, 10)
-		n, err := r.f.Write(rec.data)
-		r.ends(rec, n)
-		if err != nil {
-			return
-		}
-		upTo := r.known()
-		time.Sleep(d + time.Millisecond)
-		r.checkIdle("FlushInterval and silence", upTo)
+	d := r.opts.FlushInterval
+	w := r.newWriter()
+	if d <= 0 || r.f.Level() > 0 || w == nil {
+		return
 	}
+	k := &worker{r: r, name: fmt.Sprintf("%d.handler", r.id), w: w}
+	if r.h.has&hasReadFrom != 0 {
+		k.readFrom("ReadFrom(file)", 1, 1000, func(p []byte, _ int) io.Reader { return hammerFile{bytes.NewReader(p)} })
+	} else {
+		k.write("Write", waits, 10, r.f.Write)
+	}
+	upTo = r.known()
+	time.Sleep(d + time.Millisecond)
+	r.checkIdle("FlushInterval and then silence", upTo)
 }
 
 // A worker is a goroutine that does what a script says.
@@ -427,6 +434,21 @@ func (k *worker) do(o op) {
 		k.call("WriteHeader", atOnce, 0, func() error { f.WriteHeader([]int{200, 404, 204, 500}[o.n%4]); return nil })
 	case opInform:
 		k.call("WriteHeader(103)", bounded, 0, func() error { f.WriteHeader(103); return nil })
+	case opRoll:
+		if d := r.sendTimeout() / 150; d > 0 && d < time.Second/10 {
+			for range 200 {
+				k.call("SetWriteDeadline", bounded, 0, func() error { return f.SetWriteDeadline(time.Now().Add(time.Hour)) })
+				time.Sleep(d)
+			}
+		}
+	case opPush:
+		p, ok := any(f).(http.Pusher)
+		if !ok {
+			p, ok = r.below.(http.Pusher)
+		}
+		if ok {
+			k.call("Push", bounded, 0, func() error { return p.Push("/", nil) })
+		}
 	case opReadBody:
 		if body {
 			k.call("Body.Read", byThen, forGood, func() error { _, err := r.req.Body.Read(make([]byte, 100)); return err })

@@ -54,6 +54,7 @@ const (
 	hasLeave
 	hasWriteTimeout
 	hasSAPI
+	hasPush
 )
 
 // features says how many of 100 seeds have each.
@@ -101,6 +102,7 @@ var features = []struct {
 	{hasLeave, "leave", 15, "the server's context ends"},
 	{hasWriteTimeout, "writetimeout", 12, "http.Server.WriteTimeout"},
 	{hasSAPI, "sapi", 15, "another profile"},
+	{hasPush, "push", 10, "Push"},
 }
 
 func featureNames() (names []string) {
@@ -232,6 +234,8 @@ const (
 	opStatus
 	opInform
 	opReadBody
+	opRoll
+	opPush
 	opLook
 )
 
@@ -270,6 +274,8 @@ var ops = []struct {
 	{opStatus, "WriteHeader", 1, hasStatus},
 	{opInform, "WriteHeader(103)", 1, hasStatus},
 	{opReadBody, "Body.Read", 4, hasBody},
+	{opRoll, "SetWriteDeadline, again and again", 1, hasDeadline},
+	{opPush, "Push", 2, hasPush},
 	{opLook, "Stats", 2, 0},
 }
 
@@ -365,6 +371,9 @@ func newReplyScript(rnd *rand.Rand, has feature, budget *flush.Budget) replyScri
 				r.faults[at] = f.fault
 			}
 		}
+	}
+	if at := rnd.IntN(20); rnd.IntN(3) == 0 && has&hasServerPanic != 0 && has&hasRefuse != 0 {
+		r.faults[at], r.faults[at+1] = faultRefuse, faultPanic // a write, and the flush that follows it
 	}
 	for range 2 + rnd.IntN(3) {
 		var script []op

@@ -25,6 +25,7 @@ type hammerServer struct {
 	inside   atomic.Pointer[string] // the call that is under way
 	over     atomic.Bool            // the response has ended: nobody may call
 	hijacked atomic.Bool
+	pushing  atomic.Int32
 	calm     atomic.Bool // nothing goes wrong or takes time any more
 
 	mu       sync.Mutex
@@ -111,6 +112,7 @@ func (l connLayer) EnableFullDuplex() error {
 func (l connLayer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	defer l.begin("Hijack")()
 	l.setDeadline(time.Time{}) // as net/http
+	l.r.h.sleep(time.Duration(mix(l.r.seed)&127) * time.Microsecond)
 	if _, err := l.weather("Hijack", nil); err != nil {
 		return nil, nil, err
 	}
@@ -123,6 +125,15 @@ func (l connLayer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	a, b := net.Pipe()
 	b.Close()
 	return a, bufio.NewReadWriter(bufio.NewReader(a), bufio.NewWriter(a)), nil
+}
+
+// Push may be called beside the others, as HTTP/2 has it.
+func (l connLayer) Push(string, *http.PushOptions) error {
+	l.touched("Push")
+	l.pushing.Add(1)
+	defer l.pushing.Add(-1)
+	l.r.h.sleep(time.Duration(mix(l.r.seed)&255) * time.Microsecond)
+	return nil
 }
 
 type readFromLayer struct{ hammerLayer }
@@ -315,6 +326,9 @@ func (s *hammerServer) block(d time.Duration, stall bool) {
 		case <-h.over:
 			return
 		case <-s.deadline.Passed():
+			if h.has&hasDeadline != 0 {
+				h.sleep(time.Duration(mix(s.r.seed)&511) * time.Microsecond) // it is slow to run
+			}
 			if s.pastDeadline() {
 				return
 			}
