@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -90,11 +91,11 @@ func (r *reply) String() string {
 }
 
 func (h *hammerRun) String() string {
-	s := h.has.String()
+	lines := []string{h.has.String()}
 	for i := range h.replies {
-		s += fmt.Sprintf("\n\t%d: %v", i, &reply{replyScript: h.replies[i]})
+		lines = append(lines, fmt.Sprintf("%d: %v", i, &reply{replyScript: h.replies[i]}))
 	}
-	return s
+	return strings.Join(lines, "\n\t")
 }
 
 func (r *reply) report(kind, format string, args ...any) {
