@@ -228,7 +228,7 @@ func (r *reply) rest() {
 		return
 	}
 	r.server.calm.Store(true)
-	time.Sleep(6*r.sendTimeout() + 2*time.Second) // stalls that are under way end
+	time.Sleep((2*r.h.stretches()+6)*r.sendTimeout() + 2*time.Second) // stalls that are under way end
 	upTo := r.known()
 	if r.f.FlushAsync() != nil || r.ended.Load() {
 		return

@@ -495,20 +495,7 @@ func (r *reply) checkTime(what string, took time.Duration, kind timeKind, most t
 		if has&hasBudget != 0 && send == 0 {
 			return // without a bound of its own it waits for others that hold something
 		}
-		// A response has failed after one stretch without progress, and a
-		// sixteenth. Where the wait alone ends, each has its own: in line for the
-		// pen, for room or the budget, for the carrier, for an implicit flush;
-		// and in line for the buffers, behind all who have to wait for those.
-		factor := time.Duration(1)
-		if has&hasBudget != 0 {
-			factor = 3
-		}
-		if has&hasNoDeadline != 0 {
-			factor = 4
-			if has&hasBuffers != 0 {
-				factor *= 8
-			}
-		}
+		factor := r.h.stretches()
 		most = slept + factor*(send+send/16) + r.write + r.uploadTime() + time.Millisecond
 		if r.write > 0 && r.opts.SendTimeout == 0 && has&hasDeadline != 0 {
 			most += time.Hour // the handler's own deadline in the place of the server's
@@ -520,6 +507,25 @@ func (r *reply) checkTime(what string, took time.Duration, kind timeKind, most t
 	if took > most {
 		r.report("late", "%s took %v, more than %v", what, took, most)
 	}
+}
+
+// stretches is how many stretches of the send timeout a call may take. A
+// response has failed after one, and a sixteenth of it. Where the wait alone
+// ends, each has its own: in line for the pen, for room or the budget, for the
+// carrier, for an implicit flush; and in line for the buffers, behind all who
+// have to wait for those.
+func (h *hammerRun) stretches() time.Duration {
+	n := time.Duration(1)
+	if h.has&hasBudget != 0 {
+		n = 3
+	}
+	if h.has&hasNoDeadline != 0 {
+		n = 4
+		if h.has&hasBuffers != 0 {
+			n *= 8
+		}
+	}
+	return n
 }
 
 type timeKind int

@@ -307,7 +307,7 @@ func (s *hammerServer) block(d time.Duration, stall bool) {
 	case h.has&hasNoDeadline == 0:
 		d = forGood
 	default:
-		d = most*7/2 + time.Duration(mix(s.r.seed)%1000)*time.Microsecond
+		d = most*(h.stretches()+2) + time.Duration(mix(s.r.seed)%1000)*time.Microsecond
 	}
 	h.mu.Lock()
 	switch {

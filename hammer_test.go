@@ -87,6 +87,9 @@ func TestHammer(t *testing.T) {
 			if bad <= 10 || !*hammerAll {
 				t.Errorf("seed %d (-hammer.seed %d): %v\n%s", seed, seed, run, joinFindings(found))
 			}
+			if kinds["hang"] {
+				t.Fatal("what hangs takes too long to do it again")
+			}
 			if bad == 10 && !*hammerAll {
 				t.Fatal("that is enough")
 			}
