@@ -155,12 +155,24 @@ func (h *hammerRun) hammer(t *testing.T) []finding {
 	select {
 	case <-done:
 	case <-timer.C:
-		p := make([]byte, 1<<20)
-		h.report("hang", "it spins or waits for a lock, for good:\n%s", p[:runtime.Stack(p, true)])
+		h.report("hang", "it spins or waits for a lock, for good:\n%s", busyStacks())
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.found)
+}
+
+// busyStacks returns the stacks of goroutines in bubbles that wait for nothing
+// that a bubble knows.
+func busyStacks() string {
+	var busy []string
+	for _, stack := range goroutines() {
+		first, _, _ := strings.Cut(stack, "\n")
+		if strings.Contains(first, "synctest bubble") && !strings.Contains(first, "(durable)") {
+			busy = append(busy, stack)
+		}
+	}
+	return strings.Join(busy, "\n\n")
 }
 
 // forGood is how long nothing takes unless it is stuck.
