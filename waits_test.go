@@ -224,6 +224,21 @@ const (
 
 // outcomes are those of a cell.
 func (k waitKind) outcomes(reason string, deadlines bool) []waitOutcome {
+	if k == forTurn {
+		// Whoever has the turn ends as one who waits for his bytes does. Then
+		// buffers go on, even those of a response that has failed.
+		var all []waitOutcome
+		for _, o := range forBytes.outcomes(reason, deadlines) {
+			all = append(all, o, waitOutcome{nil, o.at}, waitOutcome{flush.ErrBufferClosed, o.at})
+		}
+		if reason == whyCloses || reason == whyClosesWell {
+			all = append(all, waitOutcome{flush.ErrClosed, waitHappens}, waitOutcome{flush.ErrClosed, all[0].at})
+		}
+		if reason == whyCloses {
+			all = append(all, waitOutcome{errAny, waitLimit}) // the response was cut
+		}
+		return all
+	}
 	switch reason {
 	case whyLives, whyHalfOpen:
 		if k == forBudget && reason == whyHalfOpen {
@@ -247,16 +262,13 @@ func (k waitKind) outcomes(reason string, deadlines bool) []waitOutcome {
 		}
 		return []waitOutcome{{flush.ErrClientGone, waitHappens}}
 	case whyAborts:
-		switch {
-		case k == forEnd && !deadlines:
+		if k == forEnd && !deadlines {
 			return []waitOutcome{{errWaitCause, waitLate}}
-		case k == forTurn:
-			return []waitOutcome{{errWaitCause, waitHappens}, {flush.ErrBufferClosed, waitHappens}}
 		}
 		return []waitOutcome{{errWaitCause, waitHappens}}
 	case whyCloses:
 		switch k {
-		case forBaton, forTurn:
+		case forBaton:
 			return []waitOutcome{{flush.ErrTimeout, waitLimit}, {flush.ErrClosed, waitHappens}}
 		case forPen, forBudget, forAcks:
 			return []waitOutcome{{flush.ErrClosed, waitHappens}}
@@ -268,8 +280,8 @@ func (k waitKind) outcomes(reason string, deadlines bool) []waitOutcome {
 		return []waitOutcome{{flush.ErrTimeout, waitLimit}}
 	case whyClosesWell:
 		switch k {
-		case forBaton, forTurn:
-			return []waitOutcome{{nil, waitGoesOn}, {flush.ErrClosed, waitGoesOn}, {flush.ErrClosed, waitHappens}, {flush.ErrBufferClosed, waitGoesOn}}
+		case forBaton:
+			return []waitOutcome{{nil, waitGoesOn}, {flush.ErrClosed, waitGoesOn}, {flush.ErrClosed, waitHappens}}
 		case forPen, forBudget, forAcks:
 			return []waitOutcome{{flush.ErrClosed, waitHappens}}
 		}
@@ -280,8 +292,6 @@ func (k waitKind) outcomes(reason string, deadlines bool) []waitOutcome {
 			return []waitOutcome{{http.ErrHijacked, waitHappens}}
 		case forEnd:
 			return []waitOutcome{{nil, waitGoesOn}}
-		case forTurn:
-			return []waitOutcome{{nil, waitGoesOn}, {http.ErrHijacked, waitGoesOn}, {flush.ErrBufferClosed, waitGoesOn}}
 		}
 		return []waitOutcome{{nil, waitGoesOn}, {http.ErrHijacked, waitGoesOn}}
 	case whyCancels:
@@ -366,7 +376,7 @@ func (s deadlineWaitSink) SetWriteDeadline(t time.Time) error { s.wd.Set(t); ret
 // newWaiter starts the handler of a response, which returns with end.
 func newWaiter(t *testing.T, row *waitRow, deadlines bool) (e *waiter, end func()) {
 	e = &waiter{t: t, row: row, s: waitSink{newSink(t)}, conn: new(flush.FakeConn)}
-	ctx, leave := context.WithCancel(context.WithValue(t.Context(), http.LocalAddrContextKey, net.Addr(nil)))
+	ctx, leave := context.WithCancel(context.WithValue(t.Context(), http.LocalAddrContextKey, &net.TCPAddr{}))
 	e.leave = leave
 	if row.in[0] == "FlushAcked" || row.in[0] == "drainLocked" {
 		ctx = e.conn.WithConn(ctx)
@@ -572,7 +582,7 @@ func stays(reason string, deadlines bool) bool {
 func (e *waiter) settle() {
 	e.open()
 	if !e.row.quiet {
-		must(e.t, e.f.FlushAsync())
+		must(e.t, e.f.FlushWait(noContext))
 	}
 	synctest.Wait()
 }
@@ -686,7 +696,7 @@ func waitRows() []*waitRow {
 	}
 	rows := []*waitRow{
 		// Writes.
-		{name: "Write at MaxPending", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, stall: (*waiter).fill, step: 4100,
+		{name: "Write at MaxPending", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, stall: (*waiter).fill,
 			call: func(e *waiter) error { return e.write(100) }},
 		{name: "Write at MaxPending, a large one", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, stall: (*waiter).fill, step: 4100,
 			call: func(e *waiter) error { return e.write(20_000) }},
@@ -704,16 +714,16 @@ func waitRows() []*waitRow {
 			call: func(e *waiter) error { _, err := e.f.ReadFrom(e.file()); return err }},
 		{name: "ReadFrom a file in line", in: [2]string{"takePenLocked", "takePenLocked"}, kind: forPen, opts: full, stall: (*waiter).begun,
 			call: func(e *waiter) error { _, err := e.f.ReadFrom(e.file()); return err }},
-		{name: "ReadFrom another source", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, stall: (*waiter).fill, step: 4100,
+		{name: "ReadFrom another source", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, stall: (*waiter).fill,
 			call: func(e *waiter) error { _, err := e.f.ReadFrom(strings.NewReader("source")); return err }},
 
 		// Flushes.
 		{name: "FlushWait, the plain way", in: [2]string{"flushPlain", "flushWaitLocked"}, setup: (*waiter).stream, stall: (*waiter).held, call: flushWait},
 		{name: "FlushWait of several blocks", in: [2]string{inServerCall, "flushWaitLocked"}, opts: flush.Options{BufferSize: 20_000}, stall: put(10_000), step: 4100, call: flushWait},
-		{name: "FlushWait behind the carrier", in: [2]string{"flushWaitLocked", "flushWaitLocked"}, stall: (*waiter).behind, step: 1, call: flushWait},
+		{name: "FlushWait behind the carrier", in: [2]string{"flushWaitLocked", "flushWaitLocked"}, stall: (*waiter).behind, step: 2, call: flushWait},
 		{name: "FlushWait with a context", in: [2]string{"flushWaitLocked", "flushWaitLocked"}, stall: (*waiter).held, own: true,
 			call: func(e *waiter) error { return e.f.FlushWait(e.ctx) }},
-		{name: "FlushWait with a context behind the carrier", in: [2]string{"flushWaitLocked", "flushWaitLocked"}, stall: (*waiter).behind, step: 1, own: true,
+		{name: "FlushWait with a context behind the carrier", in: [2]string{"flushWaitLocked", "flushWaitLocked"}, stall: (*waiter).behind, step: 2, own: true,
 			call: func(e *waiter) error { return e.f.FlushWait(e.ctx) }},
 		{name: "FlushError", in: [2]string{inServerCall, "flushWaitLocked"}, stall: (*waiter).held, call: func(e *waiter) error { return e.f.FlushError() }},
 		{name: "flush.Flush", in: [2]string{"flushWaitLocked", "flushWaitLocked"}, stall: (*waiter).behind, call: func(e *waiter) error { return flush.Flush(e.f, true) }},
@@ -760,25 +770,24 @@ func waitRows() []*waitRow {
 			call: func(e *waiter) error { return e.f.Top().Close() }},
 		{name: "Write through a buffer", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, setup: open(&flush.BufferOptions{ChunkSize: 1}), stall: func(e *waiter) { e.hold(0) }, step: 4100,
 			call: func(e *waiter) error { return e.write(20_000) }},
-		{name: "Close, whose buffers are full", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, kind: forEnd, once: true, opts: full, setup: open(nil), stall: put(20_000), step: 4100,
-			call:  func(e *waiter) error { return e.f.Close() },
-			cells: map[string][]waitOutcome{whyHijacks: nil}},
+		{name: "Close, whose buffers are full", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, kind: forEnd, once: true, loose: true, opts: full, setup: open(nil), stall: put(20_000), step: 4100,
+			call: func(e *waiter) error { return e.f.Close() },
+			cells: map[string][]waitOutcome{ // what is left may stay queued, or the response is cut
+				whyRunsOut + "/none": {{errAny, waitLate}}, whyMoves + "/none": {{errAny, waitLate}}, whyCloses + "/none": {{errAny, waitLate}}, whyHijacks: nil,
+			}},
 
 		// The end.
 		{name: "Close", in: [2]string{inServerCall, inServerCall}, kind: forEnd, once: true, opts: flush.Options{BufferSize: 20_000}, stall: put(10_000), step: 4100,
 			call: func(e *waiter) error { return e.f.Close() }},
-		{name: "Close behind the carrier", in: [2]string{"handRestLocked", "handRestLocked"}, kind: forEnd, once: true, stall: (*waiter).behind, step: 1,
+		{name: "Close behind the carrier", in: [2]string{"handRestLocked", "handRestLocked"}, kind: forEnd, once: true, stall: (*waiter).behind, step: 2,
 			call: func(e *waiter) error { return e.f.Close() }},
 		{name: "Close for a begun Write", in: [2]string{"complete", "complete"}, kind: forEnd, once: true, opts: full, stall: (*waiter).begun, step: 4100,
-			call: func(e *waiter) error { return e.f.Close() },
+			call: func(e *waiter) error { return e.f.Close() }, loose: true,
 			cells: map[string][]waitOutcome{ // the Write ends, cut
 				whyRunsOut + "/none": {{errAny, waitLate}}, whyMoves + "/none": {{errAny, waitLate}}, whyCloses + "/none": {{errAny, waitLate}},
 			}},
 		{name: "a second Close", in: [2]string{"finish", "finish"}, kind: forEnd, once: true, stall: func(e *waiter) { e.held(); go e.f.Close(); synctest.Wait() },
 			call: func(e *waiter) error { return e.f.Close() }},
-		{name: "Close for the turn", in: [2]string{"takeTurnLocked", "takeTurnLocked"}, kind: forEnd, once: true, opts: full, setup: open(nil), stall: (*waiter).work,
-			call:  func(e *waiter) error { return e.f.Close() },
-			cells: map[string][]waitOutcome{whyHijacks: nil}},
 		{name: "Close, while the client's kernel drains", in: [2]string{"drainLocked", ""}, kind: forEnd, once: true, slack: 50 * time.Millisecond,
 			stall: func(e *waiter) { // the client has looked stalled
 				e.conn.Set(func(c *flush.ConnState) { c.Room = 4000 })
@@ -788,8 +797,11 @@ func waitRows() []*waitRow {
 				must(e.t, e.f.FlushWait(noContext))
 				e.conn.Set(func(c *flush.ConnState) { c.Unacked = 3000 })
 			},
-			call: func(e *waiter) error { return e.f.Close() }},
-		{name: "Abort", in: [2]string{"", "joinLocked"}, kind: forEnd, once: true, stall: (*waiter).behind,
+			call: func(e *waiter) error { return e.f.Close() },
+			cells: map[string][]waitOutcome{ // all has been handed over, whatever becomes of it
+				whyFails: {{errAny, waitHappens}}, whyLeaves: {{errAny, waitHappens}},
+			}},
+		{name: "Abort", in: [2]string{"", "joinLocked"}, kind: forEnd, once: true, loose: true, stall: (*waiter).behind,
 			call: func(e *waiter) error { e.f.Abort(errWaitCause); return e.f.Err() },
 			cells: map[string][]waitOutcome{
 				whyLives: {{errWaitCause, waitLimit - 1}}, whyHalfOpen: {{errWaitCause, waitLimit - 1}}, whyRunsOut: {{errWaitCause, waitLate}}, whyCloses: {{errWaitCause, waitLate}},
@@ -822,6 +834,12 @@ func waitRows() []*waitRow {
 		cells: map[string][]waitOutcome{ // it may open a buffer for what comes after a failure
 			whyRunsOut: {{errAny, waitLimit}}, whyFails: {{errAny, waitHappens}}, whyLeaves: {{errAny, waitHappens}}, whyCloses: {{errAny, waitLimit}, {flush.ErrClosed, waitHappens}},
 		}})
+	for _, row := range rows {
+		if strings.Contains(row.name, "Flush") && strings.Contains(row.name, "buffer") && row.kind == forBytes {
+			// Once the bytes are out of the buffer Close may come first, and hands them over.
+			row.cells = map[string][]waitOutcome{whyClosesWell: {{nil, waitGoesOn}, {flush.ErrClosed, waitGoesOn}}}
+		}
+	}
 	slices.SortStableFunc(rows, func(a, b *waitRow) int { return strings.Compare(a.name, b.name) })
 	return rows
 }
