@@ -144,8 +144,7 @@ func TestWaitsLeaveNothingBehind(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			s := newSink(t)
 			f := flush.New(deadlineSink{s}, nil, nil)
-			ctx, cancel := context.WithCancel(context.Background())
-			defer cancel()
+			ctx := t.Context()
 			run := func(n int) {
 				for range n {
 					mustWrite(t, f, "x")
