@@ -10,7 +10,6 @@ import (
 	"go/token"
 	"io"
 	"io/fs"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -33,38 +32,42 @@ import (
 // one of them waits.
 var waitFuncs = []string{"waitLocked", "waitBoundLocked", "wait"}
 
+// The functions in which calls wait. Rows name them by these constants, and
+// several may be the same function.
+const (
+	inPen      = "takePenLocked"
+	inRoom     = "waitRoomLocked"
+	inBudget   = "waitBudgetLocked"
+	inSolo     = "handSolo"
+	inBaton    = "takeBatonLocked"
+	inFlush    = "flushWaitLocked"
+	inTurn     = "takeTurnLocked"
+	inComplete = "complete"
+	inRest     = "handRestLocked"
+	inJoin     = "joinLocked"
+	inFinish   = "finish"
+	inAcked    = "FlushAcked"
+	inDrain    = "drainLocked"
+
+	inServerCall = "callLocked" // inside a call of the server
+	inPlain      = "flushPlain" // inside the one that the plain flush makes itself
+)
+
 // waitPlaces are all functions in which a goroutine may stop: for a channel, a
 // condition, the clock, or in one of waitFuncs. Each either has a row of the
-// table, under this name, or a reason for having none.
-var waitPlaces = map[string]string{
-	"takePenLocked":    "",
-	"waitRoomLocked":   "",
-	"waitBudgetLocked": "",
-	"handSolo":         "",
-	"takeBatonLocked":  "",
-	"flushWaitLocked":  "",
-	"takeTurnLocked":   "",
-	"complete":         "",
-	"handRestLocked":   "",
-	"joinLocked":       "",
-	"finish":           "",
-	"FlushAcked":       "",
-	"drainLocked":      "",
+// table or, here, a reason for having none.
+var waitPlaces = []struct{ name, noRow string }{
+	{inPen, ""}, {inRoom, ""}, {inBudget, ""}, {inSolo, ""}, {inBaton, ""}, {inFlush, ""}, {inTurn, ""},
+	{inComplete, ""}, {inRest, ""}, {inJoin, ""}, {inFinish, ""}, {inAcked, ""}, {inDrain, ""},
 
-	"waitLocked":      "one of waitFuncs",
-	"waitBoundLocked": "one of waitFuncs",
-	"wait":            "one of waitFuncs",
-	"run":             "the watcher's own goroutine; it sleeps between two looks",
-	"passTurnLocked":  "its channel has room",
-	"filterLocked":    "its channels have room",
-	"CloseNotify":     "its channel has room",
+	{"waitLocked", "one of waitFuncs"},
+	{"waitBoundLocked", "one of waitFuncs"},
+	{"wait", "one of waitFuncs"},
+	{"run", "the watcher's own goroutine; it sleeps between two looks"},
+	{"passTurnLocked", "its channel has room"},
+	{"filterLocked", "its channels have room"},
+	{"CloseNotify", "its channel has room"},
 }
-
-// inServer stands for a caller who waits inside a call of the server.
-const inServerCall = "the server"
-
-// serverFuncs are the functions that call the server.
-var waitServerFuncs = []string{"callLocked", "flushPlain"}
 
 // A wait cannot be added without a row of the table, or a reason.
 func TestEveryWaitHasARow(t *testing.T) {
@@ -84,7 +87,7 @@ func TestEveryWaitHasARow(t *testing.T) {
 		for _, d := range file.Decls {
 			if f, ok := d.(*ast.FuncDecl); ok && f.Body != nil && stops(f.Body) {
 				found[f.Name.Name] = true
-				if _, ok := waitPlaces[f.Name.Name]; !ok {
+				if !slices.ContainsFunc(waitPlaces, func(p struct{ name, noRow string }) bool { return p.name == f.Name.Name }) {
 					t.Errorf("%v: %s waits, and has no row in the table of waits", files.Position(f.Pos()), f.Name.Name)
 				}
 			}
@@ -94,12 +97,12 @@ func TestEveryWaitHasARow(t *testing.T) {
 	for _, row := range waitRows() {
 		rows[row.in[0]], rows[row.in[1]] = true, true
 	}
-	for _, name := range slices.Sorted(maps.Keys(waitPlaces)) {
-		switch why := waitPlaces[name]; {
-		case !found[name]:
-			t.Errorf("%s does not wait any more: take it out of the list", name)
-		case why == "" && !rows[name]:
-			t.Errorf("no row of the table waits in %s", name)
+	for _, p := range waitPlaces {
+		switch {
+		case !found[p.name]:
+			t.Errorf("%s does not wait any more: take it out of the list", p.name)
+		case p.noRow == "" && !rows[p.name]:
+			t.Errorf("no row of the table waits in %s", p.name)
 		}
 	}
 }
@@ -378,7 +381,7 @@ func newWaiter(t *testing.T, row *waitRow, deadlines bool) (e *waiter, end func(
 	e = &waiter{t: t, row: row, s: waitSink{newSink(t)}, conn: new(flush.FakeConn)}
 	ctx, leave := context.WithCancel(context.WithValue(t.Context(), http.LocalAddrContextKey, &net.TCPAddr{}))
 	e.leave = leave
-	if row.in[0] == "FlushAcked" || row.in[0] == "drainLocked" {
+	if row.in[0] == inAcked || row.in[0] == inDrain {
 		ctx = e.conn.WithConn(ctx)
 	}
 	opts := row.opts
@@ -505,17 +508,9 @@ func (e *waiter) tableCall() error { return e.row.call(e) }
 
 // waitsIn reports whether the goroutine of the call waits in a function.
 func waitsIn(name string) bool {
-	names := []string{name}
-	if name == inServerCall {
-		names = waitServerFuncs
-	}
 	for _, stack := range goroutines() {
 		if strings.Contains(stack, ".tableCall(") {
-			for _, n := range names {
-				if strings.Contains(stack, "."+n+"(") || strings.Contains(stack, "."+n+"[") {
-					return true
-				}
-			}
+			return strings.Contains(stack, "."+name+"(") || strings.Contains(stack, "."+name+"[") // a generic one
 		}
 	}
 	return false
@@ -696,52 +691,52 @@ func waitRows() []*waitRow {
 	}
 	rows := []*waitRow{
 		// Writes.
-		{name: "Write at MaxPending", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, stall: (*waiter).fill,
+		{name: "Write at MaxPending", in: [2]string{inRoom, inRoom}, opts: full, stall: (*waiter).fill,
 			call: func(e *waiter) error { return e.write(100) }},
-		{name: "Write at MaxPending, a large one", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, stall: (*waiter).fill, step: 4100,
+		{name: "Write at MaxPending, a large one", in: [2]string{inRoom, inRoom}, opts: full, stall: (*waiter).fill, step: 4100,
 			call: func(e *waiter) error { return e.write(20_000) }},
-		{name: "Write in line", in: [2]string{"takePenLocked", "takePenLocked"}, kind: forPen, opts: full, stall: (*waiter).begun, step: 4100,
+		{name: "Write in line", in: [2]string{inPen, inPen}, kind: forPen, opts: full, stall: (*waiter).begun, step: 4100,
 			call: func(e *waiter) error { return e.write(100) }},
-		{name: "Write for the budget", in: [2]string{"waitBudgetLocked", "waitBudgetLocked"}, kind: forBudget, opts: flush.Options{Flush: flush.Async}, stall: (*waiter).keep, loose: true,
+		{name: "Write for the budget", in: [2]string{inBudget, inBudget}, kind: forBudget, opts: flush.Options{Flush: flush.Async}, stall: (*waiter).keep, loose: true,
 			call: func(e *waiter) error { return e.write(100) }},
-		{name: "Write through", in: [2]string{inServerCall, "handSolo"}, stall: func(e *waiter) { e.hold(0) }, step: 33_000,
+		{name: "Write through", in: [2]string{inServerCall, inSolo}, stall: func(e *waiter) { e.hold(0) }, step: 33_000,
 			call: func(e *waiter) error { return e.write(70_000) }},
-		{name: "Write, implicit flush", in: [2]string{inServerCall, "flushWaitLocked"}, opts: flush.Options{Implicit: flush.Wait}, stall: func(e *waiter) { e.hold(0) },
+		{name: "Write, implicit flush", in: [2]string{inServerCall, inFlush}, opts: flush.Options{Implicit: flush.Wait}, stall: func(e *waiter) { e.hold(0) },
 			call: func(e *waiter) error { return e.write(10) }},
-		{name: "ReadFrom a file", in: [2]string{inServerCall, "handSolo"}, setup: (*waiter).stream, stall: func(e *waiter) { e.hold(0) },
+		{name: "ReadFrom a file", in: [2]string{inServerCall, inSolo}, setup: (*waiter).stream, stall: func(e *waiter) { e.hold(0) },
 			call: func(e *waiter) error { _, err := e.f.ReadFrom(e.file()); return err }},
-		{name: "ReadFrom a file behind the carrier", in: [2]string{"takeBatonLocked", ""}, kind: forBaton, stall: (*waiter).carry,
+		{name: "ReadFrom a file behind the carrier", in: [2]string{inBaton, ""}, kind: forBaton, stall: (*waiter).carry,
 			call: func(e *waiter) error { _, err := e.f.ReadFrom(e.file()); return err }},
-		{name: "ReadFrom a file in line", in: [2]string{"takePenLocked", "takePenLocked"}, kind: forPen, opts: full, stall: (*waiter).begun,
+		{name: "ReadFrom a file in line", in: [2]string{inPen, inPen}, kind: forPen, opts: full, stall: (*waiter).begun,
 			call: func(e *waiter) error { _, err := e.f.ReadFrom(e.file()); return err }},
-		{name: "ReadFrom another source", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, stall: (*waiter).fill,
+		{name: "ReadFrom another source", in: [2]string{inRoom, inRoom}, opts: full, stall: (*waiter).fill,
 			call: func(e *waiter) error { _, err := e.f.ReadFrom(strings.NewReader("source")); return err }},
 
 		// Flushes.
-		{name: "FlushWait, the plain way", in: [2]string{"flushPlain", "flushWaitLocked"}, setup: (*waiter).stream, stall: (*waiter).held, call: flushWait},
-		{name: "FlushWait of several blocks", in: [2]string{inServerCall, "flushWaitLocked"}, opts: flush.Options{BufferSize: 20_000}, stall: put(10_000), step: 4100, call: flushWait},
-		{name: "FlushWait behind the carrier", in: [2]string{"flushWaitLocked", "flushWaitLocked"}, stall: (*waiter).behind, step: 2, call: flushWait},
-		{name: "FlushWait with a context", in: [2]string{"flushWaitLocked", "flushWaitLocked"}, stall: (*waiter).held, own: true,
+		{name: "FlushWait, the plain way", in: [2]string{inPlain, inFlush}, setup: (*waiter).stream, stall: (*waiter).held, call: flushWait},
+		{name: "FlushWait of several blocks", in: [2]string{inServerCall, inFlush}, opts: flush.Options{BufferSize: 20_000}, stall: put(10_000), step: 4100, call: flushWait},
+		{name: "FlushWait behind the carrier", in: [2]string{inFlush, inFlush}, stall: (*waiter).behind, step: 2, call: flushWait},
+		{name: "FlushWait with a context", in: [2]string{inFlush, inFlush}, stall: (*waiter).held, own: true,
 			call: func(e *waiter) error { return e.f.FlushWait(e.ctx) }},
-		{name: "FlushWait with a context behind the carrier", in: [2]string{"flushWaitLocked", "flushWaitLocked"}, stall: (*waiter).behind, step: 2, own: true,
+		{name: "FlushWait with a context behind the carrier", in: [2]string{inFlush, inFlush}, stall: (*waiter).behind, step: 2, own: true,
 			call: func(e *waiter) error { return e.f.FlushWait(e.ctx) }},
-		{name: "FlushError", in: [2]string{inServerCall, "flushWaitLocked"}, stall: (*waiter).held, call: func(e *waiter) error { return e.f.FlushError() }},
-		{name: "flush.Flush", in: [2]string{"flushWaitLocked", "flushWaitLocked"}, stall: (*waiter).behind, call: func(e *waiter) error { return flush.Flush(e.f, true) }},
-		{name: "Flush", in: [2]string{"flushWaitLocked", "flushWaitLocked"}, stall: (*waiter).behind,
+		{name: "FlushError", in: [2]string{inServerCall, inFlush}, stall: (*waiter).held, call: func(e *waiter) error { return e.f.FlushError() }},
+		{name: "flush.Flush", in: [2]string{inFlush, inFlush}, stall: (*waiter).behind, call: func(e *waiter) error { return flush.Flush(e.f, true) }},
+		{name: "Flush", in: [2]string{inFlush, inFlush}, stall: (*waiter).behind,
 			call: func(e *waiter) error { e.f.Flush(); return e.f.Err() },
 			cells: map[string][]waitOutcome{ // it tells nothing but what sticks
 				whyRunsOut + "/none": {{nil, waitLimit}}, whyCloses + "/none": {{nil, waitLimit}},
 				whyHijacks: {{nil, waitGoesOn}},
 			}},
-		{name: "FlushWait through a buffer", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, setup: open(&flush.BufferOptions{FollowFlush: true}), stall: put(20_000), step: 4100, call: flushWait},
-		{name: "FlushWait with a context through a buffer", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, setup: open(&flush.BufferOptions{FollowFlush: true}), stall: put(20_000), own: true,
+		{name: "FlushWait through a buffer", in: [2]string{inRoom, inRoom}, opts: full, setup: open(&flush.BufferOptions{FollowFlush: true}), stall: put(20_000), step: 4100, call: flushWait},
+		{name: "FlushWait with a context through a buffer", in: [2]string{inRoom, inRoom}, opts: full, setup: open(&flush.BufferOptions{FollowFlush: true}), stall: put(20_000), own: true,
 			call: func(e *waiter) error { return e.f.FlushWait(e.ctx) }},
-		{name: "FlushAll", in: [2]string{inServerCall, "flushWaitLocked"}, setup: open(nil), stall: put(10), call: func(e *waiter) error { return e.f.FlushAll(true) }},
-		{name: "FlushAll of a large buffer", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, setup: open(nil), stall: put(20_000), step: 4100,
+		{name: "FlushAll", in: [2]string{inServerCall, inFlush}, setup: open(nil), stall: put(10), call: func(e *waiter) error { return e.f.FlushAll(true) }},
+		{name: "FlushAll of a large buffer", in: [2]string{inRoom, inRoom}, opts: full, setup: open(nil), stall: put(20_000), step: 4100,
 			call: func(e *waiter) error { return e.f.FlushAll(true) }},
-		{name: "FlushAll of a large buffer, asynchronous", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, setup: open(nil), stall: put(20_000), step: 4100,
+		{name: "FlushAll of a large buffer, asynchronous", in: [2]string{inRoom, inRoom}, opts: full, setup: open(nil), stall: put(20_000), step: 4100,
 			call: func(e *waiter) error { return e.f.FlushAll(false) }},
-		{name: "FlushAcked", in: [2]string{"FlushAcked", "FlushAcked"}, kind: forAcks, own: true, slack: 50 * time.Millisecond, loose: true,
+		{name: inAcked, in: [2]string{inAcked, inAcked}, kind: forAcks, own: true, slack: 50 * time.Millisecond, loose: true,
 			stall: func(e *waiter) {
 				e.conn.Set(func(c *flush.ConnState) { c.Unacked = 5 })
 				mustWrite(e.t, e.f, "acked")
@@ -750,27 +745,27 @@ func waitRows() []*waitRow {
 
 		// Headers.
 		{name: "SendHeaders", in: [2]string{inServerCall, inServerCall}, once: true, stall: func(e *waiter) { e.hold(0) }, call: func(e *waiter) error { return e.f.SendHeaders() }},
-		{name: "SendHeaders behind a 1xx", in: [2]string{"takeBatonLocked", "takeBatonLocked"}, kind: forBaton, once: true, stall: (*waiter).inform, call: func(e *waiter) error { return e.f.SendHeaders() }},
-		{name: "Clean behind a 1xx", in: [2]string{"takeBatonLocked", "takeBatonLocked"}, kind: forBaton, quiet: true, stall: (*waiter).inform, call: func(e *waiter) error { return e.f.Clean() },
+		{name: "SendHeaders behind a 1xx", in: [2]string{inBaton, inBaton}, kind: forBaton, once: true, stall: (*waiter).inform, call: func(e *waiter) error { return e.f.SendHeaders() }},
+		{name: "Clean behind a 1xx", in: [2]string{inBaton, inBaton}, kind: forBaton, quiet: true, stall: (*waiter).inform, call: func(e *waiter) error { return e.f.Clean() },
 			cells: map[string][]waitOutcome{whyFails: {{nil, waitHappens}}, whyLeaves: {{nil, waitHappens}}, // a 1xx cannot fail
 				whyClosesWell: {{nil, waitGoesOn}, {flush.ErrClosed, waitGoesOn}, {flush.ErrClosed, waitHappens}, {flush.ErrHeadersSent, waitGoesOn}}}},
-		{name: "a 1xx behind a 1xx", in: [2]string{"takeBatonLocked", "takeBatonLocked"}, kind: forBaton, quiet: true, loose: true, stall: (*waiter).inform,
+		{name: "a 1xx behind a 1xx", in: [2]string{inBaton, inBaton}, kind: forBaton, quiet: true, loose: true, stall: (*waiter).inform,
 			call: func(e *waiter) error { e.f.WriteHeader(103); return nil },
 			cells: map[string][]waitOutcome{ // it tells nothing
 				whyRunsOut: {{nil, waitLimit}}, whyFails: {{nil, waitHappens}}, whyLeaves: {{nil, waitHappens}}, whyAborts: {{nil, waitHappens}},
 				whyCloses: {{nil, waitLimit}, {nil, waitHappens}}, whyClosesWell: {{nil, waitGoesOn}, {nil, waitHappens}}, whyHijacks: {{nil, waitGoesOn}},
 			}},
 		{name: "Hijack", in: [2]string{inServerCall, ""}, kind: forBaton, once: true, stall: (*waiter).held, call: hijack},
-		{name: "Hijack behind the carrier", in: [2]string{"takeBatonLocked", "takeBatonLocked"}, kind: forBaton, once: true, stall: (*waiter).carry, call: hijack},
+		{name: "Hijack behind the carrier", in: [2]string{inBaton, inBaton}, kind: forBaton, once: true, stall: (*waiter).carry, call: hijack},
 
 		// Buffers.
-		{name: "Buffer.Flush", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, setup: open(nil), stall: put(20_000), step: 4100,
+		{name: "Buffer.Flush", in: [2]string{inRoom, inRoom}, opts: full, setup: open(nil), stall: put(20_000), step: 4100,
 			call: func(e *waiter) error { return e.f.Top().Flush() }},
-		{name: "Buffer.Close", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, stall: func(e *waiter) { e.f.StartBuffer(nil); put(20_000)(e) }, step: 4100,
+		{name: "Buffer.Close", in: [2]string{inRoom, inRoom}, opts: full, stall: func(e *waiter) { e.f.StartBuffer(nil); put(20_000)(e) }, step: 4100,
 			call: func(e *waiter) error { return e.f.Top().Close() }},
-		{name: "Write through a buffer", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, opts: full, setup: open(&flush.BufferOptions{ChunkSize: 1}), stall: func(e *waiter) { e.hold(0) }, step: 4100,
+		{name: "Write through a buffer", in: [2]string{inRoom, inRoom}, opts: full, setup: open(&flush.BufferOptions{ChunkSize: 1}), stall: func(e *waiter) { e.hold(0) }, step: 4100,
 			call: func(e *waiter) error { return e.write(20_000) }},
-		{name: "Close, whose buffers are full", in: [2]string{"waitRoomLocked", "waitRoomLocked"}, kind: forEnd, once: true, loose: true, opts: full, setup: open(nil), stall: put(20_000), step: 4100,
+		{name: "Close, whose buffers are full", in: [2]string{inRoom, inRoom}, kind: forEnd, once: true, loose: true, opts: full, setup: open(nil), stall: put(20_000), step: 4100,
 			call: func(e *waiter) error { return e.f.Close() },
 			cells: map[string][]waitOutcome{ // what is left may stay queued, or the response is cut
 				whyRunsOut + "/none": {{errAny, waitLate}}, whyMoves + "/none": {{errAny, waitLate}}, whyCloses + "/none": {{errAny, waitLate}}, whyHijacks: nil,
@@ -779,16 +774,16 @@ func waitRows() []*waitRow {
 		// The end.
 		{name: "Close", in: [2]string{inServerCall, inServerCall}, kind: forEnd, once: true, opts: flush.Options{BufferSize: 20_000}, stall: put(10_000), step: 4100,
 			call: func(e *waiter) error { return e.f.Close() }},
-		{name: "Close behind the carrier", in: [2]string{"handRestLocked", "handRestLocked"}, kind: forEnd, once: true, stall: (*waiter).behind, step: 2,
+		{name: "Close behind the carrier", in: [2]string{inRest, inRest}, kind: forEnd, once: true, stall: (*waiter).behind, step: 2,
 			call: func(e *waiter) error { return e.f.Close() }},
-		{name: "Close for a begun Write", in: [2]string{"complete", "complete"}, kind: forEnd, once: true, opts: full, stall: (*waiter).begun, step: 4100,
+		{name: "Close for a begun Write", in: [2]string{inComplete, inComplete}, kind: forEnd, once: true, opts: full, stall: (*waiter).begun, step: 4100,
 			call: func(e *waiter) error { return e.f.Close() }, loose: true,
 			cells: map[string][]waitOutcome{ // the Write ends, cut
 				whyRunsOut + "/none": {{errAny, waitLate}}, whyMoves + "/none": {{errAny, waitLate}}, whyCloses + "/none": {{errAny, waitLate}},
 			}},
-		{name: "a second Close", in: [2]string{"finish", "finish"}, kind: forEnd, once: true, stall: func(e *waiter) { e.held(); go e.f.Close(); synctest.Wait() },
+		{name: "a second Close", in: [2]string{inFinish, inFinish}, kind: forEnd, once: true, stall: func(e *waiter) { e.held(); go e.f.Close(); synctest.Wait() },
 			call: func(e *waiter) error { return e.f.Close() }},
-		{name: "Close, while the client's kernel drains", in: [2]string{"drainLocked", ""}, kind: forEnd, once: true, slack: 50 * time.Millisecond,
+		{name: "Close, while the client's kernel drains", in: [2]string{inDrain, ""}, kind: forEnd, once: true, slack: 50 * time.Millisecond,
 			stall: func(e *waiter) { // the client has looked stalled
 				e.conn.Set(func(c *flush.ConnState) { c.Room = 4000 })
 				e.hold(0)
@@ -801,7 +796,7 @@ func waitRows() []*waitRow {
 			cells: map[string][]waitOutcome{ // all has been handed over, whatever becomes of it
 				whyFails: {{errAny, waitHappens}}, whyLeaves: {{errAny, waitHappens}},
 			}},
-		{name: "Abort", in: [2]string{"", "joinLocked"}, kind: forEnd, once: true, loose: true, stall: (*waiter).behind,
+		{name: "Abort", in: [2]string{"", inJoin}, kind: forEnd, once: true, loose: true, stall: (*waiter).behind,
 			call: func(e *waiter) error { e.f.Abort(errWaitCause); return e.f.Err() },
 			cells: map[string][]waitOutcome{
 				whyLives: {{errWaitCause, waitLimit - 1}}, whyHalfOpen: {{errWaitCause, waitLimit - 1}}, whyRunsOut: {{errWaitCause, waitLate}}, whyCloses: {{errWaitCause, waitLate}},
@@ -818,12 +813,12 @@ func waitRows() []*waitRow {
 		"Write":          func(e *waiter) error { return e.write(100) },
 		"FlushWait":      flushWait,
 	} {
-		row := &waitRow{name: name + " for the turn", in: [2]string{"takeTurnLocked", "takeTurnLocked"}, kind: forTurn, opts: full, stall: (*waiter).work, call: call}
+		row := &waitRow{name: name + " for the turn", in: [2]string{inTurn, inTurn}, kind: forTurn, opts: full, stall: (*waiter).work, call: call}
 		row.setup = open(&flush.BufferOptions{FollowFlush: true})
 		row.once = name == "Buffer.Close" || name == "Buffer.Discard"
 		rows = append(rows, row)
 	}
-	rows = append(rows, &waitRow{name: "StartBuffer for the turn", in: [2]string{"takeTurnLocked", "takeTurnLocked"}, kind: forTurn, opts: full, setup: open(nil), stall: (*waiter).work, once: true,
+	rows = append(rows, &waitRow{name: "StartBuffer for the turn", in: [2]string{inTurn, inTurn}, kind: forTurn, opts: full, setup: open(nil), stall: (*waiter).work, once: true,
 		call: func(e *waiter) error {
 			b := e.f.StartBuffer(nil)
 			if b.Status().Level < 0 {
