@@ -293,3 +293,21 @@ func TestFollowFlushCountsItsBuffers(t *testing.T) {
 		must(t, f.Close())
 	})
 }
+
+// A FollowFlush buffer goes on following when a plain one above it has ended.
+func TestFollowFlushBelowAPlainBuffer(t *testing.T) {
+	s := newSink(t)
+	f := flush.New(deadlineSink{s}, nil, nil)
+	f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+	for i, end := range []func(*flush.Buffer) error{(*flush.Buffer).Close, (*flush.Buffer).Discard} {
+		b := f.StartBuffer(nil)
+		mustWrite(t, f, "x")
+		must(t, b.Flush())
+		must(t, end(b))
+		must(t, f.FlushWait(noContext))
+		if at, _ := s.lastFlush(); at != i+1 {
+			t.Errorf("%d bytes flushed, want %d", at, i+1)
+		}
+	}
+	must(t, f.Close())
+}
