@@ -5,15 +5,15 @@ import (
 	"sync"
 )
 
-// A FakeConn is what the kernel says of a connection that is not there. Its
+// A KernelConn is what the kernel says of a connection that is not there. Its
 // queue is empty until Set puts something into it.
-type FakeConn struct {
+type KernelConn struct {
 	mu    sync.Mutex
 	is    ConnState
 	asked int
 }
 
-// A ConnState is a moment of a FakeConn.
+// A ConnState is a moment of a KernelConn.
 type ConnState struct {
 	Acked, Unsent, Unacked, Room int64
 	Err                          error // of every call, unless nil
@@ -21,38 +21,38 @@ type ConnState struct {
 }
 
 // WithConn returns a context as ConnContext would, with c as the connection.
-func (c *FakeConn) WithConn(ctx context.Context) context.Context {
-	return withConn(ctx, &knownConn{c, new(watcher)})
+func (c *KernelConn) WithConn(ctx context.Context) context.Context {
+	return withConn(ctx, &knownConn{connection: c, watcher: new(watcher)})
 }
 
 // Set changes what the kernel says.
-func (c *FakeConn) Set(change func(*ConnState)) {
+func (c *KernelConn) Set(change func(*ConnState)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	change(&c.is)
 }
 
 // Asked returns how often somebody has asked for the acknowledged bytes.
-func (c *FakeConn) Asked() int {
+func (c *KernelConn) Asked() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.asked
 }
 
-func (c *FakeConn) now() ConnState {
+func (c *KernelConn) now() ConnState {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.is
 }
 
-func (c *FakeConn) acked() (int64, error) {
+func (c *KernelConn) acked() (int64, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.asked++
 	return c.is.Acked, c.is.Err
 }
 
-func (c *FakeConn) queued() (unsent, unacked int64, err error) {
+func (c *KernelConn) queued() (unsent, unacked int64, err error) {
 	s := c.now()
 	if s.Err == nil {
 		s.Err = s.QueuedErr
@@ -60,10 +60,12 @@ func (c *FakeConn) queued() (unsent, unacked int64, err error) {
 	return s.Unsent, s.Unacked, s.Err
 }
 
-func (c *FakeConn) room() (int64, error) {
+func (c *KernelConn) room() (int64, error) {
 	s := c.now()
 	if s.Err == nil {
 		s.Err = s.RoomErr
 	}
 	return s.Room, s.Err
 }
+
+func (c *KernelConn) established() bool { return true }

@@ -16,14 +16,14 @@ import (
 // whose kernel says what the test wants.
 
 // overConn returns a response over a connection that is known.
-func overConn(t *testing.T, ctx context.Context, opts *flush.Options) (f *flush.Flusher, s *sink, c *flush.FakeConn) {
-	s, c = newSink(t), new(flush.FakeConn)
+func overConn(t *testing.T, ctx context.Context, opts *flush.Options) (f *flush.Flusher, s *sink, c *flush.KernelConn) {
+	s, c = newSink(t), new(flush.KernelConn)
 	f = flush.New(deadlineSink{s}, httptest.NewRequestWithContext(c.WithConn(ctx), "GET", "/", nil), opts)
 	return f, s, c
 }
 
 // grow adds to what the kernel holds and to what the client has acknowledged.
-func grow(c *flush.FakeConn, unsent, unacked, acked int64) {
+func grow(c *flush.KernelConn, unsent, unacked, acked int64) {
 	c.Set(func(s *flush.ConnState) {
 		s.Unsent, s.Unacked, s.Acked = s.Unsent+unsent, s.Unacked+unacked, s.Acked+acked
 	})
@@ -139,7 +139,7 @@ func TestFlushAckedDoesNotSpin(t *testing.T) {
 	for _, own := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			server, cancel := context.WithCancel(t.Context())
-			c, s := new(flush.FakeConn), newSink(t)
+			c, s := new(flush.KernelConn), newSink(t)
 			grow(c, 0, 10, 0)
 			asked := 0
 			h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -340,7 +340,7 @@ type waiter struct {
 	ctx    context.Context
 	cancel context.CancelFunc // ends it
 	leave  context.CancelFunc // ends the request's context
-	conn   *flush.FakeConn
+	conn   *flush.KernelConn
 	budget *flush.Budget
 	hog    *flush.Flusher // holds the budget
 }
@@ -375,7 +375,7 @@ func (s deadlineWaitSink) SetWriteDeadline(t time.Time) error { s.wd.Set(t); ret
 
 // newWaiter starts the handler of a response, which returns with end.
 func newWaiter(t *testing.T, row *waitRow, deadlines bool) (e *waiter, end func()) {
-	e = &waiter{t: t, row: row, s: waitSink{newSink(t)}, conn: new(flush.FakeConn)}
+	e = &waiter{t: t, row: row, s: waitSink{newSink(t)}, conn: new(flush.KernelConn)}
 	ctx, leave := context.WithCancel(context.WithValue(t.Context(), http.LocalAddrContextKey, &net.TCPAddr{}))
 	e.leave = leave
 	if row.in[0] == inAcked || row.in[0] == inDrain {
