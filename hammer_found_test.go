@@ -107,7 +107,7 @@ func TestCloseLeavesHijackedAlone(t *testing.T) {
 }
 
 // A Write beside Hijack is on the wire, or has been refused.
-func TestWriteBesideHijack(t *testing.T) {
+func TestWriteWhileHijackIsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got bytes.Buffer
 		f := flush.New(hijackServer{deadlineServer{flushingServer{

@@ -147,8 +147,8 @@ func TestBudgetBoundsSynchronousResponses(t *testing.T) {
 // send timeout is one that sticks.
 func TestDeadlinesAboveFlush(t *testing.T) {
 	for name, layer := range map[string]func(s *sink) http.ResponseWriter{
-		"deadlines above": func(s *sink) http.ResponseWriter { return deadlineLayer{s, s} },
-		"flush above":     func(s *sink) http.ResponseWriter { return flushLayer{deadlineLayer{noFlush{s}, s}, s} },
+		"deadlines above": func(s *sink) http.ResponseWriter { return deadlineOnlyLayer{s, s} },
+		"flush above":     func(s *sink) http.ResponseWriter { return flushLayerOf{deadlineOnlyLayer{noFlush{s}, s}, s} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -171,29 +171,29 @@ func TestDeadlinesAboveFlush(t *testing.T) {
 	}
 }
 
-// A deadlineLayer has deadlines and no flush.
-type deadlineLayer struct {
+// A deadlineOnlyLayer has deadlines and no flush.
+type deadlineOnlyLayer struct {
 	below http.ResponseWriter
 	s     *sink
 }
 
-func (d deadlineLayer) Header() http.Header                { return d.below.Header() }
-func (d deadlineLayer) WriteHeader(code int)               { d.below.WriteHeader(code) }
-func (d deadlineLayer) Write(p []byte) (int, error)        { return d.below.Write(p) }
-func (d deadlineLayer) SetWriteDeadline(t time.Time) error { d.s.wd.Set(t); return nil }
-func (d deadlineLayer) Unwrap() http.ResponseWriter        { return d.below }
+func (d deadlineOnlyLayer) Header() http.Header                { return d.below.Header() }
+func (d deadlineOnlyLayer) WriteHeader(code int)               { d.below.WriteHeader(code) }
+func (d deadlineOnlyLayer) Write(p []byte) (int, error)        { return d.below.Write(p) }
+func (d deadlineOnlyLayer) SetWriteDeadline(t time.Time) error { d.s.wd.Set(t); return nil }
+func (d deadlineOnlyLayer) Unwrap() http.ResponseWriter        { return d.below }
 
-// A flushLayer flushes, and has no deadlines.
-type flushLayer struct {
+// A flushLayerOf flushes, and has no deadlines.
+type flushLayerOf struct {
 	below http.ResponseWriter
 	s     *sink
 }
 
-func (l flushLayer) Header() http.Header         { return l.below.Header() }
-func (l flushLayer) WriteHeader(code int)        { l.below.WriteHeader(code) }
-func (l flushLayer) Write(p []byte) (int, error) { return l.below.Write(p) }
-func (l flushLayer) FlushError() error           { return l.s.FlushError() }
-func (l flushLayer) Unwrap() http.ResponseWriter { return l.below }
+func (l flushLayerOf) Header() http.Header         { return l.below.Header() }
+func (l flushLayerOf) WriteHeader(code int)        { l.below.WriteHeader(code) }
+func (l flushLayerOf) Write(p []byte) (int, error) { return l.below.Write(p) }
+func (l flushLayerOf) FlushError() error           { return l.s.FlushError() }
+func (l flushLayerOf) Unwrap() http.ResponseWriter { return l.below }
 
 type noFlush struct{ s *sink }
 
