@@ -561,7 +561,7 @@ func (h *hammerRun) checkBudget() {
 	if b == nil {
 		return
 	}
-	if n := flush.BudgetHeld(b); n != 0 {
+	if n := b.Stats().Held; n != 0 {
 		h.report("budget", "%d bytes are held at the end", n)
 	}
 	if m := reflect.ValueOf(b).MethodByName("Stats"); m.IsValid() {

@@ -35,7 +35,7 @@ func TestBudgetOfNothing(t *testing.T) {
 						mustWrite(t, f, text)
 						must(t, f.FlushWait(noContext))
 					}
-					if held := flush.BudgetHeld(budget); held != 0 {
+					if held := budget.Stats().Held; held != 0 {
 						t.Errorf("%d bytes are counted of a response that holds nothing", held)
 					}
 					must(t, f.Close())
@@ -76,7 +76,7 @@ func TestMaxPendingBesideABudget(t *testing.T) {
 					if st := f.Stats(); st.MaxPending != mark || len(s.body()) != total {
 						t.Errorf("%+v, %d bytes arrived", st, len(s.body()))
 					}
-					if held := flush.BudgetHeld(budget); held != 0 {
+					if held := budget.Stats().Held; held != 0 {
 						t.Errorf("%d bytes are counted at the end", held)
 					}
 				})
@@ -132,7 +132,7 @@ func TestBudgetBoundsSynchronousResponses(t *testing.T) {
 					t.Fatalf("response %d: %v", i, err)
 				}
 			}
-			if held := flush.BudgetHeld(budget); held > hard {
+			if held := budget.Stats().Held; held > hard {
 				t.Errorf("%d bytes are held by %d responses that keep up, of at most %d", held, i+1, hard)
 				break
 			}
