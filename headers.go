@@ -517,6 +517,13 @@ func (f *Flusher) SendHeaders() error {
 	}
 	f.lendLocked()
 	defer f.takeBackLocked()
+	if f.carrierOnly() {
+		if !f.fixed {
+			f.fixLocked(http.StatusOK)
+		}
+		f.stopHoldingLocked()
+		return f.awaitFlushLocked(f.askBareLocked(), nil)
+	}
 	if err := f.takeBatonLocked(f.stack.busy); err != nil {
 		return err
 	}

@@ -197,6 +197,15 @@ func (p *pipe) askLocked() mark {
 	return p.asked
 }
 
+// askBareLocked notes that a flush is asked for that takes no bytes along.
+func (p *pipe) askBareLocked() mark {
+	p.absorbLocked()
+	p.flow.flushes++
+	p.asked.seq++
+	p.asked.pos = max(p.asked.pos, p.sent)
+	return p.asked
+}
+
 // dueLocked reports whether there is work for a holder of the baton.
 func (p *pipe) dueLocked() bool {
 	p.absorbLocked()
