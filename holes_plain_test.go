@@ -234,7 +234,7 @@ func TestWritesInLineKeepTheirPlace(t *testing.T) {
 		for i := range 6 {
 			begin('a'+rune(i), sizes[i%3], false)
 		}
-		<-time.After(time.Minute) // their waits end
+		<-time.After(time.Minute + 1) // their waits end
 		for i := range 6 {        // and others come
 			begin('A'+rune(i), sizes[i%3], true)
 		}
