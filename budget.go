@@ -342,7 +342,6 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 			continue
 		}
 		if f.q.len > 0 {
-			f.holding = false
 			f.moveTo = f.accepted
 			switch {
 			case f.held:

@@ -164,7 +164,6 @@ func enqueueLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 			open := f.q.tail != nil && f.q.room() > 0
 			if !open {
 				if err := f.waitBudgetLocked(); err == errThrough {
-					f.holding = false
 					m, err := throughLocked(f, p)
 					return n + m, err
 				} else if err != nil {
