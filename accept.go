@@ -162,7 +162,7 @@ func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err e
 			buf := copyBuffers.Get().(*[copySize]byte)
 			k = copy(buf[:], b)
 			m, _, err = p.down.writeLocked(buf[:k], false)
-			copyBuffers.Put(buf)
+			p.freeCopyLocked(buf, err)
 		}
 		if asks {
 			p.accepted += int64(m)
@@ -174,6 +174,15 @@ func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err e
 		}
 	}
 	return n, err
+}
+
+// freeCopyLocked gives buf back. After a failure the server may still be reading
+// it: HTTP/2 returns from a Write whose stream has been reset before its frame is
+// out.
+func (p *pipe) freeCopyLocked(buf *[copySize]byte, err error) {
+	if err == nil && p.fail == nil {
+		copyBuffers.Put(buf)
+	}
 }
 
 const (
@@ -242,7 +251,6 @@ func enqueueLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err erro
 	}
 	for len(b) > 0 {
 		if err := p.awaitRoomLocked(); err == errThrough {
-			p.holding = false
 			m, err := throughLocked(p, b)
 			return n + m, err
 		} else if err != nil {
@@ -305,7 +313,6 @@ func (p *pipe) awaitLowLocked() error {
 // reports whether it has worked itself, so that there may be news; else somebody
 // has the baton.
 func (p *pipe) moveOnLocked() (worked bool) {
-	p.holding = false
 	p.moveTo = p.accepted
 	switch {
 	case p.held:

@@ -302,9 +302,11 @@ func (p *pipe) writePieceLocked(size *sliceSizes, goal int64, push bool) (pushed
 	left := goal - p.sent
 	if left > blockSize && p.marks.high >= 4*copySize {
 		buf := copyBuffers.Get().(*[copySize]byte)
-		defer copyBuffers.Put(buf)
 		size.begin()
-		defer size.endLocked(p)
+		defer func() {
+			size.endLocked(p)
+			p.freeCopyLocked(buf, nil)
+		}()
 		return p.handPieceLocked(p.q.gather(buf[:min(left, int64(size.next), copySize)]), goal, push)
 	}
 	return p.handPieceLocked(p.q.front(int(min(left, blockSize))), goal, push)

@@ -307,7 +307,11 @@ func (f *Flusher) ReadFrom(src io.Reader) (n int64, err error) {
 		}
 	}
 	buf := copyBuffers.Get().(*[copySize]byte)
-	defer copyBuffers.Put(buf)
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.freeCopyLocked(buf, err)
+	}()
 	for {
 		m, rerr := src.Read(buf[:])
 		if m > 0 {
