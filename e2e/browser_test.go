@@ -41,7 +41,13 @@ func progressSite(t *testing.T) (*process, string) {
 			f.Close()
 		}
 	}
-	p, err := launch("progress", exec.Command(bin, "-addr", "127.0.0.1:0", "-dir", folder), syscall.SIGINT)
+	return examplePage(t, "progress", exec.Command(bin, "-addr", "127.0.0.1:0", "-dir", folder))
+}
+
+// examplePage starts an example and returns the address that it prints.
+func examplePage(t *testing.T, name string, cmd *exec.Cmd) (*process, string) {
+	t.Helper()
+	p, err := launch(name, cmd, syscall.SIGINT)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +60,7 @@ func progressSite(t *testing.T) (*process, string) {
 			return p, u
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("examples/progress does not say where it listens:\n%s", &p.log)
+			t.Fatalf("examples/%s does not say where it listens:\n%s", name, &p.log)
 		}
 	}
 }

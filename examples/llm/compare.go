@@ -16,7 +16,7 @@ import (
 
 const (
 	lump     = 4 << 10 // what a proxy that buffers waits for; nginx has 4 or 8 KiB
-	slowRate = 2 << 10 // bytes a second that a slow reader takes
+	slowRate = 3 << 10 // bytes a second that a slow reader takes
 )
 
 //go:embed page.html

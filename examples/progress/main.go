@@ -55,14 +55,14 @@ func main() {
 }
 
 func listen(addr, dir string) error {
-	folder, what := fs.FS(newSample()), fmt.Sprintf("A made-up folder, on a disk that takes %v for it", sampleTime)
+	folder, what := fs.FS(newSample()), fmt.Sprintf("of a made-up folder, %.0f seconds long", sampleTime.Seconds())
 	if dir != "" {
 		root, err := os.OpenRoot(dir)
 		if err != nil {
 			return err
 		}
 		defer root.Close()
-		folder, what = root.FS(), dir
+		folder, what = root.FS(), "of "+dir
 	}
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
