@@ -55,12 +55,12 @@ func (p *pipe) grantLocked() {
 	if p.held {
 		most = p.marks.high // the holder looks at the length by itself
 	}
-	p.q.credit = max(min(p.q.room(), most-p.q.len), 0)
+	p.q.credit = int32(max(min(p.q.room(), most-p.q.len), 0))
 }
 
 // spendLocked is the short way: b enters if the credit allows it.
 func spendLocked[T []byte | string](p *pipe, b T) bool {
-	if len(b) == 0 || len(b) > p.q.credit {
+	if len(b) == 0 || len(b) > int(p.q.credit) {
 		return false
 	}
 	p.absorbLocked()

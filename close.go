@@ -291,6 +291,7 @@ func (f *Flusher) endLocked(whole bool, unwound error) {
 		f.takeAwayLocked(closedError(f.fail))
 	}
 	f.leaveLocked()
+	f.leaveGroupsLocked()
 	if f.returned.Load() {
 		f.endContextLocked(nil)
 	}

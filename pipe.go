@@ -124,6 +124,9 @@ type down interface {
 	shortAskLocked() bool
 	shortPushLocked() bool
 
+	// calledLocked is when the last call began or got on, as now says.
+	calledLocked() time.Duration
+
 	// tookLongLocked reports whether a call of length d was slow, as the send
 	// timeout goes.
 	tookLongLocked(d time.Duration) bool
@@ -332,6 +335,11 @@ func (p *pipe) wrotePieceLocked(size, n int, pushed bool, err error) {
 		n = size
 	}
 	p.q.pop(n)
+	if p.q.renewed() {
+		// It came during the call, or little before: a Write that finds bytes in
+		// the block does not read the clock.
+		p.q.head.at = max(p.q.head.at, p.down.calledLocked())
+	}
 	p.countLocked()
 	if p.q.len <= p.marks.low {
 		p.wakeLocked()
