@@ -42,6 +42,7 @@ func (f *Flusher) finish(abort bool, cause error) error {
 		f.abortLocked(cause)
 		if f.filterAbortsLocked() {
 			defer f.mu.Unlock()
+			f.endAsideLocked()
 			return f.fail
 		}
 	}
@@ -61,7 +62,9 @@ func (f *Flusher) finish(abort bool, cause error) error {
 		f.refuseLocked(closedError(f.fail))
 	}
 	f.mu.Unlock()
+	defer f.partFromHandler()
 	defer func() { // a filter may panic while the buffers are unwound
+		f.closeWire()
 		for _, h := range f.rarely().hooks {
 			h.fn(h.r, f.Stats(), f.closeErr())
 		}
@@ -102,7 +105,7 @@ func (f *Flusher) complete() {
 		f.joinLocked()
 		f.endLocked(whole, unwound)
 	}()
-	if f.returned.Load() {
+	if f.handlerIs(handlerReturned) {
 		f.boundDrainLocked()
 	}
 	f.awaitWritesLocked()
@@ -186,6 +189,7 @@ func (f *Flusher) handRestLocked() {
 	f.drainLocked()
 	if f.fail == nil {
 		f.setClosingDeadlineLocked(true)
+		f.endWireLocked()
 	}
 }
 
@@ -214,7 +218,7 @@ func (f *Flusher) endLocked(whole bool, unwound error) {
 		f.takeAwayLocked(closedError(f.fail))
 	}
 	f.leaveLocked()
-	if f.returned.Load() {
+	if f.handlerIs(handlerReturned) || f.detached >= kept {
 		f.endContextLocked(nil)
 	}
 }
@@ -233,5 +237,11 @@ func (f *Flusher) rethrow() {
 	}
 }
 
-// failedLocked has the handler's context end with the failure.
-func (f *Flusher) failedLocked() { f.endContextLocked(nil) }
+// failedLocked has the handler's context end with the failure, and a response
+// that has no handler which could see it.
+func (f *Flusher) failedLocked() {
+	f.endContextLocked(nil)
+	if !f.aborted {
+		f.endAsideLocked()
+	}
+}

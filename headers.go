@@ -46,6 +46,7 @@ type headers struct {
 	fixed         bool
 	headersSent   bool
 	shared        bool
+	saidClose     bool // they went out with Connection: close
 
 	status  int         // 0: WriteHeader has not been called, nothing written
 	length  int64       // the declared Content-Length, or -1
@@ -366,6 +367,7 @@ func (f *Flusher) sendHeadersLocked(flushing bool) {
 	if flushing && f.cfg.NoProxyBuffering {
 		forbidProxyBuffering(f.belowLocked())
 	}
+	f.closeConnectionLocked()
 	f.writeHeaderLocked()
 	f.verdictLocked(nil)
 }

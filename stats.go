@@ -11,6 +11,7 @@ type Stats struct {
 	Pushes     int64         // flushes the server really got; at most Flushes: they coalesce
 	MaxPending int           // high-water mark of floor 2, in bytes
 	Waited     time.Duration // time writers spent waiting for room
+	Detached   bool          // it lives without its handler and without the server: see Detach
 }
 
 // Stats returns the counts so far.
@@ -29,6 +30,7 @@ func (f *Flusher) statsLocked() Stats {
 		Flushes:    f.flow.flushes,
 		Pushes:     f.flow.pushes,
 		MaxPending: f.flow.highest,
+		Detached:   f.detached >= taken,
 	}
 	if f.headersSent {
 		s.Status = f.status
