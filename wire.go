@@ -274,8 +274,8 @@ func (w *wire) end(trailer http.Header) error {
 }
 
 // close closes the connection. The client must see it if the response is cut:
-// TLS does not say goodbye, and where nothing else can show it the connection is
-// reset.
+// TLS does not say goodbye, and where no framing shows it the connection is
+// reset. (Many take the end of a TLS connection without a goodbye for a good one.)
 func (w *wire) close(cut bool) {
 	w.unwatch()
 	socket := w.conn
@@ -284,7 +284,7 @@ func (w *wire) close(cut bool) {
 	}
 	if !cut {
 		w.dropInput(nil) // unread, it would have the kernel reset the connection, and the end of the response lost
-	} else if l, ok := socket.(interface{ SetLinger(int) error }); ok && w.body == untilClose && !w.tls {
+	} else if l, ok := socket.(interface{ SetLinger(int) error }); ok && w.body == untilClose {
 		l.SetLinger(0)
 	}
 	socket.Close()
@@ -367,7 +367,7 @@ func (f *Flusher) noteFramingLocked() {
 	fr := new(framing)
 	switch {
 	case len(te) == 0:
-	case len(te) == 1 && te[0] == "identity" && !f.http10:
+	case len(te) == 1 && te[0] == "identity":
 		fr.identity = true
 	case len(te) == 1 && te[0] == "chunked" && !f.http10 && f.length < 0:
 	default:
