@@ -31,7 +31,10 @@ func detacher(t *testing.T, opts *flush.Options, before func(w http.ResponseWrit
 		}
 		f, _ := flush.From(w)
 		if err := f.Detach(); err != nil {
-			t.Errorf("Detach: %v", err)
+			if !errors.Is(err, flush.ErrClientGone) {
+				t.Errorf("Detach: %v", err)
+			}
+			return
 		}
 		out <- detached{f, r.Context(), r}
 	}), opts), out

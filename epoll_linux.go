@@ -198,8 +198,17 @@ func (e *epoll) handle(w *wire, events uint32, input []byte) {
 	case w.read.Load() < mostInput:
 		e.again(w, watchInput)
 	default:
-		e.again(w, watchLeaving)
+		e.pause(w)
 	}
+}
+
+// pause has w looked at again in a while, but for its leaving.
+func (e *epoll) pause(w *wire) {
+	e.again(w, watchLeaving)
+	time.AfterFunc(inputPause, func() {
+		w.read.Store(0)
+		e.again(w, watchInput)
+	})
 }
 
 // tlsReaders read what clients send over TLS. That may be a message for TLS
@@ -227,7 +236,7 @@ func (w *wire) readTLS(e *epoll) {
 			return
 		}
 	}
-	e.again(w, watchLeaving)
+	e.pause(w)
 }
 
 // writable reports whether a small write would not wait.

@@ -48,7 +48,7 @@ type wire struct {
 
 	body     bodyFraming
 	tls      bool
-	read     atomic.Int32 // bytes of the client's, dropped
+	read     atomic.Int32 // bytes of the client's, dropped of late
 	slot     uint32       // see epoll
 	slotUsed uint32
 }
@@ -290,9 +290,13 @@ func (w *wire) close(cut bool) {
 	socket.Close()
 }
 
-// mostInput is how much is read and dropped of what the client of a detached
-// response sends. Beyond that its kernel has to keep it.
-const mostInput = 64 << 10
+// Of what the client of a detached response sends, at most mostInput is read, and
+// dropped, in an inputPause: one that sends without end costs little, and what it
+// has sent before it leaves does not hide that for ever.
+const (
+	mostInput  = 256 << 10
+	inputPause = time.Second
+)
 
 // watch has somebody see to it that the client's leaving is noticed, and that what
 // it sends is dropped.
@@ -309,12 +313,15 @@ func (w *wire) unwatch() { theEpoll.remove(w) }
 // Read. Closing the connection ends it.
 func (w *wire) readClient() {
 	p := make([]byte, 512)
-	for left := mostInput; left > 0; {
+	for left := mostInput; ; {
 		n, err := w.conn.Read(p)
-		left -= n
 		if err != nil {
 			w.f.endAlone()
 			return
+		}
+		if left -= n; left <= 0 {
+			time.Sleep(inputPause)
+			left = mostInput
 		}
 	}
 }
