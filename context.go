@@ -68,10 +68,10 @@ type requestContext struct {
 	child  context.Context    // nil: not watched, or ended
 	cancel context.CancelFunc // ends child
 	done   <-chan struct{}    // nil: nobody has asked
+	unlink func() bool        // has child not end with the server's context; nil: it does not
 	err    error              // nil: not ended
 	own    bool               // it ended by itself, and not with the server's
 	cutOff bool               // from the server's context
-	unlink func() bool        // has child not end with the server's context; nil: it does not
 
 	hijacked bool     // whoever inherits it lives on a connection that is not the response's any more
 	f        *Flusher // nil: left
