@@ -9,13 +9,16 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"fmt"
 	"log"
 	"math/bits"
 	"net/http"
+	"os/signal"
 	"strconv"
+	"syscall"
 
 	"github.com/fa492104/flush"
 )
@@ -24,7 +27,9 @@ import (
 const most = 28
 
 func main() {
-	err := flush.Serve(http.HandlerFunc(search), &flush.Options{NoProxyBuffering: true})
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	err := flush.Serve(ctx, http.HandlerFunc(search), &flush.Options{NoProxyBuffering: true})
 	if err != nil {
 		log.Fatal(err)
 	}
