@@ -85,6 +85,12 @@
 // of the handler's waits. With [New], which does not see the body read, headers
 // leave only on the goroutine of a call then.
 //
+// # Many responses
+//
+// A [Group] is told the same by one call, which waits for no client, and ends
+// its streams with the server. A [Budget] bounds what all responses hold together.
+// [Install] sets a server up with both.
+//
 // # Sources
 //
 // The semantics are those of ngx.flush in lua-nginx-module, with its
