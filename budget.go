@@ -122,6 +122,7 @@ type member struct {
 
 	// Guarded by f.mu.
 	held    int64         // bytes counted for it
+	ranked  int64         // what was held when it last took its rank
 	looks   int8          // at the call under way: see lookLocked
 	stalled bool          // it does not keep up
 	waits   bool          // a Write waits for a block
@@ -208,17 +209,14 @@ func (f *Flusher) chargeLocked() {
 	if m.granted {
 		all += blockMemory
 	}
-	delta := all - m.held
-	if delta == 0 {
-		return
-	}
+	delta := all - m.held // 0 where the blocks were counted before they came
 	m.held = all
-	if m.stalled {
-		b.rank(m, f.timeout.since)
+	if m.stalled && m.ranked != all {
+		b.rankLocked(m, f.timeout.since)
 	}
 	if delta > 0 {
 		b.held.Add(delta)
-	} else {
+	} else if delta < 0 {
 		b.give(-delta)
 	}
 }
@@ -313,7 +311,6 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 		}
 		f.noteWaitedLocked(began)
 	}()
-	sent, since := f.sent, began
 	var ended error
 	err = f.awaitLocked(f.closing, nil, func() bool {
 		for !m.granted && f.haltedLocked(true) == nil {
@@ -321,14 +318,11 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 				ended = errThrough
 				return true
 			}
-			if f.sent != sent {
-				sent, since = f.sent, now()
+			since := began
+			if at := time.Duration(b.granted.Load()); at != 0 {
+				since = max(since, at) // the line moves; so it does with what f gives back
 			}
-			from := since
-			if g := time.Duration(b.granted.Load()); g != 0 {
-				from = max(from, g)
-			}
-			left, ends := f.patienceLocked(from)
+			left, ends := f.patienceLocked(since)
 			if ends && left <= 0 {
 				ended = f.impatientLocked()
 				return true
@@ -561,7 +555,7 @@ func (f *Flusher) lookLocked() time.Duration {
 		return lookEvery
 	}
 	m.stalled = true
-	b.rank(m, f.timeout.since)
+	b.rankLocked(m, f.timeout.since)
 	return 0
 }
 
@@ -574,7 +568,7 @@ func (f *Flusher) movedLocked() {
 	m.looks = 0
 	if m.stalled {
 		m.stalled = false
-		f.cfg.Budget.unrank(m)
+		f.cfg.Budget.unrankLocked(m)
 	}
 }
 
@@ -592,11 +586,13 @@ func rankOf(blocks int64) int {
 	return fineRanks + bits.Len64(uint64(blocks/fineRanks)) - 1
 }
 
-// rank makes m a candidate, or brings up to date what it holds. m.f.mu is held.
-func (b *Budget) rank(m *member, since time.Duration) {
+// rankLocked makes m a candidate, or brings up to date what it holds. It is
+// m.f.mu that is held.
+func (b *Budget) rankLocked(m *member, since time.Duration) {
+	m.ranked = m.held
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.unrankLocked(m)
+	b.strike(m)
 	m.blocks, m.since = m.held/blockMemory, since
 	if m.blocks == 0 {
 		return
@@ -606,13 +602,15 @@ func (b *Budget) rank(m *member, since time.Duration) {
 	b.changed.Signal()
 }
 
-func (b *Budget) unrank(m *member) {
+// unrankLocked makes m no candidate any more. It is m.f.mu that is held.
+func (b *Budget) unrankLocked(m *member) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.unrankLocked(m)
+	b.strike(m)
 }
 
-func (b *Budget) unrankLocked(m *member) {
+// strike takes m off its heap. The budget's mu is held.
+func (b *Budget) strike(m *member) {
 	if m.index > 0 {
 		heap.Remove(&b.stalled[m.rank], m.index-1)
 	}
@@ -634,7 +632,7 @@ func (b *Budget) worst() *member {
 		}
 	}
 	if worst != nil {
-		b.unrankLocked(worst)
+		b.strike(worst)
 	}
 	return worst
 }

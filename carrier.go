@@ -122,7 +122,7 @@ func (p *pipe) pushPlainLocked() {
 	defer p.regrantLocked()
 	p.flow.flushes++
 	ask := p.askLocked()
-	if !p.writePieceLocked(blockSize, p.sent+int64(p.q.len), true) && p.fail == nil && p.down.pushLocked() {
+	if !p.handPieceLocked(p.q.front(blockSize), p.accepted, true) && p.fail == nil && p.down.pushLocked() {
 		p.flow.pushes++
 	}
 	if p.fail == nil {

@@ -68,6 +68,9 @@ func (f *Flusher) finish(abort bool, cause error) error {
 	}
 	if f.closing {
 		defer f.mu.Unlock()
+		if f.ended && f.returned.Load() && !abort {
+			f.boundEndLocked()
+		}
 		if abort && f.stack.running != nil {
 			return f.fail // it may be the filter that asks: what closes the response sees the mark
 		}
@@ -230,8 +233,19 @@ func (f *Flusher) handRestLocked() {
 		f.carryTrailersLocked()
 	}
 	f.drainLocked()
-	if f.fail == nil {
+	f.boundEndLocked()
+}
+
+// boundEndLocked gives the bytes that the server writes after us SendTimeout to
+// leave. If the handler goes on after its Close, that time begins when it
+// returns.
+func (f *Flusher) boundEndLocked() {
+	switch {
+	case f.fail != nil || f.hijacked:
+	case f.context == nil || f.returned.Load():
 		f.setClosingDeadlineLocked(true)
+	default:
+		f.liftClosingDeadlineLocked()
 	}
 }
 
@@ -277,6 +291,7 @@ func (f *Flusher) endLocked(whole bool, unwound error) {
 		f.takeAwayLocked(closedError(f.fail))
 	}
 	f.leaveLocked()
+	f.leaveGroupsLocked()
 	if f.returned.Load() {
 		f.endContextLocked(nil)
 	}

@@ -88,6 +88,14 @@ func (f *Flusher) deadlinePassedLocked() bool {
 	return !deadline.IsZero() && !time.Now().Before(deadline)
 }
 
+// liftClosingDeadlineLocked gives the deadline back to the handler.
+func (f *Flusher) liftClosingDeadlineLocked() {
+	if f.deadline.state == deadlineClosing {
+		f.deadline.state, f.deadline.armed = deadlineHandlers, 0
+		f.srv.deadline.SetWriteDeadline(f.rarely().handlerDeadline)
+	}
+}
+
 // liftServerDeadline takes away the deadline that the server's WriteTimeout has
 // set, before anything else is known of the response.
 func (f *Flusher) liftServerDeadline() {

@@ -57,3 +57,5 @@ func (c fakeConn) room() (int64, error) {
 }
 
 func (c fakeConn) established() bool { return true }
+
+func (c fakeConn) hangUp() error { return errors.ErrUnsupported }

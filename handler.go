@@ -29,7 +29,7 @@ import (
 // says [Cause].
 //
 // If the writer is a Flusher's already, that one is used: its options hold, its
-// owner closes it, and of opts only OnStart and OnClose run.
+// owner closes it, and of opts only OnStart and OnClose run and Group is joined.
 func NewHandler(h http.Handler, opts *Options) http.Handler {
 	if h == nil {
 		h = http.DefaultServeMux

@@ -445,6 +445,7 @@ func TestFilterSetsWhatTheHandlerSetTooLate(t *testing.T) {
 		h.Set("X-Kept", "late")
 		h.Set("X-Same", "same")
 		h.Set("X-Late", "late")
+		h.Set("X-Taken", "late")
 		h.Del("X-Gone")
 		f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
 			h := f.Header()
@@ -452,11 +453,12 @@ func TestFilterSetsWhatTheHandlerSetTooLate(t *testing.T) {
 				t.Errorf("the filter finds %v", h)
 			}
 			h.Set("X-Same", "same")
+			h.Set("X-Taken", "filter")
 			return p, nil
 		}})
 		io.WriteString(w, "page")
 		f.Top().Flush()
-		if h.Get("X-Kept") != "late" || h.Get("X-Same") != "same" || h.Get("X-Late") != "late" || len(h["X-Gone"]) > 0 {
+		if h.Get("X-Kept") != "late" || h.Get("X-Same") != "same" || h.Get("X-Taken") != "filter" || h.Get("X-Late") != "late" || len(h["X-Gone"]) > 0 {
 			t.Errorf("the handler finds %v", h)
 		}
 	}, func(t *testing.T, _ proto, s *stream, body string, _ ending) {

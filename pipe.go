@@ -57,6 +57,7 @@ type pipe struct {
 	parked  bool  // floor 1 is being taken away: no operation goes on before it is known whether it was
 	owed    bool  // floor 3 has more to bring down, which found no room
 	wanted  bool  // the holder of the pen waits for the baton: a carrier gives it up
+	larger  bool  // it has taken slices quickly: they begin larger
 	slow    bool  // the client has been: what it is given does not grow any more
 	stalls  int16 // stretches without progress on a floor 1 that cannot be interrupted
 	waiters int32 // goroutines in waitLocked
@@ -122,6 +123,9 @@ type down interface {
 	shortWriteLocked() bool
 	shortAskLocked() bool
 	shortPushLocked() bool
+
+	// calledLocked is when the last call began or got on, as now says.
+	calledLocked() time.Duration
 
 	// tookLongLocked reports whether a call of length d was slow, as the send
 	// timeout goes.
@@ -193,6 +197,15 @@ func (p *pipe) absorbLocked() {
 func (p *pipe) askLocked() mark {
 	p.asked.seq++
 	p.asked.pos = p.accepted
+	return p.asked
+}
+
+// askBareLocked notes that a flush is asked for that takes no bytes along.
+func (p *pipe) askBareLocked() mark {
+	p.absorbLocked()
+	p.flow.flushes++
+	p.asked.seq++
+	p.asked.pos = max(p.asked.pos, p.sent)
 	return p.asked
 }
 
@@ -268,8 +281,9 @@ func (p *pipe) roundLocked() {
 		p.sent = p.accepted
 	}
 	pushed := false
+	size := p.sliceSizes(firstSlice)
 	for p.sent < goal && p.fail == nil {
-		pushed = p.writePieceLocked(int(min(goal-p.sent, lastSlice)), goal, push)
+		pushed = p.writePieceLocked(&size, goal, push)
 	}
 	if push && p.fail == nil {
 		if !pushed && p.down.pushLocked() {
@@ -281,19 +295,27 @@ func (p *pipe) roundLocked() {
 	p.wakeLocked()
 }
 
-// writePieceLocked hands most bytes of floor 2, or fewer, to floor 1 and, with
-// push, if it comes to goal, flushes in the same call. It reports whether the
-// flush was done.
+// writePieceLocked hands the next piece before goal to floor 1 and, with push,
+// if it comes to goal, flushes in the same call. It reports whether the flush was
+// done.
 //
 // A piece is one block, unless so much is held that a copy of several costs less
 // than their calls, and takes little beside it.
-func (p *pipe) writePieceLocked(most int, goal int64, push bool) (pushed bool) {
-	piece := p.q.front(most)
-	if most > blockSize && p.q.len >= 4*copySize {
+func (p *pipe) writePieceLocked(size *sliceSizes, goal int64, push bool) (pushed bool) {
+	left := goal - p.sent
+	if left > blockSize && p.marks.high >= 4*copySize {
 		buf := copyBuffers.Get().(*[copySize]byte)
-		defer copyBuffers.Put(buf)
-		piece = p.q.gather(buf[:min(most, copySize)])
+		size.begin()
+		defer func() {
+			size.endLocked(p)
+			p.freeCopyLocked(buf, nil)
+		}()
+		return p.handPieceLocked(p.q.gather(buf[:min(left, int64(size.next), copySize)]), goal, push)
 	}
+	return p.handPieceLocked(p.q.front(int(min(left, blockSize))), goal, push)
+}
+
+func (p *pipe) handPieceLocked(piece []byte, goal int64, push bool) (pushed bool) {
 	n, pushed, err := p.down.writeLocked(piece, push && p.sent+int64(len(piece)) == goal)
 	p.wrotePieceLocked(len(piece), n, pushed, err)
 	return pushed
@@ -313,6 +335,11 @@ func (p *pipe) wrotePieceLocked(size, n int, pushed bool, err error) {
 		n = size
 	}
 	p.q.pop(n)
+	if p.q.renewed() {
+		// It came during the call, or little before: a Write that finds bytes in
+		// the block does not read the clock.
+		p.q.head.at = max(p.q.head.at, p.down.calledLocked())
+	}
 	p.countLocked()
 	if p.q.len <= p.marks.low {
 		p.wakeLocked()

@@ -88,6 +88,15 @@ func (f *Flusher) rewatchLocked() {
 // passed reports whether a stretch of length d without progress is too long.
 func (t *sendTimeout) passed(d time.Duration) bool { return t.d > 0 && d >= t.d }
 
+// calledLocked is when the last call began or got on. Where nothing watches the
+// calls that is not known, and it is now.
+func (f *Flusher) calledLocked() time.Duration {
+	if f.timeout.d <= 0 && f.cfg.Budget == nil || f.timeout.closing {
+		return now()
+	}
+	return f.timeout.since
+}
+
 // tookLongLocked reports whether a call of length d was slow: a client as slow
 // as that in all of a larger one would come near the send timeout.
 func (f *Flusher) tookLongLocked(d time.Duration) bool { return f.timeout.passed(64 * d) }

@@ -41,6 +41,8 @@ type Flusher struct {
 	body     *requestBody    // nil: no request body to wait for. Never changed
 	conn     *knownConn      // nil: not known. Never changed
 	interval *flushInterval  // nil: none
+	groups   *groups         // that it is in; nil: never was in one
+	began    time.Duration   // as now says. Never changed
 	member   *member         // in the budget; nil: holds nothing yet, or there is none
 	rare     *rare           // nil: nothing of it
 }
@@ -101,6 +103,7 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 		by = r.Context().Value(http.ServerContextKey)
 	}
 	f.cfg = cfg
+	f.began = now()
 	f.srv = newServer(w, r, by)
 	f.stack = &noStack
 	f.implicit = cfg.Implicit
@@ -150,6 +153,7 @@ func (f *Flusher) initTimeout(by any) {
 // start runs OnStart.
 func (f *Flusher) start(r *http.Request) {
 	f.req = r
+	f.enterOwn(f.cfg.Group)
 	if f.cfg.OnStart != nil {
 		f.cfg.OnStart(f, r)
 	}
@@ -162,6 +166,7 @@ func (f *Flusher) join(cfg *config, r *http.Request) {
 		f.rareLocked().hooks = append(f.rareLocked().hooks, closeHook{cfg.OnClose, r})
 		f.mu.Unlock()
 	}
+	f.enterOwn(cfg.Group)
 	if cfg.OnStart != nil {
 		cfg.OnStart(f, r)
 	}
@@ -307,7 +312,11 @@ func (f *Flusher) ReadFrom(src io.Reader) (n int64, err error) {
 		}
 	}
 	buf := copyBuffers.Get().(*[copySize]byte)
-	defer copyBuffers.Put(buf)
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.freeCopyLocked(buf, err)
+	}()
 	for {
 		m, rerr := src.Read(buf[:])
 		if m > 0 {
@@ -390,7 +399,7 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 	if f.fail == nil {
 		f.sendHeadersLocked(false)
 	}
-	size := sliceSizes{next: 2 * firstSlice}
+	size := f.sliceSizes(2 * firstSlice)
 	for f.fail == nil && limit != 0 {
 		slice := int64(size.next)
 		if limit > 0 {
@@ -488,6 +497,7 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 		f.context.hijack()
 	}
 	f.takeAwayLocked(http.ErrHijacked)
+	f.leaveGroupsLocked()
 	f.stopTimersLocked()
 	f.dropStackLocked()
 	return conn, rw, nil
@@ -561,6 +571,11 @@ func (f *Flusher) EnableFullDuplex() error {
 func (f *Flusher) TryWrite(p []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.tryWriteLocked(p)
+}
+
+// tryWriteLocked is TryWrite. It drops mu while a filter runs.
+func (f *Flusher) tryWriteLocked(p []byte) error {
 	s := f.stack
 	if s.running != nil {
 		_, err := writeStackLocked(f, p)
