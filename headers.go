@@ -47,6 +47,7 @@ type headers struct {
 	headersSent   bool
 	shared        bool
 	eventStream   bool // they are fixed, and those of an event stream
+	saidClose     bool // they went out with Connection: close
 
 	status  int         // 0: WriteHeader has not been called, nothing written
 	length  int64       // the declared Content-Length, or -1
@@ -379,6 +380,7 @@ func (f *Flusher) sendHeadersLocked(flushing bool) {
 	if flushing && f.cfg.NoProxyBuffering {
 		forbidProxyBuffering(f.belowLocked())
 	}
+	f.closeConnectionLocked()
 	f.writeHeaderLocked()
 	f.verdictLocked(nil)
 }

@@ -235,7 +235,7 @@ func TestWritesInLineKeepTheirPlace(t *testing.T) {
 			begin('a'+rune(i), sizes[i%3], false)
 		}
 		<-time.After(time.Minute + 1) // their waits end
-		for i := range 6 {        // and others come
+		for i := range 6 {            // and others come
 			begin('A'+rune(i), sizes[i%3], true)
 		}
 		<-time.After(time.Second)

@@ -250,7 +250,7 @@ func TestShutdownOfAServer(t *testing.T) {
 	for _, p := range []proto{http1, https1, h2} {
 		for _, stuck := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%v/stuck=%v", p, stuck), func(t *testing.T) {
-				before := descriptors(t)
+				before := openDescriptors(t)
 				var g flush.Group
 				var streams []*stream
 				t.Run("server", func(t *testing.T) {
@@ -318,9 +318,9 @@ func TestShutdownOfAServer(t *testing.T) {
 				}
 				tick := time.NewTicker(time.Millisecond) // what has been closed on the other side
 				defer tick.Stop()
-				for end := time.Now().Add(patience()); descriptors(t) > before; <-tick.C {
+				for end := time.Now().Add(patience()); openDescriptors(t) > before; <-tick.C {
 					if time.Now().After(end) {
-						t.Fatalf("%d descriptors, %d before", descriptors(t), before)
+						t.Fatalf("%d descriptors, %d before", openDescriptors(t), before)
 					}
 				}
 			})
@@ -329,7 +329,7 @@ func TestShutdownOfAServer(t *testing.T) {
 }
 
 // descriptors counts those that are open; -1 where it cannot be known.
-func descriptors(t *testing.T) int {
+func openDescriptors(t *testing.T) int {
 	t.Helper()
 	all, err := os.ReadDir("/proc/self/fd")
 	if err != nil {
