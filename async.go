@@ -37,8 +37,8 @@ func (f *Flusher) FlushError() error {
 // done or the failure reported by a later call.
 //
 // From the first FlushAsync on, output that moves down by itself is carried in
-// the background too. Before the request body has been read, headers go out on
-// the caller's goroutine instead; see [Flusher.EnableFullDuplex].
+// the background too. With [New], and before the request body has been read,
+// headers go out on the caller's goroutine instead; see [Flusher.EnableFullDuplex].
 func (f *Flusher) FlushAsync() error {
 	if !f.quick.Load() {
 		return f.flushAsync()

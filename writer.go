@@ -549,9 +549,10 @@ func (f *Flusher) CloseNotify() <-chan bool {
 // has begun, as [http.ResponseController.EnableFullDuplex].
 //
 // Without it, on HTTP/1, the server drains what is left of the request body
-// when headers go out. So until the body has been read to its end, headers
-// leave only on the goroutine of a Write, a flush (FlushAsync included),
-// SendHeaders or Close, which may block on the upload as in net/http.
+// when headers go out. So until the body has been read to its end, a Write, a
+// flush that waits, SendHeaders and Close may block on the upload as in net/http.
+// FlushAsync, TryWrite and timers leave that to the background; with [New]
+// headers leave only on the goroutine of a call, FlushAsync included.
 func (f *Flusher) EnableFullDuplex() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
