@@ -76,6 +76,7 @@ type rare struct {
 	refused         error       // bytes that the server did not take, without failing; filters that failed at the end
 	panicked        any         // from the carrier, for the handler's goroutine
 	torn            bool        // the server refused accepted bytes
+	abort           bool        // Abort was called
 	cutBy           error       // why the response is cut at its end; nil: a Write that had begun did not finish
 	hooks           []closeHook // of handlers that joined
 	handover        *handover   // until the handler returns; nil: Detach was not called
