@@ -57,3 +57,5 @@ func (c fakeConn) room() (int64, error) {
 }
 
 func (c fakeConn) established() bool { return true }
+
+func (c fakeConn) takes() (kernelRoom, error) { return kernelRoom{}, nil }

@@ -124,6 +124,10 @@ type down interface {
 	shortAskLocked() bool
 	shortPushLocked() bool
 
+	// takesAtOnceLocked reports whether floor 1 is sure to take n bytes, and to
+	// flush them, without waiting for the client. The next call is that one.
+	takesAtOnceLocked(n int) bool
+
 	// tookLongLocked reports whether a call of length d was slow, as the send
 	// timeout goes.
 	tookLongLocked(d time.Duration) bool
