@@ -41,8 +41,8 @@ func (f *Flusher) FlushError() error {
 // costs less than a carrier.
 //
 // From the first FlushAsync on, output that moves down by itself is carried in
-// the background too. Before the request body has been read, headers go out on
-// the caller's goroutine instead; see [Flusher.EnableFullDuplex].
+// the background too. With [New], and before the request body has been read,
+// headers go out on the caller's goroutine instead; see [Flusher.EnableFullDuplex].
 func (f *Flusher) FlushAsync() error {
 	if !f.quick.Load() {
 		return f.flushAsync()
@@ -141,16 +141,34 @@ func (f *Flusher) flushWaitLocked(ctx context.Context) error {
 
 // endsLocked reports whether ctx can end a wait.
 func (f *Flusher) endsLocked(ctx context.Context) bool {
-	return ctx != nil && ctx.Done() != nil && !f.ownContext(ctx)
+	return ctx != nil && ctx.Done() != nil && !f.isOwnLocked(ctx)
 }
 
-// ownContext reports whether ctx is the request's own: its end is not the
-// caller's wish to stop waiting.
+// ownContext is isOwnLocked for who does not hold mu.
 func (f *Flusher) ownContext(ctx context.Context) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.isOwnLocked(ctx)
+}
+
+// isOwnLocked reports whether ctx is the request's own: its end is not the
+// caller's wish to stop waiting.
+func (f *Flusher) isOwnLocked(ctx context.Context) bool {
 	if c, ok := ctx.(*requestContext); ok && c == f.context {
 		return true
 	}
 	return f.req != nil && ctx == f.req.Context()
+}
+
+// ownContextLocked is the request's context as the handler knows it; nil: none.
+func (f *Flusher) ownContextLocked() context.Context {
+	switch {
+	case f.req != nil:
+		return f.req.Context()
+	case f.context != nil:
+		return f.context
+	}
+	return nil
 }
 
 func contextError(ctx context.Context) error {

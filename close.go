@@ -57,18 +57,19 @@ func (f *Flusher) Abort(cause error) { f.finish(true, cause) }
 func (f *Flusher) finish(abort bool, cause error) error {
 	f.mu.Lock()
 	if abort && !f.ended && !f.hijacked {
-		if f.returned.Load() || !f.headersSent {
+		if f.handlerIs(handlerReturned) || !f.headersSent {
 			f.showBeforeCutLocked(cause, false)
 		}
 		f.abortLocked(cause)
 		if f.filterAbortsLocked() {
 			defer f.mu.Unlock()
+			f.endAsideLocked()
 			return f.fail
 		}
 	}
 	if f.closing {
 		defer f.mu.Unlock()
-		if f.ended && f.returned.Load() && !abort {
+		if f.ended && f.handlerIs(handlerReturned) && !abort {
 			f.boundEndLocked()
 		}
 		if abort && f.stack.running != nil {
@@ -85,7 +86,9 @@ func (f *Flusher) finish(abort bool, cause error) error {
 		f.refuseLocked(closedError(f.fail))
 	}
 	f.mu.Unlock()
+	defer f.partFromHandler()
 	defer func() { // a filter may panic while the buffers are unwound
+		f.closeWire()
 		for _, h := range f.rarely().hooks {
 			h.fn(h.r, f.Stats(), f.closeErr())
 		}
@@ -126,7 +129,7 @@ func (f *Flusher) complete() {
 		f.joinLocked()
 		f.endLocked(whole, unwound)
 	}()
-	if f.returned.Load() {
+	if f.handlerIs(handlerReturned) {
 		f.cutDrainLocked()
 	}
 	f.awaitWritesLocked()
@@ -234,6 +237,9 @@ func (f *Flusher) handRestLocked() {
 	}
 	f.drainLocked()
 	f.boundEndLocked()
+	if f.fail == nil {
+		f.endWireLocked()
+	}
 }
 
 // boundEndLocked gives the bytes that the server writes after us SendTimeout to
@@ -242,7 +248,7 @@ func (f *Flusher) handRestLocked() {
 func (f *Flusher) boundEndLocked() {
 	switch {
 	case f.fail != nil || f.hijacked:
-	case f.context == nil || f.returned.Load():
+	case f.context == nil || f.handlerIs(handlerReturned) || f.detached >= taken:
 		f.setClosingDeadlineLocked(true)
 	default:
 		f.liftClosingDeadlineLocked()
@@ -291,7 +297,8 @@ func (f *Flusher) endLocked(whole bool, unwound error) {
 		f.takeAwayLocked(closedError(f.fail))
 	}
 	f.leaveLocked()
-	if f.returned.Load() {
+	f.leaveGroupsLocked()
+	if f.handlerIs(handlerReturned) || f.detached >= kept {
 		f.endContextLocked(nil)
 	}
 }
@@ -310,9 +317,13 @@ func (f *Flusher) rethrow() {
 	}
 }
 
-// failedLocked has the handler's context end with the failure. Headers are not
-// withheld for a filter any more.
+// failedLocked has the handler's context end with the failure, and a response
+// that has no handler which could see it. Headers are not withheld for a filter
+// any more.
 func (f *Flusher) failedLocked() {
 	f.yieldLocked()
 	f.endContextLocked(nil)
+	if !f.aborted {
+		f.endAsideLocked()
+	}
 }

@@ -2,6 +2,7 @@ package flush
 
 import (
 	"context"
+	"errors"
 	"sync"
 )
 
@@ -78,3 +79,5 @@ func TrustConn(ctx context.Context) context.Context {
 	ctx.Value(connKey{}).(*knownConn).plain = true
 	return ctx
 }
+
+func (c *KernelConn) hangUp() error { return errors.ErrUnsupported }

@@ -116,6 +116,16 @@ func (k *kernelConn) room() (n int64, err error) {
 	return n, err
 }
 
+func (k *kernelConn) hangUp() (err error) {
+	cerr := k.raw.Control(func(fd uintptr) {
+		err = os.NewSyscallError("shutdown", syscall.Shutdown(int(fd), syscall.SHUT_WR))
+	})
+	if cerr != nil {
+		err = cerr
+	}
+	return err
+}
+
 // takes is what the kernel's sk_stream_memory_free asks, before it takes a
 // segment.
 func (k *kernelConn) takes() (r kernelRoom, err error) {

@@ -13,3 +13,5 @@ func (k *kernelConn) room() (int64, error) { return 0, errNoCount }
 func (k *kernelConn) takes() (kernelRoom, error) { return kernelRoom{}, errNoCount }
 
 func (k *kernelConn) established() bool { return false }
+
+func (k *kernelConn) hangUp() error { return errNoCount }
