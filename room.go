@@ -56,8 +56,11 @@ const burstGap = 50 * time.Microsecond
 // carrier. If it says so the next call of the server's is that one.
 func (f *Flusher) takesAtOnceLocked(n int) bool {
 	p := f.timeout.progress
-	if p == nil || !p.plain || !f.srv.ownHeader || !p.room.flushed {
+	if p == nil || !p.plain || !p.room.flushed {
 		return false
+	}
+	if _, wire := f.srv.w.(*wire); !wire && !f.srv.ownHeader {
+		return false // who stands between may wait
 	}
 	r := &p.room
 	at, asked := now(), f.flow.flushes

@@ -156,13 +156,15 @@ func TestFlushAsyncBurst(t *testing.T) {
 		opt  func(a *kernelAsker) serveOption
 		pace time.Duration
 		own  bool
+		away bool // the response is detached
 	}{
-		{"a burst", func(a *kernelAsker) serveOption { return a.known(flush.ConnOptions{}) }, 0, false},
-		{"paced", func(a *kernelAsker) serveOption { return a.known(flush.ConnOptions{}) }, time.Millisecond, true},
-		{"not known", func(*kernelAsker) serveOption { return configure(func(*http.Server) {}) }, time.Millisecond, false},
+		{"a burst", func(a *kernelAsker) serveOption { return a.known(flush.ConnOptions{}) }, 0, false, false},
+		{"paced", func(a *kernelAsker) serveOption { return a.known(flush.ConnOptions{}) }, time.Millisecond, true, false},
+		{"paced, detached", func(a *kernelAsker) serveOption { return a.known(flush.ConnOptions{}) }, time.Millisecond, true, true},
+		{"not known", func(*kernelAsker) serveOption { return configure(func(*http.Server) {}) }, time.Millisecond, false, false},
 		{"around it stands another", func(*kernelAsker) serveOption {
 			return configure(func(s *http.Server) { s.ConnContext = flush.ConnContext })
-		}, time.Millisecond, false},
+		}, time.Millisecond, false, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			var a kernelAsker
@@ -170,17 +172,30 @@ func TestFlushAsyncBurst(t *testing.T) {
 			text := bytes.Repeat([]byte("event\n"), 10)
 			h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				f, _ := flush.From(w)
-				pace := func() {}
-				if tc.pace > 0 {
-					tick := time.NewTicker(tc.pace)
-					defer tick.Stop()
-					pace = func() { <-tick.C }
+				send := func() {
+					pace := func() {}
+					if tc.pace > 0 {
+						tick := time.NewTicker(tc.pace)
+						defer tick.Stop()
+						pace = func() { <-tick.C }
+					}
+					for range events {
+						pace()
+						f.Write(text)
+						a.flush(f)
+					}
 				}
-				for range events {
-					pace()
-					f.Write(text)
-					a.flush(f)
+				if !tc.away {
+					send()
+					return
 				}
+				if err := f.Detach(); err != nil {
+					t.Error(err)
+				}
+				go func() {
+					send()
+					f.Close()
+				}()
 			}), nil)
 			srv := serve(t, http1, h, a.wrap(), tc.opt(&a))
 			open(t, srv, "GET", "/", nil).expectEnd(strings.Repeat(string(text), events))
