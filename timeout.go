@@ -43,6 +43,9 @@ type sendTimeout struct {
 func (f *Flusher) beginCallLocked() {
 	t := &f.timeout
 	t.calling = true
+	if t.progress != nil {
+		t.progress.room.begin()
+	}
 	closing := t.closing && t.progress == nil && !f.drainingLocked()
 	budget := f.cfg.Budget != nil && !t.quiet
 	if budget || t.d > 0 && !closing {

@@ -133,7 +133,7 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 		if known, ok := r.Context().Value(connKey{}).(*knownConn); ok {
 			f.conn = known
 			if f.http1 && f.srv.deadline != nil {
-				f.timeout.progress = &progress{conn: known, watcher: known.watcher}
+				f.timeout.progress = &progress{conn: known, watcher: known.watcher, plain: known.plain}
 			}
 		}
 	}
