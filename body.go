@@ -25,7 +25,7 @@ import (
 // [New] leaves the server's own body to its handler, since a server that meets
 // another than its own does not know what is left of it, and would take the rest
 // for a request. There the trailer is where it belongs, a body that may be unread
-// counts as unread until the headers are out (unreadBody), and a status is told
+// counts as unread until the headers are out (unseen), and a status is told
 // to the server as soon as it is fixed (expectedBody).
 type requestBody struct {
 	io.ReadCloser
@@ -33,6 +33,7 @@ type requestBody struct {
 	server  *http.Request // as NewHandler got it
 	own     *http.Request // the handler's
 	drained bool          // by the server when headers go out
+	unseen  bool          // it is the server's own: who reads it is not known
 	expects atomic.Bool   // the client waits for a 100 Continue, which the first Read sends
 	over    atomic.Bool   // read to its end or closed, or the server has had its turn
 
@@ -42,15 +43,15 @@ type requestBody struct {
 	cutShort bool // a read deadline has ended the drain. It is final
 }
 
-// What stands for a body that we do not see: one that the server drains when
-// headers go out, and one that it asks for when it is first read.
-var unreadBody, expectedBody = requestBody{drained: true}, requestBody{}
+// expectedBody stands for a body that we do not see, and that the server asks for
+// when it is first read.
+var expectedBody requestBody
 
 // newBody notes what [New] knows of r's body.
 func (f *Flusher) newBody(r *http.Request) {
 	switch {
 	case f.drainsBody(r):
-		f.body = &unreadBody
+		f.body = &requestBody{f: f, drained: true, unseen: true}
 	case f.srv.netHTTP && mayHaveBody(r) && expectsContinue(r):
 		f.body = &expectedBody
 	}
@@ -146,7 +147,7 @@ func (b *requestBody) carryTrailer() {
 // of the handler.
 func (f *Flusher) excludeBodyLocked(push bool, size int) {
 	b := f.body
-	if b == nil || b.f == nil || !b.drained || f.fullDuplex || b.over.Load() || !push && f.flow.bytes+int64(size) <= serverMeasures {
+	if b == nil || !b.drained || f.fullDuplex || b.over.Load() || !push && f.flow.bytes+int64(size) <= serverMeasures {
 		return
 	}
 	for b.reading > 0 && f.fail == nil && !f.closing {
@@ -192,7 +193,7 @@ func (f *Flusher) cutDrainLocked() {
 // see it read, only a caller of the Flusher may do it then, as in net/http, and
 // no carrier or timer.
 func (f *Flusher) callerOnlyLocked() bool {
-	return f.body == &unreadBody && !f.headersSent && !f.fullDuplex
+	return f.body != nil && f.body.unseen && !f.headersSent && !f.fullDuplex
 }
 
 // tellStatus hands a status that has been fixed to the server.

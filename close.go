@@ -68,14 +68,14 @@ func (f *Flusher) finish(abort bool, cause error) error {
 	}
 	if f.closing {
 		defer f.mu.Unlock()
-		if f.ended && f.returned.Load() && !abort {
-			f.boundEndLocked()
-		}
 		if abort && f.stack.running != nil {
 			return f.fail // it may be the filter that asks: what closes the response sees the mark
 		}
 		for !f.ended {
 			f.waitLocked()
+		}
+		if f.returned.Load() && !abort && !f.bounded {
+			f.boundEndLocked()
 		}
 		return f.closeErr()
 	}
@@ -243,6 +243,7 @@ func (f *Flusher) boundEndLocked() {
 	switch {
 	case f.fail != nil || f.hijacked:
 	case f.context == nil || f.returned.Load():
+		f.bounded = true
 		f.setClosingDeadlineLocked(true)
 	default:
 		f.liftClosingDeadlineLocked()

@@ -32,10 +32,10 @@ func (f *Flusher) followAsyncLocked() error {
 func (f *Flusher) flushAllAsyncLocked() error {
 	s := f.stack
 	switch {
-	case !s.active() || f.refuse != nil:
-		return nil
 	case s.running != nil:
 		return ErrReentrant
+	case !s.active() || f.refuse != nil:
+		return nil
 	case f.owesLocked():
 		s.owesAll = true
 		f.oweLocked()

@@ -39,6 +39,7 @@ type reply struct {
 	mu         sync.Mutex
 	writers    []*writer
 	floor2     returned
+	owed       returned // to floor 2, by FlushAll(false)
 	accepted   int64
 	filtered   int64  // bytes that filters added, less what they took
 	inexact    string // why the balance cannot be drawn
@@ -48,6 +49,7 @@ type reply struct {
 	closeCause error  // Err then
 	panicked   any    // what the handler's ServeHTTP panicked with
 	exited     bool   // it was left by runtime.Goexit
+	left       bool   // the server's context had ended by then: the client is gone
 }
 
 func newReply(h *hammerRun, i int) *reply {
@@ -126,6 +128,10 @@ func (r *reply) serve() {
 	go func() {
 		defer close(done)
 		defer r.h.endCall(c)
+		ctx := context.Background()
+		if r.req != nil {
+			ctx = r.req.Context()
+		}
 		defer r.over()
 		if !r.handler {
 			r.f = flush.New(r.w, r.req, &r.opts)
@@ -138,6 +144,7 @@ func (r *reply) serve() {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.panicked, r.exited = v, exited && v == nil
+			r.left = ctx.Err() != nil
 			switch v.(type) {
 			case nil, hammerPanic:
 			default:
@@ -229,6 +236,7 @@ func (r *reply) rest() {
 	}
 	r.server.calm.Store(true)
 	time.Sleep((2*r.h.stretches()+6)*r.sendTimeout() + 2*time.Second) // stalls that are under way end
+	r.onFloor2(r.owed)
 	upTo := r.known()
 	if r.f.FlushAsync() != nil || r.ended.Load() {
 		return
@@ -346,7 +354,7 @@ func (k *worker) do(o op) {
 			return
 		}
 		r.tried.Store(true)
-		k.write("TryWrite", atOnce, o.size, func(p []byte) (int, error) {
+		k.write("TryWrite", r.mustNotWait(), o.size, func(p []byte) (int, error) {
 			if err := t.TryWrite(p); err != nil {
 				return 0, err
 			}
@@ -364,7 +372,7 @@ func (k *worker) do(o op) {
 		waited := r.opts.Flush != flush.Async && r.opts.Flush != flush.Off && !holds && r.h.has&hasFollow == 0 && r.opts.SAPI.HTTP10Buffer == 0
 		k.flush("FlushError", waits, 0, waited, r.known(), f.FlushError)
 	case opFlushAsync:
-		k.call("FlushAsync", atOnce, 0, f.FlushAsync)
+		k.call("FlushAsync", r.mustNotWait(), 0, f.FlushAsync)
 	case opFlushWait:
 		k.flush("FlushWait", waits, 0, true, r.known(), func() error { return f.FlushWait(noContext) })
 	case opFlushCtx:
@@ -384,16 +392,24 @@ func (k *worker) do(o op) {
 		wait := o.n&1 == 0
 		kind := waits
 		if !wait {
-			kind = atOnce
+			kind = r.mustNotWait()
 		}
 		k.flush(fmt.Sprintf("flush.Flush(%v)", wait), kind, 0, wait, r.known(), func() error { return flush.Flush(f, wait) })
 	case opFlushAll:
 		wait := o.n&1 == 0
+		kind := bounded
+		if !wait {
+			kind = r.mustNotWait()
+		}
 		upTo := r.soFar()
-		k.flush(fmt.Sprintf("FlushAll(%v)", wait), bounded, 0, wait, upTo, func() error {
+		k.flush(fmt.Sprintf("FlushAll(%v)", wait), kind, 0, wait, upTo, func() error {
 			err := f.FlushAll(wait)
-			if err == nil {
+			switch {
+			case err != nil:
+			case wait:
 				r.onFloor2(upTo)
+			default:
+				r.onItsWay(upTo)
 			}
 			return err
 		})
@@ -465,6 +481,15 @@ func (k *worker) do(o op) {
 			return f.Err()
 		})
 	}
+}
+
+// mustNotWait is what holds of a flush that does not wait. Under New nobody sees
+// who reads the request body: there headers go out on the caller's goroutine.
+func (r *reply) mustNotWait() timeKind {
+	if !r.handler && len(r.replyScript.body) > 0 {
+		return waits
+	}
+	return atOnce
 }
 
 // readFile reads from a file. It is given as sendfile likes it, or not, and

@@ -99,15 +99,26 @@ func (r *reply) soFar() returned {
 	return all
 }
 
-// onFloor2 notes that what had been written at that time has left the buffers.
+// onFloor2 notes that what had been written at that time has left the buffers,
+// and onItsWay that it will.
 func (r *reply) onFloor2(upTo returned) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i, n := range upTo {
-		if i == len(r.floor2) {
-			r.floor2 = append(r.floor2, 0)
+	r.floor2.raise(upTo)
+}
+
+func (r *reply) onItsWay(upTo returned) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.owed.raise(upTo)
+}
+
+func (r *returned) raise(to returned) {
+	for i, n := range to {
+		if i == len(*r) {
+			*r = append(*r, 0)
 		}
-		r.floor2[i] = max(r.floor2[i], n)
+		(*r)[i] = max((*r)[i], n)
 	}
 }
 
@@ -389,13 +400,13 @@ func (r *reply) checkFailureLocked() {
 	}
 }
 
-// excess is how much a FollowFlush buffer, or TryWrite, may bring beyond the
-// mark: once. What a buffer holds is not bounded, so it is everything.
+// excess is how much a FollowFlush buffer, FlushAll(false) or TryWrite may bring
+// beyond the mark: once. What a buffer holds is not bounded, so it is everything.
 func (r *reply) excess() int {
 	n := 0
 	for _, w := range r.writers {
 		for _, rec := range w.all {
-			if rec.by == w && r.buffers.Load() && r.h.has&hasFollow != 0 {
+			if rec.by == w && r.buffers.Load() && r.h.has&(hasFollow|hasFlushAll) != 0 {
 				n += len(rec.data) + 2
 			} else if r.tried.Load() {
 				n = max(n, len(rec.data))
@@ -444,7 +455,7 @@ func (r *reply) checkWireLocked(st flush.Stats, hijacked bool) {
 		// Hijack drops what buffers hold, and Stats tell.
 	case !told:
 		r.report("untold", "missing on the wire, and neither Close nor OnClose nor a cut says so: %s; %+v", what, st)
-	case r.handler && r.panicked == nil && !r.exited && r.closeCause != nil && !hijacked:
+	case r.handler && r.panicked == nil && !r.exited && r.closeCause != nil && !hijacked && !r.left:
 		r.report("uncut", "missing on the wire because of %q, and the client sees a whole response: %s; %+v", r.closeCause, what, st)
 	}
 	if st.Lost == 0 && r.inexact == "" && !s.refused && !s.panicked {
@@ -552,6 +563,9 @@ func (r *replyScript) sendTimeout() time.Duration {
 func (r *reply) uploadTime() (d time.Duration) {
 	for _, one := range r.replyScript.body {
 		d += one
+	}
+	if d > 0 && !r.bodyEnds && r.write > 0 && r.opts.SendTimeout == 0 {
+		d += r.bodyStall() // a WriteTimeout alone does not end the server's drain
 	}
 	return d
 }

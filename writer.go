@@ -49,9 +49,11 @@ type Flusher struct {
 type response struct {
 	fullDuplex bool
 	hijacked   bool
+	hijacking  bool        // the server's Hijack is under way: the deadlines may not be ours any more
 	closing    bool        // Close, Abort or the return of the handler has begun
 	aborted    bool        // it must not be taken for complete
 	ended      bool        // the server's writer is not ours any more
+	bounded    bool        // what the server writes after us has its time
 	returned   atomic.Bool // NewHandler's handler has returned
 	implicit   Mode
 	aside      int16 // calls of the server without the baton, under way
@@ -464,6 +466,8 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 		return nil, nil, err
 	}
 	defer f.releaseLocked()
+	f.parkLocked(true) // what is accepted from here on would not get down any more
+	defer f.parkLocked(false)
 	if f.fixed {
 		f.stopHoldingLocked()
 		f.moveLocked()
@@ -477,9 +481,9 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 			return nil, nil, f.fail
 		}
 	}
-	f.parkLocked(true)
+	f.hijacking = true
 	f.callLocked(func() { conn, rw, err = h.Hijack() })
-	f.parkLocked(false)
+	f.hijacking = false
 	if err != nil {
 		return nil, nil, err
 	}
