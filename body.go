@@ -147,13 +147,28 @@ func (b *requestBody) carryTrailer() {
 // of the handler.
 func (f *Flusher) excludeBodyLocked(push bool, size int) {
 	b := f.body
-	if b == nil || !b.drained || f.fullDuplex || b.over.Load() || !push && f.flow.bytes+int64(size) <= serverMeasures {
+	if b == nil || !b.drained || f.fullDuplex || b.over.Load() || !push && !f.overflowsLocked(size) {
 		return
 	}
 	for b.reading > 0 && f.fail == nil && !f.closing {
 		f.waitLocked()
 	}
 	b.handing = true
+}
+
+// spareBodyLocked comes before admitBodyLocked if the flush was not to be: the
+// server has had no turn, unless the bytes made it hand the headers over.
+func (f *Flusher) spareBodyLocked(size int) {
+	if b := f.body; b != nil && b.handing && !f.overflowsLocked(size) {
+		b.handing = false
+		f.wakeLocked()
+	}
+}
+
+// overflowsLocked reports whether size more bytes make the server hand the
+// headers over by itself.
+func (f *Flusher) overflowsLocked(size int) bool {
+	return f.flow.bytes+int64(size) > serverMeasures
 }
 
 func (f *Flusher) admitBodyLocked() {

@@ -65,6 +65,7 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 		}
 	}()
 	var perr error
+	asked := push
 	n, err = f.srv.w.Write(p)
 	n, err = wrote(n, len(p), err)
 	if push = push && err == nil && f.srv.flusher != nil; push {
@@ -72,6 +73,9 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 	}
 	returned = true
 	f.mu.Lock()
+	if asked && !push {
+		f.spareBodyLocked(len(p)) // it was not flushed
+	}
 	f.endCallLocked()
 	if push {
 		f.notePushLocked(perr)

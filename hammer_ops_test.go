@@ -31,6 +31,7 @@ type reply struct {
 	cancel func()
 
 	buffers atomic.Bool // somebody has begun to open a buffer
+	closing atomic.Bool // the response may be ending: its headers wait for no Read
 	tried   atomic.Bool // TryWrite has been called
 	ended   atomic.Bool // the response has ended
 
@@ -208,6 +209,7 @@ func (r *reply) handle(workers *sync.WaitGroup) {
 		mine.Wait()
 		r.rest()
 	}
+	r.closing.Store(true)
 	k := &worker{r: r, name: fmt.Sprintf("%d.handler", r.id)}
 	switch r.ending {
 	case endsClose:
@@ -355,7 +357,13 @@ func (k *worker) do(o op) {
 		}
 		r.tried.Store(true)
 		k.write("TryWrite", r.mustNotWait(), o.size, func(p []byte) (int, error) {
-			if err := t.TryWrite(p); err != nil {
+			switch err := t.TryWrite(p); {
+			case errors.Is(err, errHammerFalse): // p has passed the filter unchanged
+				return len(p), err
+			case errors.Is(err, http.ErrContentLength) && r.buffers.Load():
+				r.notExact("TryWrite does not tell what fitted")
+				return 0, err
+			case err != nil:
 				return 0, err
 			}
 			return len(p), nil
@@ -444,8 +452,10 @@ func (k *worker) do(o op) {
 		k.buffer(o)
 	case opAbort:
 		r.abortedAt.CompareAndSwap(0, max(int64(time.Since(r.h.began)), 1))
+		r.closing.Store(true)
 		k.call("Abort", ends, 0, func() error { f.Abort(errHammerAbort); return nil })
 	case opClose:
+		r.closing.Store(true)
 		k.call("Close", ends, 0, f.Close)
 	case opStatus:
 		k.call("WriteHeader", atOnce, 0, func() error { f.WriteHeader([]int{200, 404, 204, 500}[o.n%4]); return nil })

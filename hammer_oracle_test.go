@@ -92,8 +92,8 @@ func (r *reply) soFar() returned {
 	all := make(returned, len(r.writers))
 	for i, w := range r.writers {
 		all[i] = len(w.all)
-		if all[i] > 0 && w.all[all[i]-1].ended == 0 {
-			all[i]--
+		for all[i] > 0 && w.all[all[i]-1].ended == 0 {
+			all[i]-- // ReadFrom begins several
 		}
 	}
 	return all
@@ -171,6 +171,13 @@ func (r *reply) findLocked(p []byte) *entry {
 		return nil
 	}
 	return w.all[seq]
+}
+
+// notExact says why the balance cannot be drawn.
+func (r *reply) notExact(why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.inexact = why
 }
 
 // allGone is what Flusher.Clean does to all that has begun.
@@ -507,6 +514,9 @@ func (r *reply) checkTime(what string, took time.Duration, kind timeKind, most t
 			return // without a bound of its own it waits for others that hold something
 		}
 		factor := r.h.stretches()
+		if len(r.replyScript.body) > 0 {
+			factor++ // after a drain that has taken so long the response goes on
+		}
 		most = slept + factor*(send+send/16) + r.write + r.uploadTime() + time.Millisecond
 		if r.write > 0 && r.opts.SendTimeout == 0 && has&hasDeadline != 0 {
 			most += time.Hour // the handler's own deadline in the place of the server's

@@ -565,6 +565,9 @@ func (f *Flusher) TryWrite(p []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	s := f.stack
+	if f.fail != nil {
+		return f.fail // a buffer would take it all the same
+	}
 	if s.running != nil {
 		_, err := writeStackLocked(f, p)
 		return err
