@@ -160,13 +160,6 @@ func (p *pipe) firstWaitLocked() (mark, bool) {
 	return mark{}, false
 }
 
-// awaitIdleLocked waits until nobody calls floor 1 any more.
-func (p *pipe) awaitIdleLocked() {
-	for p.held {
-		p.waitLocked()
-	}
-}
-
 // awaitWritesLocked waits until the Writes that have begun have ended, or
 // cannot go on.
 func (p *pipe) awaitWritesLocked() {

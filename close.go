@@ -74,8 +74,11 @@ func (f *Flusher) finish(abort bool, cause error) error {
 		for !f.ended {
 			f.waitLocked()
 		}
-		if f.returned.Load() && !abort && !f.bounded {
-			f.boundEndLocked()
+		if f.returned.Load() && !f.bounded {
+			f.bounded = true
+			if !abort {
+				f.boundEndLocked()
+			}
 		}
 		return f.closeErr()
 	}
