@@ -55,12 +55,12 @@ func (p *pipe) grantLocked() {
 	if p.held {
 		most = p.marks.high // the holder looks at the length by itself
 	}
-	p.q.credit = max(min(p.q.room(), most-p.q.len), 0)
+	p.q.credit = int32(max(min(p.q.room(), most-p.q.len), 0))
 }
 
 // spendLocked is the short way: b enters if the credit allows it.
 func spendLocked[T []byte | string](p *pipe, b T) bool {
-	if len(b) == 0 || len(b) > p.q.credit {
+	if len(b) == 0 || len(b) > int(p.q.credit) {
 		return false
 	}
 	p.absorbLocked()
@@ -162,7 +162,7 @@ func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err e
 			buf := copyBuffers.Get().(*[copySize]byte)
 			k = copy(buf[:], b)
 			m, _, err = p.down.writeLocked(buf[:k], false)
-			copyBuffers.Put(buf)
+			p.freeCopyLocked(buf, err)
 		}
 		if asks {
 			p.accepted += int64(m)
@@ -174,6 +174,15 @@ func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err e
 		}
 	}
 	return n, err
+}
+
+// freeCopyLocked gives buf back. After a failure the server may still be reading
+// it: HTTP/2 returns from a Write whose stream has been reset before its frame is
+// out.
+func (p *pipe) freeCopyLocked(buf *[copySize]byte, err error) {
+	if err == nil && p.fail == nil {
+		copyBuffers.Put(buf)
+	}
 }
 
 const (
@@ -190,9 +199,18 @@ type sliceSizes struct {
 	began time.Duration
 }
 
+// A pace is how a client has taken large pieces.
+type pace uint8
+
+const (
+	paceUnknown pace = iota
+	paceQuick        // they begin larger
+	paceSlow         // once: they do not grow any more
+)
+
 // sliceSizes begins with first, or more.
 func (p *pipe) sliceSizes(first int) sliceSizes {
-	if p.larger {
+	if p.pace == paceQuick {
 		first = max(first, 2*firstSlice)
 	}
 	return sliceSizes{next: first}
@@ -201,12 +219,12 @@ func (p *pipe) sliceSizes(first int) sliceSizes {
 func (s *sliceSizes) begin() { s.began = now() }
 
 func (s *sliceSizes) endLocked(p *pipe) {
-	if p.slow = p.slow || p.down.tookLongLocked(now()-s.began); p.slow {
-		s.next, p.larger = firstSlice, false
+	if p.pace == paceSlow || p.down.tookLongLocked(now()-s.began) {
+		s.next, p.pace = firstSlice, paceSlow
 		return
 	}
 	if s.quick++; s.quick == 4 && s.next < lastSlice {
-		s.next, s.quick, p.larger = 2*s.next, 0, true
+		s.next, s.quick, p.pace = 2*s.next, 0, paceQuick
 	}
 }
 
@@ -246,7 +264,6 @@ func enqueueLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err erro
 	}
 	for len(b) > 0 {
 		if err := p.awaitRoomLocked(); err == errThrough {
-			p.holding = false
 			m, err := throughLocked(p, b)
 			return n + m, err
 		} else if err != nil {
@@ -309,7 +326,6 @@ func (p *pipe) awaitLowLocked() error {
 // reports whether it has worked itself, so that there may be news; else somebody
 // has the baton.
 func (p *pipe) moveOnLocked() (worked bool) {
-	p.holding = false
 	p.moveTo = p.accepted
 	switch {
 	case p.held:

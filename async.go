@@ -133,16 +133,34 @@ func (f *Flusher) flushWaitLocked(ctx context.Context) error {
 
 // endsLocked reports whether ctx can end a wait.
 func (f *Flusher) endsLocked(ctx context.Context) bool {
-	return ctx != nil && ctx.Done() != nil && !f.ownContext(ctx)
+	return ctx != nil && ctx.Done() != nil && !f.isOwnLocked(ctx)
 }
 
-// ownContext reports whether ctx is the request's own: its end is not the
-// caller's wish to stop waiting.
+// ownContext is isOwnLocked for who does not hold mu.
 func (f *Flusher) ownContext(ctx context.Context) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.isOwnLocked(ctx)
+}
+
+// isOwnLocked reports whether ctx is the request's own: its end is not the
+// caller's wish to stop waiting.
+func (f *Flusher) isOwnLocked(ctx context.Context) bool {
 	if c, ok := ctx.(*requestContext); ok && c == f.context {
 		return true
 	}
 	return f.req != nil && ctx == f.req.Context()
+}
+
+// ownContextLocked is the request's context as the handler knows it; nil: none.
+func (f *Flusher) ownContextLocked() context.Context {
+	switch {
+	case f.req != nil:
+		return f.req.Context()
+	case f.context != nil:
+		return f.context
+	}
+	return nil
 }
 
 func contextError(ctx context.Context) error {

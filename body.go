@@ -36,6 +36,7 @@ type requestBody struct {
 	unseen  bool          // it is the server's own: who reads it is not known
 	expects atomic.Bool   // the client waits for a 100 Continue, which the first Read sends
 	over    atomic.Bool   // read to its end or closed, or the server has had its turn
+	whole   atomic.Bool   // read to its end
 
 	// Guarded by Flusher.mu.
 	reading  int  // Reads and Closes of the handler's, under way
@@ -98,6 +99,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	if err != nil {
 		b.carryTrailer()
 		b.over.Store(true)
+		if err == io.EOF {
+			b.whole.Store(true)
+		}
 	}
 	return n, err
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -488,4 +489,28 @@ func TestBudgetBesideMaxPending(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who has stopped to wait leaves nothing behind, while the memory is still held.
+func TestBudgetWaitLeavesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(4<<10, 4<<10)
+		holder := hold(budget, 1)
+		before := runtime.NumGoroutine()
+		for range 100 {
+			f := flush.New(newTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Second})
+			if got := <-writes(f, 5); !errors.Is(got.err, flush.ErrTimeout) {
+				t.Errorf("Write: %+v", got)
+			}
+			f.Close()
+		}
+		synctest.Wait()
+		if n := runtime.NumGoroutine(); n > before {
+			t.Errorf("%d goroutines, %d before", n, before)
+		}
+		if got, want := budget.Stats(), (flush.BudgetStats{Held: 4 << 10, Members: 1}); got != want {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+		holder.Close()
+	})
 }

@@ -57,12 +57,13 @@ func (f *Flusher) Abort(cause error) { f.finish(true, cause) }
 func (f *Flusher) finish(abort bool, cause error) error {
 	f.mu.Lock()
 	if abort && !f.ended && !f.hijacked {
-		if f.returned.Load() || !f.headersSent {
+		if f.handlerIs(handlerReturned) || !f.headersSent {
 			f.showBeforeCutLocked(cause, false)
 		}
 		f.abortLocked(cause)
 		if f.filterAbortsLocked() {
 			defer f.mu.Unlock()
+			f.endAsideLocked()
 			return f.fail
 		}
 	}
@@ -74,7 +75,7 @@ func (f *Flusher) finish(abort bool, cause error) error {
 		for !f.ended {
 			f.waitLocked()
 		}
-		if f.returned.Load() && !f.bounded {
+		if f.handlerIs(handlerReturned) && !f.bounded {
 			f.bounded = true
 			if !abort {
 				f.boundEndLocked()
@@ -88,7 +89,9 @@ func (f *Flusher) finish(abort bool, cause error) error {
 		f.refuseLocked(closedError(f.fail))
 	}
 	f.mu.Unlock()
+	defer f.partFromHandler()
 	defer func() { // a filter may panic while the buffers are unwound
+		f.closeWire()
 		for _, h := range f.rarely().hooks {
 			h.fn(h.r, f.Stats(), f.closeErr())
 		}
@@ -129,7 +132,7 @@ func (f *Flusher) complete() {
 		f.joinLocked()
 		f.endLocked(whole, unwound)
 	}()
-	if f.returned.Load() {
+	if f.handlerIs(handlerReturned) {
 		f.cutDrainLocked()
 	}
 	f.awaitWritesLocked()
@@ -237,6 +240,9 @@ func (f *Flusher) handRestLocked() {
 	}
 	f.drainLocked()
 	f.boundEndLocked()
+	if f.fail == nil {
+		f.endWireLocked()
+	}
 }
 
 // boundEndLocked gives the bytes that the server writes after us SendTimeout to
@@ -245,7 +251,7 @@ func (f *Flusher) handRestLocked() {
 func (f *Flusher) boundEndLocked() {
 	switch {
 	case f.fail != nil || f.hijacked:
-	case f.context == nil || f.returned.Load():
+	case f.context == nil || f.handlerIs(handlerReturned) || f.detached >= taken:
 		f.bounded = true
 		f.setClosingDeadlineLocked(true)
 	default:
@@ -295,7 +301,8 @@ func (f *Flusher) endLocked(whole bool, unwound error) {
 		f.takeAwayLocked(closedError(f.fail))
 	}
 	f.leaveLocked()
-	if f.returned.Load() {
+	f.leaveGroupsLocked()
+	if f.handlerIs(handlerReturned) || f.detached >= kept {
 		f.endContextLocked(nil)
 	}
 }
@@ -314,9 +321,13 @@ func (f *Flusher) rethrow() {
 	}
 }
 
-// failedLocked has the handler's context end with the failure. Headers are not
-// withheld for a filter any more.
+// failedLocked has the handler's context end with the failure, and a response
+// that has no handler which could see it. Headers are not withheld for a filter
+// any more.
 func (f *Flusher) failedLocked() {
 	f.yieldLocked()
 	f.endContextLocked(nil)
+	if !f.aborted {
+		f.endAsideLocked()
+	}
 }

@@ -98,6 +98,10 @@ type connection interface {
 	// established reports whether both sides are there: neither has ended or
 	// reset the connection.
 	established() bool
+
+	// hangUp has the client's kernel see the end of the connection after what
+	// has been written, though the server keeps it.
+	hangUp() error
 }
 
 // kernelConn is a TCP connection of this process.

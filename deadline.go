@@ -35,9 +35,9 @@ const (
 // SetReadDeadline sets the server's deadline for reading the request, as
 // [http.ResponseController.SetReadDeadline].
 func (f *Flusher) SetReadDeadline(t time.Time) error {
-	d, ok := find[readDeadliner](f.srv.w)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	d, ok := find[readDeadliner](f.srv.w)
 	if err := f.goneLocked(); err != nil {
 		return err
 	}

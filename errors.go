@@ -39,6 +39,9 @@ var (
 	// nothing.
 	ErrNoRoom = errors.New("flush: no room")
 
+	// ErrShutdown says that a [Group] has been shut down.
+	ErrShutdown = errors.New("flush: group has been shut down")
+
 	// ErrOverBudget says that the response was aborted as the one that held
 	// most for longest when a [Budget] was used up.
 	ErrOverBudget = errors.New("flush: memory budget is used up")

@@ -2,6 +2,7 @@ package flush
 
 import (
 	"context"
+	"errors"
 	"sync"
 )
 
@@ -69,3 +70,5 @@ func (c *KernelConn) room() (int64, error) {
 }
 
 func (c *KernelConn) established() bool { return true }
+
+func (c *KernelConn) hangUp() error { return errors.ErrUnsupported }

@@ -166,6 +166,9 @@ type Options struct {
 	// means no bound but each one's MaxPending.
 	Budget *Budget
 
+	// Group is one that every response joins before OnStart: see [Group].
+	Group *Group
+
 	// OnStart is called before the handler, e.g. to open a buffer with a
 	// filter for every response.
 	OnStart func(*Flusher, *http.Request)

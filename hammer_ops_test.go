@@ -320,6 +320,7 @@ func (k *worker) write(what string, kind timeKind, size int, fn func(p []byte) (
 	case late && (n > 0 || err == nil):
 		r.report("after the end", "%s %s: %d, %v", k.name, what, n, err)
 	}
+	rec.told = errors.Is(err, http.ErrContentLength)
 	r.ends(rec, n)
 }
 
@@ -357,11 +358,12 @@ func (k *worker) do(o op) {
 		}
 		r.tried.Store(true)
 		k.write("TryWrite", r.mustNotWait(), o.size, func(p []byte) (int, error) {
+			ended := r.f.Err()
 			switch err := t.TryWrite(p); {
 			case errors.Is(err, errHammerFalse): // p has passed the filter unchanged
 				return len(p), err
-			case errors.Is(err, http.ErrContentLength) && r.buffers.Load():
-				r.notExact("TryWrite does not tell what fitted")
+			case err != nil && ended == nil && r.buffers.Load() && !errors.Is(err, flush.ErrNoRoom):
+				r.notExact("TryWrite does not tell what became of it")
 				return 0, err
 			case err != nil:
 				return 0, err
@@ -439,7 +441,7 @@ func (k *worker) do(o op) {
 	case opDuplex:
 		k.call("EnableFullDuplex", bounded, 0, f.EnableFullDuplex)
 	case opHijack:
-		k.call("Hijack", bounded, 0, func() error {
+		k.call("Hijack", ends, 0, func() error {
 			conn, _, err := f.Hijack()
 			if err == nil {
 				conn.Close()
@@ -541,6 +543,7 @@ func (k *worker) readFrom(what string, n, size int, source func(p []byte, each i
 		if !returned {
 			m = -1
 		}
+		rec.told = errors.Is(err, http.ErrContentLength)
 		r.ends(rec, int(m))
 	}
 }

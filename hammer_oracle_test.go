@@ -25,6 +25,7 @@ type entry struct {
 	began int64 // as tick says
 	ended int64 // 0: it has not returned
 	n     int   // what it has returned
+	told  bool  // that the server, or a length, refused some of it
 	gone  bool  // taken back on purpose: by a Clean, a Discard, a filter that swallows
 
 	// what the server has of it; guarded by the server's mu
@@ -434,7 +435,7 @@ func (r *reply) checkWireLocked(st flush.Stats, hijacked bool) {
 		}
 		after = max(after, rec.began)
 		switch {
-		case rec.n < 0 || rec.gap || s.refused && rec.n < len(rec.data) || s.panicked:
+		case rec.n < 0 || rec.gap || rec.told || s.refused && rec.n < len(rec.data) || s.panicked:
 		case rec.down > rec.n:
 			r.report("more", "of %s %d bytes were accepted and %d are on the wire", rec.data[:4], rec.n, rec.down)
 		case rec.down < rec.n && i < len(s.wire.order)-1 && !rec.gone:

@@ -46,6 +46,8 @@ type headers struct {
 	fixed         bool
 	headersSent   bool
 	shared        bool
+	eventStream   bool // they are fixed, and those of an event stream
+	saidClose     bool // they went out with Connection: close
 
 	status  int         // 0: WriteHeader has not been called, nothing written
 	length  int64       // the declared Content-Length, or -1
@@ -218,8 +220,17 @@ func (f *Flusher) fixLocked(status int) {
 	}
 }
 
+// isEventStream reports whether h is that of server-sent events.
+func isEventStream(h http.Header) bool {
+	kind, _, _ := strings.Cut(h.Get("Content-Type"), ";")
+	return strings.EqualFold(strings.TrimSpace(kind), "text/event-stream")
+}
+
 // freezeLocked has below say what the handler's map says.
 func (f *Flusher) freezeLocked() {
+	if f.groups != nil {
+		defer f.noteStreamLocked()
+	}
 	if f.header == nil {
 		return
 	}
@@ -369,6 +380,7 @@ func (f *Flusher) sendHeadersLocked(flushing bool) {
 	if flushing && f.cfg.NoProxyBuffering {
 		forbidProxyBuffering(f.belowLocked())
 	}
+	f.closeConnectionLocked()
 	f.writeHeaderLocked()
 	f.verdictLocked(nil)
 }
@@ -517,6 +529,13 @@ func (f *Flusher) SendHeaders() error {
 	}
 	f.lendLocked()
 	defer f.takeBackLocked()
+	if f.carrierOnly() {
+		if !f.fixed {
+			f.fixLocked(http.StatusOK)
+		}
+		f.stopHoldingLocked()
+		return f.awaitFlushLocked(f.askBareLocked(), nil)
+	}
 	if err := f.takeBatonLocked(f.stack.busy); err != nil {
 		return err
 	}
@@ -593,7 +612,7 @@ func (f *Flusher) Clean() (err error) {
 	if f.interval != nil {
 		f.interval.upTo = 0
 	}
-	f.status, f.written, f.length, f.fixed = 0, 0, -1, false
+	f.status, f.written, f.length, f.fixed, f.eventStream = 0, 0, -1, false, false
 	f.holdLocked(f.holdsLocked())
 	for _, k := range bodyHeaders {
 		delete(f.headerLocked(), k)

@@ -234,8 +234,8 @@ func TestWritesInLineKeepTheirPlace(t *testing.T) {
 		for i := range 6 {
 			begin('a'+rune(i), sizes[i%3], false)
 		}
-		<-time.After(time.Minute) // their waits end
-		for i := range 6 {        // and others come
+		<-time.After(time.Minute + 1) // their waits end
+		for i := range 6 {            // and others come
 			begin('A'+rune(i), sizes[i%3], true)
 		}
 		<-time.After(time.Second)

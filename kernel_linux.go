@@ -104,3 +104,13 @@ func (k *kernelConn) room() (n int64, err error) {
 	}
 	return n, err
 }
+
+func (k *kernelConn) hangUp() (err error) {
+	cerr := k.raw.Control(func(fd uintptr) {
+		err = os.NewSyscallError("shutdown", syscall.Shutdown(int(fd), syscall.SHUT_WR))
+	})
+	if cerr != nil {
+		err = cerr
+	}
+	return err
+}

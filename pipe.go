@@ -57,8 +57,7 @@ type pipe struct {
 	parked  bool  // floor 1 is being taken away: no operation goes on before it is known whether it was
 	owed    bool  // floor 3 has more to bring down, which found no room
 	wanted  bool  // the holder of the pen waits for the baton: a carrier gives it up
-	larger  bool  // it has taken slices quickly: they begin larger
-	slow    bool  // the client has been: what it is given does not grow any more
+	pace    pace  // of the client, as large pieces have shown it
 	stalls  int16 // stretches without progress on a floor 1 that cannot be interrupted
 	waiters int32 // goroutines in waitLocked
 
@@ -123,6 +122,9 @@ type down interface {
 	shortWriteLocked() bool
 	shortAskLocked() bool
 	shortPushLocked() bool
+
+	// calledLocked is when the last call began or got on, as now says.
+	calledLocked() time.Duration
 
 	// tookLongLocked reports whether a call of length d was slow, as the send
 	// timeout goes.
@@ -194,6 +196,15 @@ func (p *pipe) absorbLocked() {
 func (p *pipe) askLocked() mark {
 	p.asked.seq++
 	p.asked.pos = p.accepted
+	return p.asked
+}
+
+// askBareLocked notes that a flush is asked for that takes no bytes along.
+func (p *pipe) askBareLocked() mark {
+	p.absorbLocked()
+	p.flow.flushes++
+	p.asked.seq++
+	p.asked.pos = max(p.asked.pos, p.sent)
 	return p.asked
 }
 
@@ -293,9 +304,11 @@ func (p *pipe) writePieceLocked(size *sliceSizes, goal int64, push bool) (pushed
 	left := goal - p.sent
 	if left > blockSize && p.marks.high >= 4*copySize {
 		buf := copyBuffers.Get().(*[copySize]byte)
-		defer copyBuffers.Put(buf)
 		size.begin()
-		defer size.endLocked(p)
+		defer func() {
+			size.endLocked(p)
+			p.freeCopyLocked(buf, nil)
+		}()
 		return p.handPieceLocked(p.q.gather(buf[:min(left, int64(size.next), copySize)]), goal, push)
 	}
 	return p.handPieceLocked(p.q.front(int(min(left, blockSize))), goal, push)
@@ -321,6 +334,11 @@ func (p *pipe) wrotePieceLocked(size, n int, pushed bool, err error) {
 		n = size
 	}
 	p.q.pop(n)
+	if p.q.renewed() {
+		// It came during the call, or little before: a Write that finds bytes in
+		// the block does not read the clock.
+		p.q.head.at = max(p.q.head.at, p.down.calledLocked())
+	}
 	p.countLocked()
 	if p.q.len <= p.marks.low {
 		p.wakeLocked()

@@ -1,6 +1,9 @@
 package flush
 
-import "sync"
+import (
+	"sync"
+	"time"
+)
 
 // blockSize is what one block of a queue holds. With its three words of
 // bookkeeping, and the word that the allocator puts before a large object with
@@ -15,7 +18,8 @@ const (
 // baton may read them unlocked while others append behind w.
 type block struct {
 	next *block
-	r, w int
+	r, w int32
+	at   time.Duration // when the first of the bytes held came, as now says
 	data [blockSize]byte
 }
 
@@ -28,11 +32,11 @@ var blocks = sync.Pool{New: func() any { return new(block) }}
 type queue struct {
 	head, tail *block
 	len        int
-	blocks     int
+	blocks     int32
 
 	// credit is how many bytes may be appended to tail, or to a first block,
 	// with no further question. See grantLocked.
-	credit int
+	credit int32
 }
 
 // push appends p, all of it.
@@ -41,7 +45,7 @@ func push[T []byte | string](q *queue, p T) {
 	q.credit = 0
 	for len(p) > 0 {
 		if q.tail == nil || q.tail.w == blockSize {
-			b := blocks.Get().(*block)
+			b := newBlock()
 			q.blocks++
 			if q.tail == nil {
 				q.head = b
@@ -51,9 +55,16 @@ func push[T []byte | string](q *queue, p T) {
 			q.tail = b
 		}
 		n := copy(q.tail.data[q.tail.w:], p)
-		q.tail.w += n
+		q.tail.w += int32(n)
 		p = p[n:]
 	}
+}
+
+// newBlock returns an empty block for bytes that come now.
+func newBlock() *block {
+	b := blocks.Get().(*block)
+	b.at = now()
+	return b
 }
 
 // front returns the first bytes, at most limit, as they lie in one block.
@@ -79,9 +90,9 @@ func (q *queue) pop(n int) {
 	q.len -= n
 	for n > 0 {
 		b := q.head
-		k := min(n, b.w-b.r)
+		k := min(n, int(b.w-b.r))
 		n -= k
-		if b.r += k; b.r < b.w {
+		if b.r += int32(k); b.r < b.w {
 			return
 		}
 		q.head = b.next
@@ -97,14 +108,26 @@ func (q *queue) pop(n int) {
 func spend[T []byte | string](q *queue, p T) {
 	b := q.tail
 	if b == nil {
-		b = blocks.Get().(*block)
+		b = newBlock()
 		q.head, q.tail = b, b
 		q.blocks++
 	}
 	n := copy(b.data[b.w:], p)
-	b.w += n
+	b.w += int32(n)
 	q.len += n
-	q.credit -= n
+	q.credit -= int32(n)
+}
+
+// renewed reports whether the first block was popped in part, so that what is
+// left of it came later than it says.
+func (q *queue) renewed() bool { return q.head != nil && q.head.r > 0 }
+
+// behind is how long the oldest byte has been held.
+func (q *queue) behind() time.Duration {
+	if q.head == nil {
+		return 0
+	}
+	return max(now()-q.head.at, 1) // 0 says that nothing is held
 }
 
 // room is how many bytes the last block takes without another.
@@ -112,7 +135,7 @@ func (q *queue) room() int {
 	if q.tail == nil {
 		return blockSize
 	}
-	return blockSize - q.tail.w
+	return blockSize - int(q.tail.w)
 }
 
 // dropBehind drops all but the first block, which a call of the server may be
@@ -121,7 +144,7 @@ func (q *queue) dropBehind() int {
 	if q.head == q.tail {
 		return 0
 	}
-	behind := queue{head: q.head.next, len: q.len - (q.head.w - q.head.r)}
+	behind := queue{head: q.head.next, len: q.len - int(q.head.w-q.head.r)}
 	q.head.next, q.tail = nil, q.head
 	q.len -= behind.len
 	q.blocks, q.credit = 1, 0

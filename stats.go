@@ -3,6 +3,10 @@ package flush
 import "time"
 
 // Stats are the counts of one response.
+//
+// Behind is 0 for a client that keeps up, however much the kernel still holds
+// for it: that is [Flusher.Backlog]. Of a byte that came while others were held it
+// may say up to as much more as the server's last call took.
 type Stats struct {
 	Status     int           // as sent; 0: nothing was
 	Bytes      int64         // body bytes handed to the server
@@ -11,6 +15,9 @@ type Stats struct {
 	Pushes     int64         // flushes the server really got; at most Flushes: they coalesce
 	MaxPending int           // high-water mark of floor 2, in bytes
 	Waited     time.Duration // time writers spent waiting for room
+	Began      time.Time     // when the response began
+	Behind     time.Duration // how long the oldest byte that is still held has waited; 0: nothing is held
+	Detached   bool          // it lives without its handler and without the server: see Detach
 }
 
 // Stats returns the counts so far.
@@ -29,6 +36,9 @@ func (f *Flusher) statsLocked() Stats {
 		Flushes:    f.flow.flushes,
 		Pushes:     f.flow.pushes,
 		MaxPending: f.flow.highest,
+		Began:      epoch.Add(f.began),
+		Behind:     f.q.behind(),
+		Detached:   f.detached >= taken,
 	}
 	if f.headersSent {
 		s.Status = f.status

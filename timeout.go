@@ -88,6 +88,15 @@ func (f *Flusher) rewatchLocked() {
 // passed reports whether a stretch of length d without progress is too long.
 func (t *sendTimeout) passed(d time.Duration) bool { return t.d > 0 && d >= t.d }
 
+// calledLocked is when the last call began or got on. Where nothing watches the
+// calls that is not known, and it is now.
+func (f *Flusher) calledLocked() time.Duration {
+	if f.timeout.d <= 0 && f.cfg.Budget == nil || f.timeout.closing {
+		return now()
+	}
+	return f.timeout.since
+}
+
 // tookLongLocked reports whether a call of length d was slow: a client as slow
 // as that in all of a larger one would come near the send timeout.
 func (f *Flusher) tookLongLocked(d time.Duration) bool { return f.timeout.passed(64 * d) }
@@ -115,6 +124,9 @@ func (f *Flusher) sendTimeoutFired() {
 	t := &f.timeout
 	t.running = false
 	if !t.calling || f.gone {
+		if f.detached == released {
+			t.timer = nil
+		}
 		return
 	}
 	look := f.lookLocked()
@@ -175,6 +187,15 @@ func (f *Flusher) sendTimeoutFired() {
 	t.since = now()
 	t.running = true
 	t.timer.Reset(t.d)
+}
+
+// dropTimerLocked gives back the send timeout's timer, which the next call makes
+// anew, unless a call is under way: one that idles is a good part of what a
+// detached response costs.
+func (f *Flusher) dropTimerLocked() {
+	if t := &f.timeout; !t.calling && t.timer != nil && t.timer.Stop() {
+		t.timer, t.running = nil, false
+	}
 }
 
 // stopTimersLocked ends both timers for good. A callback that is already

@@ -70,6 +70,13 @@ var waitPlaces = []struct{ name, noRow string }{
 	{"enter", "see TestWaitsForTheRequestBody"},
 	{"excludeBodyLocked", "see TestWaitsForAReadOfTheRequestBody"},
 	{"run", "the watcher's own goroutine; it sleeps between two looks"},
+	{"Detach", "for another Detach"},
+	{"detachLocked", "for timers, which look whether the response is theirs"},
+	{"outlives", "for the end of the response, which is what it is for"},
+	{"Broadcast", "for its own workers, which wait for nobody"},
+	{"Shutdown", "its ends are its own: see TestShutdown"},
+	{"cutAll", "for a second at most"},
+	{"readClient", "the wire's own goroutine"},
 	{"passTurnLocked", "its channel has room"},
 	{"filterLocked", "its channels have room"},
 	{"CloseNotify", "its channel has room"},
@@ -797,8 +804,8 @@ func waitRows() []*waitRow {
 			call: func(e *waiter) error { return e.f.FlushAcked(e.ctx) }},
 
 		// Headers.
-		{name: "SendHeaders", in: [2]string{inServerCall, inServerCall}, once: true, stall: func(e *waiter) { e.hold(0) }, call: func(e *waiter) error { return e.f.SendHeaders() }},
-		{name: "SendHeaders behind a 1xx", in: [2]string{inBaton, inBaton}, kind: forBaton, once: true, stall: (*waiter).inform, call: func(e *waiter) error { return e.f.SendHeaders() }},
+		{name: "SendHeaders", in: [2]string{inServerCall, inFlush}, once: true, stall: func(e *waiter) { e.hold(0) }, call: func(e *waiter) error { return e.f.SendHeaders() }},
+		{name: "SendHeaders behind a 1xx", in: [2]string{inBaton, inFlush}, kind: forBaton, once: true, stall: (*waiter).inform, call: func(e *waiter) error { return e.f.SendHeaders() }},
 		{name: "Clean behind a 1xx", in: [2]string{inBaton, inBaton}, kind: forBaton, quiet: true, stall: (*waiter).inform, call: func(e *waiter) error { return e.f.Clean() },
 			cells: map[string][]waitOutcome{whyFails: {{nil, waitHappens}}, whyLeaves: {{nil, waitHappens}}, // a 1xx cannot fail
 				whyClosesWell: {{nil, waitGoesOn}, {flush.ErrClosed, waitGoesOn}, {flush.ErrClosed, waitHappens}, {flush.ErrHeadersSent, waitGoesOn}}}},

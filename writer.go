@@ -32,15 +32,17 @@ type Flusher struct {
 	response
 	headers
 	cfg      *config // never changed
-	srv      server  // never changed
+	srv      server  // changed by Detach alone, with the baton and no call aside under way
 	timeout  sendTimeout
 	deadline writeDeadline
 
-	req      *http.Request   // the handler's; nil: none. Set before the first use
+	req      *http.Request   // the handler's; nil: none. Set before the first use; dropped by releaseLocked
 	context  *requestContext // the handler's; nil: none. Never changed
-	body     *requestBody    // nil: no request body to wait for. Never changed
+	body     *requestBody    // nil: no request body to wait for. Changed by Detach alone
 	conn     *knownConn      // nil: not known. Never changed
 	interval *flushInterval  // nil: none
+	groups   *groups         // that it is in; nil: never was in one
+	began    time.Duration   // as now says. Never changed
 	member   *member         // in the budget; nil: holds nothing yet, or there is none
 	rare     *rare           // nil: nothing of it
 }
@@ -49,18 +51,24 @@ type Flusher struct {
 type response struct {
 	fullDuplex bool
 	hijacked   bool
-	hijacking  bool        // the server's Hijack is under way: the deadlines may not be ours any more
-	closing    bool        // Close, Abort or the return of the handler has begun
-	aborted    bool        // it must not be taken for complete
-	ended      bool        // the server's writer is not ours any more
-	bounded    bool        // what the server writes after us has its time
-	returned   atomic.Bool // NewHandler's handler has returned
+	hijacking  bool // the server's Hijack is under way: the deadlines may not be ours any more
+	closing    bool // Close, Abort or the return of the handler has begun
+	aborted    bool // it must not be taken for complete
+	ended      bool // the server's writer is not ours any more
+	bounded    bool // what the server writes after us has its time
+	detached   detachState
+	handler    atomic.Uint32 // what became of NewHandler's handler: a set of handler…
 	implicit   Mode
 	aside      int16 // calls of the server without the baton, under way
 
 	stack *stack // of user-level buffers
-
 }
+
+// What has become of the handler.
+const (
+	handlerReturned = 1 << iota // it has returned, and nothing of it lives on
+	handlerShutOut              // its writer refuses: see Detach
+)
 
 // rare is what few responses ever have.
 type rare struct {
@@ -72,6 +80,8 @@ type rare struct {
 	torn            bool        // the server refused accepted bytes
 	cutBy           error       // why the response is cut at its end; nil: a Write that had begun did not finish
 	hooks           []closeHook // of handlers that joined
+	handover        *handover   // until the handler returns; nil: Detach was not called
+	framing         *framing    // of a response that may be detached though its headers are out; nil: the plain one
 }
 
 // rareLocked returns f.rare for writing. For reading there is rarely.
@@ -103,6 +113,7 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 		by = r.Context().Value(http.ServerContextKey)
 	}
 	f.cfg = cfg
+	f.began = now()
 	f.srv = newServer(w, r, by)
 	f.stack = &noStack
 	f.implicit = cfg.Implicit
@@ -152,6 +163,7 @@ func (f *Flusher) initTimeout(by any) {
 // start runs OnStart.
 func (f *Flusher) start(r *http.Request) {
 	f.req = r
+	f.enterOwn(f.cfg.Group)
 	if f.cfg.OnStart != nil {
 		f.cfg.OnStart(f, r)
 	}
@@ -164,6 +176,7 @@ func (f *Flusher) join(cfg *config, r *http.Request) {
 		f.rareLocked().hooks = append(f.rareLocked().hooks, closeHook{cfg.OnClose, r})
 		f.mu.Unlock()
 	}
+	f.enterOwn(cfg.Group)
 	if cfg.OnStart != nil {
 		cfg.OnStart(f, r)
 	}
@@ -309,7 +322,11 @@ func (f *Flusher) ReadFrom(src io.Reader) (n int64, err error) {
 		}
 	}
 	buf := copyBuffers.Get().(*[copySize]byte)
-	defer copyBuffers.Put(buf)
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.freeCopyLocked(buf, err)
+	}()
 	for {
 		m, rerr := src.Read(buf[:])
 		if m > 0 {
@@ -360,12 +377,11 @@ func regularFile(src io.Reader) (reg file, limit int64, lr *io.LimitedReader) {
 // ReadFrom. It stops early, without an error, where that cannot be used, and
 // at the declared Content-Length.
 func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
-	rf, ok := f.srv.w.(io.ReaderFrom)
-	if !ok {
-		return 0, nil
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if _, ok := f.srv.w.(io.ReaderFrom); !ok {
+		return 0, nil
+	}
 	if f.refuse != nil {
 		return 0, f.refuse
 	}
@@ -392,6 +408,7 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 	if f.fail == nil {
 		f.sendHeadersLocked(false)
 	}
+	rf := f.srv.w.(io.ReaderFrom)
 	size := f.sliceSizes(2 * firstSlice)
 	for f.fail == nil && limit != 0 {
 		slice := int64(size.next)
@@ -444,16 +461,29 @@ func (f *Flusher) goneLocked() error {
 }
 
 // Unwrap returns the server's writer, for [http.ResponseController]. Writing
-// to it goes past the Flusher.
-func (f *Flusher) Unwrap() http.ResponseWriter { return f.srv.w }
+// to it goes past the Flusher. A detached response has none: nil.
+func (f *Flusher) Unwrap() http.ResponseWriter {
+	w := f.serverWriter()
+	if _, ours := w.(*wire); ours {
+		return nil
+	}
+	return w
+}
+
+// serverWriter is floor 1.
+func (f *Flusher) serverWriter() http.ResponseWriter {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.srv.w
+}
 
 // Hijack takes the connection over, as [http.Hijacker]. It waits for
 // background work, SendTimeout at most, hands floor 2 down and drops
 // user-level buffers. Later calls get [http.ErrHijacked].
 func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
-	h, ok := find[http.Hijacker](f.srv.w)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	h, ok := find[http.Hijacker](f.srv.w)
 	if f.refuse != nil {
 		return nil, nil, f.refuse
 	}
@@ -481,10 +511,7 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 			return nil, nil, f.fail
 		}
 	}
-	f.hijacking = true
-	f.callLocked(func() { conn, rw, err = h.Hijack() })
-	f.hijacking = false
-	if err != nil {
+	if conn, rw, err = f.hijackConnLocked(h); err != nil {
 		return nil, nil, err
 	}
 	f.hijacked = true
@@ -492,9 +519,19 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 		f.context.hijack()
 	}
 	f.takeAwayLocked(http.ErrHijacked)
+	f.leaveGroupsLocked()
 	f.stopTimersLocked()
 	f.dropStackLocked()
 	return conn, rw, nil
+}
+
+// hijackConnLocked is one call of the server's Hijack. From then on its deadlines
+// are not ours.
+func (f *Flusher) hijackConnLocked(h http.Hijacker) (conn net.Conn, rw *bufio.ReadWriter, err error) {
+	f.hijacking = true
+	defer func() { f.hijacking = false }()
+	f.callLocked(func() { conn, rw, err = h.Hijack() })
+	return conn, rw, err
 }
 
 // CloseNotify is there for code that still asks for http.CloseNotifier. Where
@@ -512,8 +549,8 @@ func (f *Flusher) CloseNotify() <-chan bool {
 	if cn, ok := find[closeNotifier](f.srv.w); ok {
 		return cn.CloseNotify()
 	}
-	if f.req != nil {
-		context.AfterFunc(f.req.Context(), func() { gone <- true })
+	if ctx := f.ownContextLocked(); ctx != nil {
+		context.AfterFunc(ctx, func() { gone <- true })
 	}
 	return gone
 }
@@ -526,14 +563,10 @@ func (f *Flusher) CloseNotify() <-chan bool {
 // leave only on the goroutine of a Write, a flush (FlushAsync included),
 // SendHeaders or Close, which may block on the upload as in net/http.
 func (f *Flusher) EnableFullDuplex() error {
-	d, ok := find[interface{ EnableFullDuplex() error }](f.srv.w)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.goneLocked(); err != nil {
 		return err
-	}
-	if !ok {
-		return fmt.Errorf("flush: response writer has no full duplex: %w", http.ErrNotSupported)
 	}
 	f.lendLocked()
 	defer f.takeBackLocked()
@@ -541,6 +574,10 @@ func (f *Flusher) EnableFullDuplex() error {
 		return err
 	}
 	defer f.releaseLocked()
+	d, ok := find[interface{ EnableFullDuplex() error }](f.srv.w)
+	if !ok {
+		return fmt.Errorf("flush: response writer has no full duplex: %w", http.ErrNotSupported)
+	}
 	var err error
 	if f.callLocked(func() { err = d.EnableFullDuplex() }); err != nil {
 		return err
@@ -564,6 +601,11 @@ func (f *Flusher) EnableFullDuplex() error {
 func (f *Flusher) TryWrite(p []byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	return f.tryWriteLocked(p)
+}
+
+// tryWriteLocked is TryWrite. It drops mu while a filter runs.
+func (f *Flusher) tryWriteLocked(p []byte) error {
 	s := f.stack
 	if f.fail != nil {
 		return f.fail // a buffer would take it all the same
