@@ -143,21 +143,26 @@ func (b *requestBody) carryTrailer() {
 
 // excludeBodyLocked comes before a call of the server's that hands size bytes
 // over, and flushes with push: if headers may go out, and the server may drain
-// for that, it waits for the handler's Read. admitBodyLocked follows.
+// for that, it keeps further Reads of the handler's out. awaitReadLocked and, after
+// the call, admitBodyLocked follow.
 //
-// A drain may last as long as the client does not go on. It is a read, which no
-// write deadline ends, but a read deadline does, at once, and the client still
-// gets its answer. That is set after the send timeout, by Abort, and by the return
-// of the handler.
+// A drain, and the Read before it, may last as long as the client does not go on.
+// They are reads, which no write deadline ends, but a read deadline does, at once,
+// and the client still gets its answer. That is set after the send timeout, by
+// Abort, and by the return of the handler.
 func (f *Flusher) excludeBodyLocked(push bool, size int) {
 	b := f.body
 	if b == nil || !b.drained || f.fullDuplex || b.over.Load() || !push && !f.overflowsLocked(size) {
 		return
 	}
-	for b.reading > 0 && f.fail == nil && !f.closing {
+	b.handing = true
+}
+
+// awaitReadLocked waits for the Read that is under way.
+func (f *Flusher) awaitReadLocked() {
+	for b := f.body; b != nil && b.handing && b.reading > 0 && f.fail == nil && !f.closing; {
 		f.waitLocked()
 	}
-	b.handing = true
 }
 
 // spareBodyLocked comes before admitBodyLocked if the flush was not to be: the

@@ -24,6 +24,7 @@ func (f *Flusher) callLocked(call func()) { f.handLocked(false, 0, call) }
 func (f *Flusher) handLocked(push bool, size int, call func()) {
 	f.excludeBodyLocked(push, size)
 	f.beginCallLocked()
+	f.awaitReadLocked()
 	f.mu.Unlock()
 	returned := false
 	defer func() {
@@ -55,6 +56,7 @@ func (f *Flusher) callAsideLocked(call func()) {
 func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err error) {
 	f.excludeBodyLocked(push, len(p))
 	f.beginCallLocked()
+	f.awaitReadLocked()
 	f.mu.Unlock()
 	returned := false
 	defer func() {

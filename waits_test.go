@@ -68,7 +68,7 @@ var waitPlaces = []struct{ name, noRow string }{
 	{"awaitLocked", "one of waitFuncs"},
 	{"serve", "the budget's own goroutine"},
 	{"enter", "see TestWaitsForTheRequestBody"},
-	{"excludeBodyLocked", "see TestWaitsForAReadOfTheRequestBody"},
+	{"awaitReadLocked", "see TestWaitsForAReadOfTheRequestBody"},
 	{"run", "the watcher's own goroutine; it sleeps between two looks"},
 	{"Detach", "for another Detach"},
 	{"detachLocked", "for timers, which look whether the response is theirs"},
