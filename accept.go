@@ -240,7 +240,11 @@ func carryLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err error)
 	if err != nil {
 		return n, err
 	}
-	return n, p.awaitLocked(true, nil, func() bool { return p.sent >= pos })
+	err = p.awaitLocked(true, nil, func() bool { return p.sent >= pos })
+	if p.fail == nil && p.sent >= pos {
+		err = nil // that the response has ended meanwhile changes nothing
+	}
+	return n, err
 }
 
 // enqueueLocked appends b to floor 2, in parts if there is no room for it, and

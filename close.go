@@ -74,14 +74,17 @@ func (f *Flusher) finish(abort bool, cause error) error {
 	}
 	if f.closing {
 		defer f.mu.Unlock()
-		if f.ended && f.handlerIs(handlerReturned) && !abort {
-			f.boundEndLocked()
-		}
 		if abort && f.stack.running != nil {
 			return f.fail // it may be the filter that asks: what closes the response sees the mark
 		}
 		for !f.ended {
 			f.waitLocked()
+		}
+		if f.handlerIs(handlerReturned) && !f.bounded {
+			f.bounded = true
+			if !abort {
+				f.boundEndLocked()
+			}
 		}
 		return f.closeErr()
 	}
@@ -254,6 +257,7 @@ func (f *Flusher) boundEndLocked() {
 	switch {
 	case f.fail != nil || f.hijacked:
 	case f.context == nil || f.handlerIs(handlerReturned) || f.detached >= taken:
+		f.bounded = true
 		f.setClosingDeadlineLocked(true)
 	default:
 		f.liftClosingDeadlineLocked()

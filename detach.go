@@ -187,8 +187,8 @@ func (f *Flusher) takeConnectionLocked() (conn net.Conn, err error) {
 		return nil, nil
 	}
 	f.parkLocked(true)
-	f.callLocked(func() { conn, _, err = h.Hijack() })
-	f.parkLocked(false)
+	defer f.parkLocked(false)
+	conn, _, err = f.hijackConnLocked(h)
 	if errors.Is(err, http.ErrNotSupported) {
 		return nil, nil
 	}

@@ -51,9 +51,11 @@ type Flusher struct {
 type response struct {
 	fullDuplex bool
 	hijacked   bool
+	hijacking  bool // the server's Hijack is under way: the deadlines may not be ours any more
 	closing    bool // Close, Abort or the return of the handler has begun
 	aborted    bool // it must not be taken for complete
 	ended      bool // the server's writer is not ours any more
+	bounded    bool // what the server writes after us has its time
 	detached   detachState
 	handler    atomic.Uint32 // what became of NewHandler's handler: a set of handler…
 	implicit   Mode
@@ -495,6 +497,8 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 		return nil, nil, err
 	}
 	defer f.releaseLocked()
+	f.parkLocked(true) // what is accepted from here on would not get down any more
+	defer f.parkLocked(false)
 	if f.fixed {
 		f.stopHoldingLocked()
 		f.moveLocked()
@@ -508,10 +512,7 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 			return nil, nil, f.fail
 		}
 	}
-	f.parkLocked(true)
-	f.callLocked(func() { conn, rw, err = h.Hijack() })
-	f.parkLocked(false)
-	if err != nil {
+	if conn, rw, err = f.hijackConnLocked(h); err != nil {
 		return nil, nil, err
 	}
 	f.hijacked = true
@@ -523,6 +524,15 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 	f.stopTimersLocked()
 	f.dropStackLocked()
 	return conn, rw, nil
+}
+
+// hijackConnLocked is one call of the server's Hijack. From then on its deadlines
+// are not ours.
+func (f *Flusher) hijackConnLocked(h http.Hijacker) (conn net.Conn, rw *bufio.ReadWriter, err error) {
+	f.hijacking = true
+	defer func() { f.hijacking = false }()
+	f.callLocked(func() { conn, rw, err = h.Hijack() })
+	return conn, rw, err
 }
 
 // CloseNotify is there for code that still asks for http.CloseNotifier. Where
@@ -599,6 +609,9 @@ func (f *Flusher) TryWrite(p []byte) error {
 // tryWriteLocked is TryWrite. It drops mu while a filter runs.
 func (f *Flusher) tryWriteLocked(p []byte) error {
 	s := f.stack
+	if f.fail != nil {
+		return f.fail // a buffer would take it all the same
+	}
 	if s.running != nil {
 		_, err := writeStackLocked(f, p)
 		return err
