@@ -54,7 +54,7 @@ var examplesPages = []examplesPage{
 // window.
 const faults = `(() => {
 	const faults = [];
-	if (document.documentElement.scrollWidth > innerWidth) faults.push("wider than the window: " + document.documentElement.scrollWidth);
+	if (document.documentElement.scrollWidth > document.documentElement.clientWidth) faults.push("wider than the window: " + document.documentElement.scrollWidth);
 	const canvas = document.body.appendChild(document.createElement("div"));
 	canvas.style.background = "Canvas";
 	const white = getComputedStyle(canvas).backgroundColor;

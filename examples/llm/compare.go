@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	lump     = 4 << 10 // what a proxy that buffers waits for; nginx has 4 or 8 KiB
-	slowRate = 3 << 10 // bytes a second that a slow reader takes
+	lump     = 4 << 10                // what a proxy that buffers waits for; nginx has 4 or 8 KiB
+	slowRate = 3 << 10                // bytes a second that a slow reader takes
+	slack    = 100 * time.Millisecond // for so long its line takes more, as kernels do
 )
 
 //go:embed page.html
@@ -124,7 +125,8 @@ type line struct {
 	http.ResponseWriter
 	ctx     context.Context
 	account *account
-	rate    int // bytes a second; 0: all there are
+	rate    int       // bytes a second; 0: all there are
+	free    time.Time // when the line will have taken what it has
 }
 
 func (l *line) Unwrap() http.ResponseWriter { return l.ResponseWriter }
@@ -145,8 +147,12 @@ func (l *line) Write(p []byte) (n int, err error) {
 		if err != nil {
 			return n, err
 		}
+		if now := time.Now(); l.free.Before(now) {
+			l.free = now
+		}
+		l.free = l.free.Add(time.Duration(m) * time.Second / time.Duration(l.rate))
 		select {
-		case <-time.After(time.Duration(m) * time.Second / time.Duration(l.rate)):
+		case <-time.After(time.Until(l.free) - slack):
 		case <-l.ctx.Done():
 			return n, context.Cause(l.ctx)
 		}
