@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -41,7 +40,7 @@ type comparison struct {
 
 func (c *comparison) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := new(account)
-	bottom := &line{ResponseWriter: w, ctx: r.Context(), account: a}
+	bottom := &line{ResponseWriter: w, account: a}
 	if r.URL.Query().Get("reader") == "slow" {
 		bottom.rate = slowRate
 	}
@@ -123,7 +122,6 @@ func (m *meter) FlushError() error {
 // takes its time, as it does when the kernel's buffers are full.
 type line struct {
 	http.ResponseWriter
-	ctx     context.Context
 	account *account
 	rate    int       // bytes a second; 0: all there are
 	free    time.Time // when the line will have taken what it has
@@ -151,11 +149,7 @@ func (l *line) Write(p []byte) (n int, err error) {
 			l.free = now
 		}
 		l.free = l.free.Add(time.Duration(m) * time.Second / time.Duration(l.rate))
-		select {
-		case <-time.After(time.Until(l.free) - slack):
-		case <-l.ctx.Done():
-			return n, context.Cause(l.ctx)
-		}
+		time.Sleep(time.Until(l.free) - slack)
 	}
 	return n, nil
 }
