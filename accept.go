@@ -9,7 +9,9 @@ import (
 // held all along, needs no pen; one that must drop mu in the middle takes it,
 // and the others stand in line.
 
-func (p *pipe) penTakenLocked() bool { return p.pen || p.waiting != nil && len(p.waiting.line) > 0 }
+func (p *pipe) penTakenLocked() bool {
+	return p.pen || p.parked || p.waiting != nil && len(p.waiting.line) > 0
+}
 
 func (p *pipe) takePenLocked(begun bool) error {
 	p.q.credit = 0
@@ -139,7 +141,7 @@ func throughLocked[T []byte | string](p *pipe, b T) (n int, err error) {
 // count as accepted one slice at a time; without, they are already. The holder
 // calls it.
 func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err error) {
-	size := sliceSizes{next: firstSlice}
+	size := p.sliceSizes(firstSlice)
 	for len(b) > 0 && p.fail == nil && err == nil {
 		if asks && p.dueLocked() {
 			p.roundLocked()
@@ -156,7 +158,11 @@ func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err e
 		case []byte:
 			m, _, err = p.down.writeLocked(b, false)
 		case string:
-			m, err = p.down.writeStringLocked(b)
+			// Of a large string the server's own WriteString makes small pieces.
+			buf := copyBuffers.Get().(*[copySize]byte)
+			k = copy(buf[:], b)
+			m, _, err = p.down.writeLocked(buf[:k], false)
+			p.freeCopyLocked(buf, err)
 		}
 		if asks {
 			p.accepted += int64(m)
@@ -168,6 +174,15 @@ func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err e
 		}
 	}
 	return n, err
+}
+
+// freeCopyLocked gives buf back. After a failure the server may still be reading
+// it: HTTP/2 returns from a Write whose stream has been reset before its frame is
+// out.
+func (p *pipe) freeCopyLocked(buf *[copySize]byte, err error) {
+	if err == nil && p.fail == nil {
+		copyBuffers.Put(buf)
+	}
 }
 
 const (
@@ -184,15 +199,23 @@ type sliceSizes struct {
 	began time.Duration
 }
 
+// sliceSizes begins with first, or more.
+func (p *pipe) sliceSizes(first int) sliceSizes {
+	if p.larger {
+		first = max(first, 2*firstSlice)
+	}
+	return sliceSizes{next: first}
+}
+
 func (s *sliceSizes) begin() { s.began = now() }
 
 func (s *sliceSizes) endLocked(p *pipe) {
 	if p.slow = p.slow || p.down.tookLongLocked(now()-s.began); p.slow {
-		s.next = firstSlice
+		s.next, p.larger = firstSlice, false
 		return
 	}
 	if s.quick++; s.quick == 4 && s.next < lastSlice {
-		s.next, s.quick = 2*s.next, 0
+		s.next, s.quick, p.larger = 2*s.next, 0, true
 	}
 }
 
@@ -228,7 +251,6 @@ func enqueueLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err erro
 	}
 	for len(b) > 0 {
 		if err := p.awaitRoomLocked(); err == errThrough {
-			p.holding = false
 			m, err := throughLocked(p, b)
 			return n + m, err
 		} else if err != nil {
@@ -278,11 +300,19 @@ func passBulkLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err err
 	return n, err
 }
 
+func (p *pipe) awaitLowLocked() error {
+	defer p.noteWaitedLocked(now())
+	return p.awaitLocked(true, nil, func() bool {
+		for p.q.len > p.marks.low && p.haltedLocked(true) == nil && p.moveOnLocked() {
+		}
+		return p.q.len <= p.marks.low
+	})
+}
+
 // moveOnLocked has all that is held move down, as a Write waits for that. It
 // reports whether it has worked itself, so that there may be news; else somebody
 // has the baton.
 func (p *pipe) moveOnLocked() (worked bool) {
-	p.holding = false
 	p.moveTo = p.accepted
 	switch {
 	case p.held:
@@ -300,13 +330,7 @@ func (p *pipe) moveOnLocked() (worked bool) {
 // Then it waits for the budget, if there is one.
 func (p *pipe) awaitRoomLocked() error {
 	if p.roomLocked() == 0 {
-		defer p.noteWaitedLocked(now())
-		err := p.awaitLocked(true, nil, func() bool {
-			for p.q.len > p.marks.low && p.haltedLocked(true) == nil && p.moveOnLocked() {
-			}
-			return p.q.len <= p.marks.low
-		})
-		if err != nil {
+		if err := p.awaitLowLocked(); err != nil {
 			return err
 		}
 	}

@@ -98,8 +98,8 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 	var ferr error
 	if f.stack.follow > 0 || len(f.stack.rest) > 0 {
 		var ended bool
-		if ferr, ended = f.followWaitLocked(ctx); ended {
-			return ferr
+		if ferr, ended = f.followWaitLocked(ctx); ended || f.waitEndedLocked(ferr) {
+			return joinErrors(ferr, f.flushAsyncLocked(nil)) // it does not wait twice
 		}
 	}
 	if (ctx == nil || ctx.Done() == nil) && f.plainLocked() {
@@ -115,7 +115,7 @@ func (f *Flusher) pushErrLocked() error {
 	if f.fail != nil {
 		return f.fail
 	}
-	return f.rarely().lastPush
+	return f.lastPushLocked()
 }
 
 func (f *Flusher) flushWaitLocked(ctx context.Context) error {
@@ -128,24 +128,39 @@ func (f *Flusher) flushWaitLocked(ctx context.Context) error {
 	if !f.endsLocked(ctx) {
 		ctx = nil
 	}
-	if err := f.awaitFlushLocked(ask, ctx); err != nil {
-		return err
-	}
-	return f.rarely().lastPush
+	return f.awaitFlushLocked(ask, ctx)
 }
 
 // endsLocked reports whether ctx can end a wait.
 func (f *Flusher) endsLocked(ctx context.Context) bool {
-	return ctx != nil && ctx.Done() != nil && !f.ownContext(ctx)
+	return ctx != nil && ctx.Done() != nil && !f.isOwnLocked(ctx)
 }
 
-// ownContext reports whether ctx is the request's own: its end is not the
-// caller's wish to stop waiting.
+// ownContext is isOwnLocked for who does not hold mu.
 func (f *Flusher) ownContext(ctx context.Context) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.isOwnLocked(ctx)
+}
+
+// isOwnLocked reports whether ctx is the request's own: its end is not the
+// caller's wish to stop waiting.
+func (f *Flusher) isOwnLocked(ctx context.Context) bool {
 	if c, ok := ctx.(*requestContext); ok && c == f.context {
 		return true
 	}
 	return f.req != nil && ctx == f.req.Context()
+}
+
+// ownContextLocked is the request's context as the handler knows it; nil: none.
+func (f *Flusher) ownContextLocked() context.Context {
+	switch {
+	case f.req != nil:
+		return f.req.Context()
+	case f.context != nil:
+		return f.context
+	}
+	return nil
 }
 
 func contextError(ctx context.Context) error {

@@ -11,8 +11,27 @@ import (
 type waiting struct {
 	line    []uint64 // Writes that wait for the pen, first come first served
 	tickets uint64
-	flushes []mark        // flushes that somebody waits for, in the order asked
+	flushes []flushWait   // flushes that somebody waits for, in the order asked
 	waited  time.Duration // that Writes have waited
+}
+
+// A flushWait is a flush that somebody waits for, and what became of it.
+type flushWait struct {
+	mark
+	settled bool
+	err     error // of floor 1, and does not stick
+}
+
+// settleFlushesLocked notes that flushes have been done, with err.
+func (p *pipe) settleFlushesLocked(err error) {
+	if p.waiting == nil {
+		return
+	}
+	for i := range p.waiting.flushes {
+		if w := &p.waiting.flushes[i]; !w.settled && w.seq <= p.done {
+			w.settled, w.err = true, err
+		}
+	}
 }
 
 // waitingLocked returns who waits in turn, to join them.
@@ -31,6 +50,9 @@ func (p *pipe) waitingLocked() *waiting {
 // before it says no.
 func (p *pipe) awaitLocked(begun bool, ctx context.Context, ready func() bool) error {
 	for stalls := p.stalls; ; {
+		for p.parked {
+			p.waitLocked()
+		}
 		yes := ready()
 		if err := p.haltedLocked(begun); yes || err != nil {
 			return err
@@ -80,20 +102,25 @@ func (p *pipe) noteWaitedLocked(began time.Duration) {
 	p.waitingLocked().waited += now() - began
 }
 
-// awaitFlushLocked waits until the flush asked for as ask has been done. ctx
-// ends the wait; nil: only the flush, or what ends every wait, does.
-func (p *pipe) awaitFlushLocked(ask mark, ctx context.Context) error {
+// awaitFlushLocked waits until the flush asked for as ask has been done, and
+// returns what floor 1 said of it. ctx ends the wait; nil: only the flush, or
+// what ends every wait, does.
+func (p *pipe) awaitFlushLocked(ask mark, ctx context.Context) (err error) {
 	if ctx != nil {
 		defer context.AfterFunc(ctx, p.wake)()
 	}
-	waits := false
+	waits, done := false, false
 	defer func() {
-		if waits {
-			p.waiting.flushes = slices.DeleteFunc(p.waiting.flushes, func(m mark) bool { return m == ask })
+		if !waits {
+			return
 		}
+		i := slices.IndexFunc(p.waiting.flushes, func(w flushWait) bool { return w.mark == ask })
+		if w := p.waiting.flushes[i]; done && err == nil {
+			err = w.err
+		}
+		p.waiting.flushes = slices.Delete(p.waiting.flushes, i, i+1)
 	}()
-	done := false
-	err := p.awaitLocked(true, ctx, func() bool {
+	err = p.awaitLocked(true, ctx, func() bool {
 		for p.done < ask.seq && p.fail == nil && !p.gone && !p.held {
 			if ctx != nil && ctx.Err() != nil || !p.down.callerOnlyLocked() && (ctx != nil || p.down.carrierOnly()) {
 				p.kickLocked()
@@ -107,14 +134,17 @@ func (p *pipe) awaitFlushLocked(ask mark, ctx context.Context) error {
 		if !waits {
 			waits = true
 			q := p.waitingLocked()
-			q.flushes = append(q.flushes, ask)
+			q.flushes = append(q.flushes, flushWait{mark: ask})
 		}
 		return false
 	})
-	if done {
-		return nil
+	switch {
+	case !done:
+		return err
+	case waits:
+		return nil // and what was noted for it
 	}
-	return err
+	return p.down.lastPushLocked()
 }
 
 // firstWaitLocked returns the first flush that somebody waits for. A round does
@@ -125,9 +155,9 @@ func (p *pipe) firstWaitLocked() (mark, bool) {
 		return mark{}, false
 	}
 	end := p.sent + int64(p.q.len)
-	for _, m := range p.waiting.flushes {
-		if m.seq > p.done && m.pos <= end {
-			return m, true
+	for _, w := range p.waiting.flushes {
+		if w.seq > p.done && w.pos <= end {
+			return w.mark, true
 		}
 	}
 	return mark{}, false

@@ -4,7 +4,6 @@ import (
 	"io"
 	"net/http"
 	"sync/atomic"
-	"time"
 )
 
 // A requestBody is the request body as a wrapped handler sees it. It gives each
@@ -36,6 +35,7 @@ type requestBody struct {
 	drained bool          // by the server when headers go out
 	expects atomic.Bool   // the client waits for a 100 Continue, which the first Read sends
 	over    atomic.Bool   // read to its end or closed, or the server has had its turn
+	whole   atomic.Bool   // read to its end
 
 	// Guarded by Flusher.mu.
 	reading  int  // Reads and Closes of the handler's, under way
@@ -98,6 +98,9 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	if err != nil {
 		b.carryTrailer()
 		b.over.Store(true)
+		if err == io.EOF {
+			b.whole.Store(true)
+		}
 	}
 	return n, err
 }
@@ -143,8 +146,8 @@ func (b *requestBody) carryTrailer() {
 //
 // A drain may last as long as the client does not go on. It is a read, which no
 // write deadline ends, but a read deadline does, at once, and the client still
-// gets its answer. That is set for the send timeout, for Abort, and soon after
-// the return of the handler.
+// gets its answer. That is set after the send timeout, by Abort, and by the return
+// of the handler.
 func (f *Flusher) excludeBodyLocked(push bool, size int) {
 	b := f.body
 	if b == nil || b.f == nil || !b.drained || f.fullDuplex || b.over.Load() || !push && f.flow.bytes+int64(size) <= serverMeasures {
@@ -185,22 +188,6 @@ func (f *Flusher) cutDrainLocked() {
 	f.body.cutShort = true
 	if d, ok := find[readDeadliner](f.srv.w); ok {
 		f.callAsideLocked(func() { d.SetReadDeadline(aLongTimeAgo) })
-	}
-}
-
-// drainGrace is how long the server may go on to drain after the return of the
-// handler, for clients that are still sending.
-const drainGrace = 500 * time.Millisecond
-
-// boundDrainLocked ends a drain that is under way as the handler returns, after
-// a grace.
-func (f *Flusher) boundDrainLocked() {
-	if f.drainingLocked() {
-		time.AfterFunc(drainGrace, func() {
-			f.mu.Lock()
-			defer f.mu.Unlock()
-			f.cutDrainLocked()
-		})
 	}
 }
 

@@ -41,8 +41,8 @@ type Budget struct {
 	//	in         its blocks are counted
 	//	watched    a call of the server is under way, and its timer has looked
 	//	stalled    several looks saw the same call without progress: a candidate
-	//	tried      it was aborted for its memory: no candidate any more, but
-	//	           counted until its memory is back
+	//	failed     it has given back all but the block in flight, and is counted,
+	//	           and a candidate to be unblocked once more, until that is back
 	//	left       its end: the member is gone
 	//
 	// and beside that it may be waiting for a block, in one of two lines.
@@ -71,7 +71,7 @@ type Budget struct {
 	members    atomic.Int64 // responses that have held something and have not ended
 	waiting    atomic.Int64 // Writes that wait
 	aborted    atomic.Int64
-	granted    atomic.Int64 // when a block was last handed to one who waits, as now says
+	granted    atomic.Int64 // when a block was last handed to one who waits, as now says; 0: never
 
 	mu      sync.Mutex
 	lines   [2]list.List // members that wait: those who hold nothing, those who hold something
@@ -122,9 +122,9 @@ type member struct {
 
 	// Guarded by f.mu.
 	held    int64         // bytes counted for it
+	ranked  int64         // what was held when it last took its rank
 	looks   int8          // at the call under way: see lookLocked
 	stalled bool          // it does not keep up
-	tried   bool          // it was aborted for its memory
 	waits   bool          // a Write waits for a block
 	granted bool          // and has been given one
 	entered bool          // it has been in a line since it waits, and was not given one
@@ -209,17 +209,14 @@ func (f *Flusher) chargeLocked() {
 	if m.granted {
 		all += blockMemory
 	}
-	delta := all - m.held
-	if delta == 0 {
-		return
-	}
+	delta := all - m.held // 0 where the blocks were counted before they came
 	m.held = all
-	if m.stalled && !m.tried {
-		b.rank(m, f.timeout.since)
+	if m.stalled && m.ranked != all {
+		b.rankLocked(m, f.timeout.since)
 	}
 	if delta > 0 {
 		b.held.Add(delta)
-	} else {
+	} else if delta < 0 {
 		b.give(-delta)
 	}
 }
@@ -314,7 +311,6 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 		}
 		f.noteWaitedLocked(began)
 	}()
-	sent, since := f.sent, began
 	var ended error
 	err = f.awaitLocked(f.closing, nil, func() bool {
 		for !m.granted && f.haltedLocked(true) == nil {
@@ -322,14 +318,11 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 				ended = errThrough
 				return true
 			}
-			if f.sent != sent {
-				sent, since = f.sent, now()
+			since := began
+			if at := time.Duration(b.granted.Load()); at != 0 {
+				since = max(since, at) // the line moves; so it does with what f gives back
 			}
-			from := since
-			if g := time.Duration(b.granted.Load()); g != 0 {
-				from = max(from, g)
-			}
-			left, ends := f.patienceLocked(from)
+			left, ends := f.patienceLocked(since)
 			if ends && left <= 0 {
 				ended = f.impatientLocked()
 				return true
@@ -446,10 +439,6 @@ func (b *Budget) serve() {
 			b.mu.Lock()
 			if granted {
 				b.burst, b.tried = 1, 0
-				if m.place != nil { // it has come back to the line meanwhile
-					b.lines[m.class].Remove(m.place)
-					m.place = nil
-				}
 			}
 			continue
 		}
@@ -497,7 +486,9 @@ func (m *member) grant() bool {
 	if !m.waits || m.granted {
 		return false
 	}
-	f.cfg.Budget.granted.Store(int64(now()))
+	b := f.cfg.Budget
+	b.granted.Store(int64(now()))
+	b.leaveLine(m) // it may have come back to it meanwhile
 	m.granted, m.entered = true, false
 	m.held += blockMemory
 	f.wakeLocked()
@@ -513,7 +504,6 @@ func (m *member) abort() (waits bool) {
 	if !m.stalled || f.gone {
 		return false
 	}
-	m.tried = true
 	if f.fail == nil {
 		f.cfg.Budget.aborted.Add(1)
 		f.aborted = true
@@ -565,7 +555,7 @@ func (f *Flusher) lookLocked() time.Duration {
 		return lookEvery
 	}
 	m.stalled = true
-	b.rank(m, f.timeout.since)
+	b.rankLocked(m, f.timeout.since)
 	return 0
 }
 
@@ -578,7 +568,7 @@ func (f *Flusher) movedLocked() {
 	m.looks = 0
 	if m.stalled {
 		m.stalled = false
-		f.cfg.Budget.unrank(m)
+		f.cfg.Budget.unrankLocked(m)
 	}
 }
 
@@ -596,11 +586,13 @@ func rankOf(blocks int64) int {
 	return fineRanks + bits.Len64(uint64(blocks/fineRanks)) - 1
 }
 
-// rank makes m a candidate, or brings up to date what it holds. m.f.mu is held.
-func (b *Budget) rank(m *member, since time.Duration) {
+// rankLocked makes m a candidate, or brings up to date what it holds. It is
+// m.f.mu that is held.
+func (b *Budget) rankLocked(m *member, since time.Duration) {
+	m.ranked = m.held
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.unrankLocked(m)
+	b.strike(m)
 	m.blocks, m.since = m.held/blockMemory, since
 	if m.blocks == 0 {
 		return
@@ -610,13 +602,15 @@ func (b *Budget) rank(m *member, since time.Duration) {
 	b.changed.Signal()
 }
 
-func (b *Budget) unrank(m *member) {
+// unrankLocked makes m no candidate any more. It is m.f.mu that is held.
+func (b *Budget) unrankLocked(m *member) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.unrankLocked(m)
+	b.strike(m)
 }
 
-func (b *Budget) unrankLocked(m *member) {
+// strike takes m off its heap. The budget's mu is held.
+func (b *Budget) strike(m *member) {
 	if m.index > 0 {
 		heap.Remove(&b.stalled[m.rank], m.index-1)
 	}
@@ -638,7 +632,7 @@ func (b *Budget) worst() *member {
 		}
 	}
 	if worst != nil {
-		b.unrankLocked(worst)
+		b.strike(worst)
 	}
 	return worst
 }

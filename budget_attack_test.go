@@ -175,6 +175,7 @@ func TestBudgetUnderAttackByConnectionsThatReadNothing(t *testing.T) {
 // beside them lose nothing, and afterwards nothing is left of it.
 func TestBudgetUnderAttackByResets(t *testing.T) {
 	hostile, honest, budget, begun := besieged(t)
+	goroutines := runtime.NumGoroutine()
 	visit(t, honest)
 	heap := func() int64 {
 		for range 3 {
@@ -184,7 +185,7 @@ func TestBudgetUnderAttackByResets(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return int64(m.HeapAlloc)
 	}
-	goroutines, before := runtime.NumGoroutine(), heap()
+	before := heap()
 
 	ctx, cancel := context.WithTimeout(t.Context(), *attack)
 	defer cancel()
@@ -213,9 +214,11 @@ func TestBudgetUnderAttackByResets(t *testing.T) {
 	attackers.Wait()
 
 	peak := runtime.NumGoroutine()
-	end := time.Now().Add(patience())
-	for runtime.NumGoroutine() > goroutines+20 && time.Now().Before(end) {
-		time.Sleep(10 * time.Millisecond)
+	idle := func() bool {
+		s := budget.Stats()
+		return s.Members == 0 && runtime.NumGoroutine() <= goroutines+20
+	}
+	for end := time.Now().Add(patience()); !idle() && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 	}
 	if n := runtime.NumGoroutine(); n > goroutines+20 {
 		p := make([]byte, 1<<16)

@@ -3,6 +3,7 @@ package flush_test
 import (
 	"errors"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"sync"
 	"testing"
@@ -105,6 +106,35 @@ func TestBudgetCandidateThatBlockedWithNothingHeld(t *testing.T) {
 	}
 }
 
+// A response that blocks and holds nothing has nothing to give, and stays.
+func TestBudgetNoCandidateWithNothingHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(4<<10, 4<<10)
+		client := newTap(true)
+		f := flush.New(client, nil, &flush.Options{Budget: budget, SendTimeout: -1})
+		f.WriteString("held once")
+		f.FlushWait(nil)
+		client.pace = time.Hour
+		large := writes(f, 10_000)
+		time.Sleep(time.Second)
+		holder := hold(budget, 1)
+		other := flush.New(newTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
+		done := writes(other, 5)
+		time.Sleep(time.Minute)
+		expectWaiting(t, budget, 1)
+		holder.Close()
+		if got := <-done; got.err != nil {
+			t.Error(got.err)
+		}
+		if got := <-large; got.err != nil {
+			t.Error(got.err)
+		}
+		f.Close()
+		other.Close()
+		expectNothingHeld(t, budget)
+	})
+}
+
 // A response whose handler has returned is a candidate while Close hands over
 // the rest.
 func TestBudgetCandidateThatIsClosing(t *testing.T) {
@@ -135,6 +165,7 @@ func TestBudgetAbortsTheWorst(t *testing.T) {
 		age    time.Duration
 		pace   time.Duration // 0: it does not read
 		stuck  bool          // and its call cannot be ended
+		idle   bool          // it holds what is under its BufferSize, and no call is under way
 	}
 	second := time.Second
 	for _, tc := range []struct {
@@ -142,17 +173,28 @@ func TestBudgetAbortsTheWorst(t *testing.T) {
 		clients []client
 		wants   int   // how many others write
 		aborted []int // clients
+		waits   bool  // and the others wait on: nothing comes back
 	}{
-		{"most", []client{{blocks: 3, age: second}, {blocks: 7, age: second}, {blocks: 6, age: second}}, 1, []int{1}},
-		{"for longest", []client{{blocks: 4, age: second}, {blocks: 6, age: second / 2}, {blocks: 6, age: second / 4}}, 1, []int{0}},
-		{"as many as are needed", []client{{blocks: 4, age: second}, {blocks: 6, age: second}, {blocks: 6, age: second / 2}}, 8, []int{0, 1}},
-		{"not one that keeps up", []client{{blocks: 15, age: second, pace: 90 * time.Millisecond}, {blocks: 1, age: second / 2}}, 1, []int{1}},
-		{"one whose block is in flight only after the others", []client{{blocks: 1, age: 100 * second, stuck: true}, {blocks: 15, age: second, stuck: true}}, 1, []int{1}},
+		{"most", []client{{blocks: 3, age: second}, {blocks: 7, age: second}, {blocks: 6, age: second}}, 1, []int{1}, false},
+		{"for longest", []client{{blocks: 4, age: second}, {blocks: 6, age: second / 2}, {blocks: 6, age: second / 4}}, 1, []int{0}, false},
+		{"as many as are needed", []client{{blocks: 4, age: second}, {blocks: 6, age: second}, {blocks: 6, age: second / 2}}, 8, []int{0, 1}, false},
+		{"not one that keeps up", []client{{blocks: 15, age: second, pace: 90 * time.Millisecond}, {blocks: 1, age: second / 2}}, 1, []int{1}, false},
+		{"one whose block is in flight only after the others", []client{{blocks: 1, age: 100 * second, stuck: true}, {blocks: 15, age: second, stuck: true}}, 1, []int{1}, false},
 		{
 			"all whose blocks do not come back", []client{
 				{blocks: 1, age: second, stuck: true}, {blocks: 1, age: second, stuck: true}, {blocks: 1, age: second, stuck: true},
-				{blocks: 13, age: second, pace: 90 * time.Millisecond},
-			}, 1, []int{0, 1, 2},
+				{blocks: 13, age: second, idle: true},
+			}, 1, []int{0, 1, 2}, true,
+		},
+		{
+			"more and more of them", append(slices.Repeat([]client{{blocks: 1, age: second, stuck: true}}, 12),
+				client{blocks: 4, age: second, idle: true}), 1, []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}, true,
+		},
+		{
+			"one of those whose block comes back", []client{
+				{blocks: 1, age: 2 * second}, {blocks: 1, age: 3 * second}, {blocks: 1, age: second},
+				{blocks: 13, age: second, idle: true},
+			}, 1, []int{1}, false,
 		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -173,6 +215,10 @@ func TestBudgetAbortsTheWorst(t *testing.T) {
 					taps[i] = newTap(c.pace > 0)
 					taps[i].pace, taps[i].stuck = c.pace, c.stuck
 					all[i] = flush.New(taps[i], nil, opts)
+					if c.idle {
+						all[i] = hold(budget, c.blocks)
+						continue
+					}
 					feeding.Go(func() {
 						time.Sleep(oldest - c.age)
 						_, err := all[i].Write(make([]byte, c.blocks*blockBytes))
@@ -203,11 +249,13 @@ func TestBudgetAbortsTheWorst(t *testing.T) {
 				for _, d := range done {
 					select {
 					case got := <-d:
-						if got.err != nil {
-							t.Error(got.err)
+						if got.err != nil || tc.waits {
+							t.Errorf("Write: %+v", got)
 						}
 					default:
-						t.Error("a Write still waits")
+						if !tc.waits {
+							t.Error("a Write still waits")
+						}
 					}
 				}
 				var aborted []int
@@ -235,6 +283,103 @@ func TestBudgetAbortsTheWorst(t *testing.T) {
 				feeding.Wait()
 				expectNothingHeld(t, budget)
 			})
+		})
+	}
+}
+
+// What a candidate holds is what it holds now, and not when it became one.
+func TestBudgetCandidateThatGrew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(48<<10, 48<<10)
+		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Hour}
+		older, younger := flush.New(newTap(false), nil, opts), flush.New(newTap(false), nil, opts)
+		older.Write(make([]byte, 3*blockBytes))
+		time.Sleep(time.Second / 4)
+		younger.Write(make([]byte, 2*blockBytes))
+		time.Sleep(time.Second)
+		younger.Write(make([]byte, 7*blockBytes))
+		other := flush.New(newTap(true), nil, opts)
+		if got := <-writes(other, 5); got.err != nil || got.after != 0 {
+			t.Errorf("Write: %+v", got)
+		}
+		if older.Err() != nil || !errors.Is(younger.Err(), flush.ErrOverBudget) {
+			t.Errorf("the older: %v, the younger, which holds more: %v", older.Err(), younger.Err())
+		}
+		other.Close()
+		older.Abort(nil)
+		younger.Abort(nil)
+		expectNothingHeld(t, budget)
+	})
+}
+
+// A response whose call took long and has returned keeps up again, whatever it
+// holds.
+func TestBudgetNoCandidateAfterTheCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(8<<10, 8<<10)
+		opts := &flush.Options{Budget: budget, SendTimeout: -1}
+		client := newTap(true)
+		client.pace = time.Second
+		f := flush.New(client, nil, opts)
+		f.WriteString("x")
+		if err := f.FlushWait(nil); err != nil {
+			t.Fatal(err)
+		}
+		f.WriteString("held")
+		holder := hold(budget, 1)
+		other := flush.New(newTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
+		done := writes(other, 5)
+		time.Sleep(time.Minute)
+		expectWaiting(t, budget, 1)
+		if err := f.Err(); err != nil {
+			t.Error(err)
+		}
+		holder.Close()
+		if got := <-done; got.err != nil {
+			t.Error(got.err)
+		}
+		other.Close()
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+		expectNothingHeld(t, budget)
+	})
+}
+
+// Where the connection is known, bytes that the client's kernel acknowledges
+// are progress: such a response keeps up, however long one call takes.
+func TestBudgetAcknowledgedBytesAreProgress(t *testing.T) {
+	for _, moves := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			budget := flush.NewBudget(16<<10, 16<<10)
+			opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Minute}
+			begin := time.Now()
+			acked := func() int64 {
+				if moves {
+					return int64(time.Since(begin))
+				}
+				return 1
+			}
+			r := httptest.NewRequestWithContext(flush.WithAcked(t.Context(), acked), "GET", "/", nil)
+			client := newTap(false)
+			f := flush.New(client, r, opts)
+			f.Write(make([]byte, 4*blockBytes))
+			time.Sleep(10 * time.Second)
+			other := flush.New(newTap(true), nil, opts)
+			done := writes(other, 5)
+			time.Sleep(10 * time.Second)
+			synctest.Wait()
+			if err := f.Err(); moves != (err == nil) || !moves && !errors.Is(err, flush.ErrOverBudget) {
+				t.Errorf("moves: %v; failure: %v", moves, err)
+			}
+			close(client.opened)
+			if got := <-done; got.err != nil {
+				t.Error(got.err)
+			}
+			f.Close()
+			other.Close()
+			time.Sleep(time.Second) // who asks the kernel goes away
+			expectNothingHeld(t, budget)
 		})
 	}
 }

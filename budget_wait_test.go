@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -212,6 +213,54 @@ func TestBudgetHandsMemoryOverInOrder(t *testing.T) {
 		first.Abort(nil)
 		second.Abort(nil)
 		rich.Close()
+		expectNothingHeld(t, budget)
+	})
+}
+
+// A line that moves is progress: those at its end wait longer than SendTimeout,
+// and fail only once it has stood still for as long.
+func TestBudgetLineThatMoves(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(12<<10, 12<<10)
+		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Second}
+		holders := []*flush.Flusher{hold(budget, 1), hold(budget, 1), hold(budget, 1)}
+		var waiters []*flush.Flusher
+		var done []<-chan result
+		for range 4 {
+			f := flush.New(newTap(true), nil, opts)
+			waiters, done = append(waiters, f), append(done, writes(f, 5))
+		}
+		for i, h := range holders {
+			time.Sleep(600 * time.Millisecond)
+			h.Close()
+			if got, want := <-done[i], time.Duration(i+1)*600*time.Millisecond; got.err != nil || got.after != want {
+				t.Errorf("Write %d: %+v, want after %v", i, got, want)
+			}
+		}
+		if got, want := <-done[3], 2800*time.Millisecond; !errors.Is(got.err, flush.ErrTimeout) || got.after != want {
+			t.Errorf("the last Write: %+v, want ErrTimeout after %v", got, want)
+		}
+		for _, f := range waiters {
+			f.Close()
+		}
+		expectNothingHeld(t, budget)
+	})
+}
+
+// HTTP/1.0 buffering ends where the budget does.
+func TestBudgetEndsHTTP10Buffering(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(4<<10, 4<<10)
+		srv := serveMemory(t, http10, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Write(make([]byte, blockBytes))
+			io.WriteString(w, "more")
+			if err := flush.Flush(w, true); err != nil {
+				t.Error(err)
+			}
+		}), &flush.Options{Budget: budget, Flush: flush.Async, HTTP10Buffer: 1 << 20}), 0)
+		if body, _, _ := open(t, srv, "GET", "/", nil).rest(); len(body) != blockBytes+4 {
+			t.Errorf("%d bytes", len(body))
+		}
 		expectNothingHeld(t, budget)
 	})
 }
@@ -440,4 +489,28 @@ func TestBudgetBesideMaxPending(t *testing.T) {
 			})
 		})
 	}
+}
+
+// Who has stopped to wait leaves nothing behind, while the memory is still held.
+func TestBudgetWaitLeavesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(4<<10, 4<<10)
+		holder := hold(budget, 1)
+		before := runtime.NumGoroutine()
+		for range 100 {
+			f := flush.New(newTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Second})
+			if got := <-writes(f, 5); !errors.Is(got.err, flush.ErrTimeout) {
+				t.Errorf("Write: %+v", got)
+			}
+			f.Close()
+		}
+		synctest.Wait()
+		if n := runtime.NumGoroutine(); n > before {
+			t.Errorf("%d goroutines, %d before", n, before)
+		}
+		if got, want := budget.Stats(), (flush.BudgetStats{Held: 4 << 10, Members: 1}); got != want {
+			t.Errorf("%+v, want %+v", got, want)
+		}
+		holder.Close()
+	})
 }

@@ -298,10 +298,7 @@ func (f *Flusher) judgeLengthLocked(declared int64, resized bool, by int64) {
 		if now != declared {
 			s.ownLength = now >= 0
 		}
-		s.resized = s.resized || resized
-		if s.resized && !s.ownLength && now >= 0 {
-			f.voidLengthLocked()
-		}
+		s.resized = s.resized || resized // see freezeLocked
 		return
 	}
 	if resized && f.length >= 0 && !s.ownLength && bodyAllowed(f.status) && !f.head {

@@ -80,15 +80,6 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 	return n, false, f.refusedBytesLocked(err)
 }
 
-// writeStringLocked is writeLocked for a string, without a flush.
-func (f *Flusher) writeStringLocked(s string) (n int, err error) {
-	f.handLocked(false, len(s), func() {
-		n, err = io.WriteString(f.srv.w, s)
-		n, err = wrote(n, len(s), err)
-	})
-	return n, f.verdictLocked(err)
-}
-
 // wrote makes sense of what a Write of size bytes returned.
 func wrote(n, size int, err error) (int, error) {
 	if err == nil && n < size {
@@ -102,6 +93,7 @@ func wrote(n, size int, err error) (int, error) {
 func (f *Flusher) refusedBytesLocked(err error) error {
 	if err = f.verdictLocked(err); err != nil && f.fail == nil {
 		f.rareLocked().refused = joinErrors(f.rare.refused, err)
+		f.rare.torn = true
 	}
 	return err
 }
@@ -127,6 +119,9 @@ func (f *Flusher) notePushLocked(err error) {
 		f.rareLocked().lastPush = err
 	}
 }
+
+// lastPushLocked is what the server's last flush said that does not stick.
+func (f *Flusher) lastPushLocked() error { return f.rarely().lastPush }
 
 // carrierOnly reports whether only a carrier may call the server, since a
 // caller's wait could not be ended: the server has no deadlines.

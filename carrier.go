@@ -8,6 +8,8 @@ package flush
 //	free      nobody calls floor 1
 //	a caller  a goroutine of the handler's works inside a call of the Flusher
 //	a carrier a goroutine of ours works; it exists only in this state
+//	a filter  nobody calls floor 1, as one runs that may still set headers:
+//	          see stack
 
 // takeBatonLocked waits for the baton.
 func (p *pipe) takeBatonLocked(begun bool) error {
@@ -30,10 +32,10 @@ func (p *pipe) seizeLocked() bool {
 // grabBatonLocked is takeBatonLocked for the end of the response: it waits
 // however long, and reports whether it has the baton. A failure ends the wait.
 func (p *pipe) grabBatonLocked() bool {
-	for p.held && p.fail == nil {
+	for p.held && p.fail == nil && !p.gone {
 		p.waitLocked()
 	}
-	if p.fail != nil {
+	if p.fail != nil || p.gone {
 		return false
 	}
 	p.held = true
@@ -120,7 +122,7 @@ func (p *pipe) pushPlainLocked() {
 	defer p.regrantLocked()
 	p.flow.flushes++
 	ask := p.askLocked()
-	if !p.writePieceLocked(p.q.front(blockSize), true) && p.fail == nil && p.down.pushLocked() {
+	if !p.handPieceLocked(p.q.front(blockSize), p.accepted, true) && p.fail == nil && p.down.pushLocked() {
 		p.flow.pushes++
 	}
 	if p.fail == nil {

@@ -1,6 +1,24 @@
 package flush
 
-import "net/http"
+import (
+	"net/http"
+	"time"
+)
+
+// The four ends of a response. What each hands over, waits for, and says:
+//
+//	                 panic, Goexit           Abort                    Close                     return
+//	hands over       what a flush was        the same, if no header   all, buffers unwound;     all, buffers unwound;
+//	                 asked for               is out; else nothing     the handler's Close       no flush: the server
+//	                                                                  pushes it                 does that
+//	for at most      SendTimeout, 1 s        SendTimeout, 1 s         SendTimeout without       as Close
+//	                                                                  progress
+//	waits for        the carrier             the call under way,      begun Writes, filters,    as Close
+//	                                         which it ends            the carrier
+//	context          ends                    ends                     goes on                   ends
+//	OnClose is told  handler panicked        the cause                the failure, refusals     as Close
+//	the client       sees a cut              sees a cut               sees the end, at the      sees the end
+//	                                                                  latest with the return
 
 // Close ends the response: it refuses new Writes, lets a begun one finish,
 // unwinds the user-level buffers, hands the rest to the server and joins the
@@ -39,14 +57,21 @@ func (f *Flusher) Abort(cause error) { f.finish(true, cause) }
 func (f *Flusher) finish(abort bool, cause error) error {
 	f.mu.Lock()
 	if abort && !f.ended && !f.hijacked {
+		if f.handlerIs(handlerReturned) || !f.headersSent {
+			f.showBeforeCutLocked(cause, false)
+		}
 		f.abortLocked(cause)
 		if f.filterAbortsLocked() {
 			defer f.mu.Unlock()
+			f.endAsideLocked()
 			return f.fail
 		}
 	}
 	if f.closing {
 		defer f.mu.Unlock()
+		if f.ended && f.handlerIs(handlerReturned) && !abort {
+			f.boundEndLocked()
+		}
 		if abort && f.stack.running != nil {
 			return f.fail // it may be the filter that asks: what closes the response sees the mark
 		}
@@ -61,7 +86,9 @@ func (f *Flusher) finish(abort bool, cause error) error {
 		f.refuseLocked(closedError(f.fail))
 	}
 	f.mu.Unlock()
+	defer f.partFromHandler()
 	defer func() { // a filter may panic while the buffers are unwound
+		f.closeWire()
 		for _, h := range f.rarely().hooks {
 			h.fn(h.r, f.Stats(), f.closeErr())
 		}
@@ -102,8 +129,8 @@ func (f *Flusher) complete() {
 		f.joinLocked()
 		f.endLocked(whole, unwound)
 	}()
-	if f.returned.Load() {
-		f.boundDrainLocked()
+	if f.handlerIs(handlerReturned) {
+		f.cutDrainLocked()
 	}
 	f.awaitWritesLocked()
 	if !f.aborted && !f.hijacked {
@@ -115,7 +142,7 @@ func (f *Flusher) complete() {
 		if cause == nil {
 			cause = errCutWrite
 		}
-		f.handBeforeCutLocked()
+		f.showBeforeCutLocked(cause, true)
 		f.abortLocked(cause)
 	}
 	if f.fail == nil && !f.hijacked {
@@ -133,16 +160,41 @@ func (f *Flusher) refusedLocked() error {
 	return f.refuse
 }
 
-// handBeforeCutLocked hands over what there is of a response that will be cut.
-// A client that gets no byte takes a kept connection for stale, and asks again.
-func (f *Flusher) handBeforeCutLocked() {
+// mostShown bounds what is handed over before a cut.
+const mostShown = time.Second
+
+// showBeforeCutLocked hands over what the client is to see before the response
+// is cut, for cause: what a flush was asked for, and with all everything. A
+// client that gets no byte takes a kept connection for stale, and asks again.
+func (f *Flusher) showBeforeCutLocked(cause error, all bool) {
+	switch {
+	case f.fail != nil || f.gone || f.aborted,
+		f.srv.deadline == nil && f.held, // its call cannot be ended
+		!all && (!f.dueLocked() || f.asked.seq <= f.done):
+		return
+	}
+	bound := mostShown
+	if d := f.timeout.d; d > 0 {
+		bound = min(bound, d)
+	}
+	timer := time.AfterFunc(bound, func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		if !f.ended {
+			f.abortLocked(cause)
+		}
+	})
+	defer timer.Stop()
+	f.lendLocked()
+	defer f.takeBackLocked()
 	if !f.grabBatonLocked() {
 		return
 	}
 	defer f.releaseLocked()
-	f.timeout.closing = true
 	f.stopHoldingLocked()
-	f.askLocked()
+	if all {
+		f.askLocked()
+	}
 	f.roundLocked()
 }
 
@@ -184,9 +236,40 @@ func (f *Flusher) handRestLocked() {
 		f.carryTrailersLocked()
 	}
 	f.drainLocked()
+	f.boundEndLocked()
 	if f.fail == nil {
-		f.setClosingDeadlineLocked(true)
+		f.endWireLocked()
 	}
+}
+
+// boundEndLocked gives the bytes that the server writes after us SendTimeout to
+// leave. If the handler goes on after its Close, that time begins when it
+// returns.
+func (f *Flusher) boundEndLocked() {
+	switch {
+	case f.fail != nil || f.hijacked:
+	case f.context == nil || f.handlerIs(handlerReturned) || f.detached >= taken:
+		f.setClosingDeadlineLocked(true)
+	default:
+		f.liftClosingDeadlineLocked()
+	}
+}
+
+// broken reports whether the client must be shown a cut, once the response has
+// ended: it was aborted, or accepted bytes are lost and the connection does not
+// tell by itself. It does if it is the server's own writer that failed, or if the
+// client has gone.
+func (f *Flusher) broken() bool {
+	switch {
+	case f.hijacked:
+		return false
+	case f.aborted, f.rarely().torn:
+		return true
+	case f.fail == nil || f.srv.direct:
+		return false
+	}
+	server := f.serverContext()
+	return server == nil || server.Err() == nil
 }
 
 // joinLocked waits until nobody calls the server any more.
@@ -215,7 +298,7 @@ func (f *Flusher) endLocked(whole bool, unwound error) {
 	}
 	f.leaveLocked()
 	f.leaveGroupsLocked()
-	if f.returned.Load() {
+	if f.handlerIs(handlerReturned) || f.detached >= kept {
 		f.endContextLocked(nil)
 	}
 }
@@ -234,5 +317,13 @@ func (f *Flusher) rethrow() {
 	}
 }
 
-// failedLocked has the handler's context end with the failure.
-func (f *Flusher) failedLocked() { f.endContextLocked(nil) }
+// failedLocked has the handler's context end with the failure, and a response
+// that has no handler which could see it. Headers are not withheld for a filter
+// any more.
+func (f *Flusher) failedLocked() {
+	f.yieldLocked()
+	f.endContextLocked(nil)
+	if !f.aborted {
+		f.endAsideLocked()
+	}
+}

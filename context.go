@@ -45,34 +45,46 @@ type (
 //	running   as the server's context, with the Flusher's values
 //	watched   the same, once Done was asked for: child, the server's child,
 //	          ends with it, or by cancel
+//	cut off   the handler of a detached response has returned: the server's
+//	          context has values, and nothing else of it counts
 //	ended     by the server's context (its error, its cause) or by itself
 //	          (plain Canceled): a failure, Abort, the return of the handler
-//	left      ended, and the Flusher is gone: what is kept is done, reason and
-//	          the server's context
+//	left      ended, and the Flusher is gone: what is kept is the channel, the
+//	          reason and the server's context
 //
 // Invariants:
 //
-//  1. err is nil until it has ended and never changes then; done is closed
-//     soon after err can be seen, and the one channel that Done ever returned.
+//  1. Once it has ended its error and its cause do not change any more. Done
+//     only ever returns one channel, which is closed then.
 //  2. An early Close does not end it, nor does Hijack; the return of the handler does.
 //  3. mu is taken with Flusher.mu held, never the other way round, and nothing
 //     is waited for with it. package context may look at it under Flusher.mu.
 //  4. Nobody watches the server's context before Done was asked for, and nobody
-//     after the end.
+//     after the end, or once it is cut off.
 type requestContext struct {
 	server context.Context // never changed
 
+	// A stream that waits for its client holds one of these: its size counts.
 	mu     sync.Mutex
-	child  context.Context    // nil: not watched, or ended
-	cancel context.CancelFunc // ends child
-	done   <-chan struct{}    // nil: nobody has asked
-	err    error              // nil: not ended
-	own    bool               // it ended by itself, and not with the server's
+	child  context.Context    // nil: nobody has asked for Done. After the end only its channel, as a closedContext
+	cancel context.CancelFunc // ends child; nil: not watched
+	unlink func() bool        // has child not end with the server's context; nil: it does not
+	ended  bool
+	own    bool // it ended by itself, and not with the server's
+	cutOff bool // from the server's context
 
 	hijacked bool     // whoever inherits it lives on a connection that is not the response's any more
 	f        *Flusher // nil: left
 	reason   error    // what Cause says, failures apart; nil: not settled. Guarded by Flusher.mu, after leave by mu
 }
+
+// A closedContext is what is kept of a child that has ended.
+type closedContext <-chan struct{}
+
+func (c closedContext) Done() <-chan struct{}         { return c }
+func (closedContext) Err() error                      { return context.Canceled }
+func (closedContext) Deadline() (t time.Time, _ bool) { return t, false }
+func (closedContext) Value(any) any                   { return nil }
 
 // newContext derives the handler's context from the server's.
 func (f *Flusher) newContext(server context.Context) *requestContext {
@@ -84,18 +96,17 @@ func (f *Flusher) newContext(server context.Context) *requestContext {
 func (c *requestContext) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.done == nil {
-		if c.err != nil {
-			c.done = alreadyDone
-		} else {
-			c.child, c.cancel = context.WithCancel(c.server)
-			c.done = c.child.Done()
-		}
+	switch {
+	case c.child != nil:
+	case c.ended:
+		c.child = alreadyDone
+	default:
+		c.child, c.cancel = context.WithCancel(c.parent())
 	}
-	return c.done
+	return c.child.Done()
 }
 
-var alreadyDone = func() <-chan struct{} {
+var alreadyDone = func() closedContext {
 	c := make(chan struct{})
 	close(c)
 	return c
@@ -105,15 +116,36 @@ func (c *requestContext) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	switch {
-	case c.err != nil:
-		return c.err
-	case c.child != nil:
+	case c.own:
+		return context.Canceled
+	case c.child != nil && !c.ended:
 		return c.child.Err()
+	}
+	return c.serverErrLocked()
+}
+
+// serverErr is the error of the server's context, as long as that counts.
+func (c *requestContext) serverErr() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.serverErrLocked()
+}
+
+func (c *requestContext) serverErrLocked() error {
+	if c.cutOff {
+		return nil
 	}
 	return c.server.Err()
 }
 
-func (c *requestContext) Deadline() (deadline time.Time, ok bool) { return c.server.Deadline() }
+func (c *requestContext) Deadline() (deadline time.Time, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.cutOff {
+		return time.Time{}, false
+	}
+	return c.server.Deadline()
+}
 
 func (c *requestContext) Value(key any) any {
 	switch key {
@@ -137,11 +169,62 @@ func (c *requestContext) Value(key any) any {
 		switch {
 		case c.own:
 			return nil // there is no cause but Err
-		case c.child != nil:
+		case c.child != nil && !c.ended:
 			return c.child.Value(key)
+		case c.cutOff:
+			return nil
 		}
 	}
 	return c.server.Value(key)
+}
+
+// parent is what child is made of.
+func (c *requestContext) parent() context.Context {
+	switch {
+	case c.cutOff:
+		return context.Background()
+	case c.server.Err() != nil:
+		return c.server
+	}
+	return serverLink{c}
+}
+
+// A serverLink is the server's context as the parent of one that can be cut off
+// from it: package context has no other way to end such a tie than to cancel.
+// It costs a goroutine at the moment at which the server's context ends.
+type serverLink struct{ c *requestContext }
+
+func (l serverLink) Deadline() (time.Time, bool) { return l.c.server.Deadline() }
+func (l serverLink) Err() error                  { return l.c.server.Err() }
+func (l serverLink) Value(key any) any           { return l.c.server.Value(key) }
+
+// Done returns a channel that is not the server's: so package context does not
+// take the child for one of the server's context.
+func (l serverLink) Done() <-chan struct{} { return neverDone }
+
+var neverDone = make(chan struct{})
+
+// AfterFunc is what package context calls instead of waiting for Done. The child
+// is being made, with mu held.
+func (l serverLink) AfterFunc(f func()) func() bool {
+	l.c.unlink = context.AfterFunc(l.c.server, f)
+	return l.c.unlink
+}
+
+// cutOffServer ends all ties to the server's context but for its values. It
+// reports whether the context goes on: it does not if it has ended, with the
+// server's or by itself.
+func (c *requestContext) cutOffServer() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.ended || c.server.Err() != nil:
+		return false
+	case c.child != nil && (c.child.Err() != nil || c.unlink == nil || !c.unlink()):
+		return false
+	}
+	c.cutOff, c.unlink = true, nil
+	return true
 }
 
 // cancelKey is what package context asks a context for, to find its cause or to
@@ -167,12 +250,8 @@ func (r keyRecorder) Value(key any) any {
 func (c *requestContext) end() {
 	c.mu.Lock()
 	child, cancel := c.child, c.cancel
-	if c.err != nil {
-		cancel = nil
-	} else if cancel == nil {
-		if c.err = c.server.Err(); c.err == nil {
-			c.err, c.own = context.Canceled, true
-		}
+	if !c.ended && cancel == nil {
+		c.ended, c.own = true, c.serverErrLocked() == nil
 	}
 	c.mu.Unlock()
 	if cancel == nil {
@@ -180,12 +259,12 @@ func (c *requestContext) end() {
 	}
 	cancel()
 	err, cause := child.Err(), context.Cause(child)
-	byServer := c.server.Err() == err && context.Cause(c.server) == cause
+	byServer := c.serverErr() == err && context.Cause(c.server) == cause
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err == nil {
-		c.err, c.own = err, !byServer
-		c.child, c.cancel = nil, nil
+	if !c.ended {
+		c.ended, c.own = true, !byServer
+		c.child, c.cancel, c.unlink = closedContext(child.Done()), nil, nil
 	}
 }
 
@@ -237,7 +316,7 @@ func (f *Flusher) endContextLocked(reason error) {
 // reasonLocked settles what Cause says, if the server's context has not ended
 // before.
 func (f *Flusher) reasonLocked(reason error) {
-	if c := f.context; c != nil && c.reason == nil && c.server.Err() == nil {
+	if c := f.context; c != nil && c.reason == nil && c.serverErr() == nil {
 		c.reason = reason
 	}
 }
@@ -263,7 +342,7 @@ func (f *Flusher) causeLocked() error {
 // to us: what is known of the deadlines says then which of two it will be.
 func (f *Flusher) serverCauseLocked() error {
 	server := f.context.server
-	if server.Err() == nil {
+	if f.context.serverErr() == nil {
 		return nil
 	}
 	switch cause := context.Cause(server); {
@@ -273,15 +352,18 @@ func (f *Flusher) serverCauseLocked() error {
 		return ErrClosed // HTTP/2 ends a stream that has no body with its headers (golang/go#66812)
 	case (f.timeout.calling || !f.http1) && f.deadlinePassedLocked():
 		return ErrTimeout // HTTP/2 resets the stream at its deadline, idle or not
-	case f.conn != nil && f.conn.clientThere(f.http1):
-		return context.Canceled
+	case f.body != nil && f.body.cutShort, f.conn != nil && f.conn.clientThere(f.http1):
+		return context.Canceled // a read that we ended fails, too
 	}
 	return ErrClientGone
 }
 
-// serverContext is the request's context as the server made it; nil: none.
+// serverContext is the context that ends with the client: the request's as the
+// server made it, or the handler's once that is cut off from it. nil: none.
 func (f *Flusher) serverContext() context.Context {
 	switch {
+	case f.detached == released:
+		return f.context
 	case f.context != nil:
 		return f.context.server
 	case f.req != nil:

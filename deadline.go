@@ -20,9 +20,8 @@ var aLongTimeAgo = time.Unix(1, 0)
 //
 // Guarded by Flusher.mu.
 type writeDeadline struct {
-	state     deadlineState
-	hijacking bool          // the connection is being handed over: it is not unblocked any more
-	armed     time.Duration // when the closing deadline was set last; 0: it was not
+	state deadlineState
+	armed time.Duration // when the closing deadline was set last; 0: it was not
 }
 
 type deadlineState uint8
@@ -36,9 +35,9 @@ const (
 // SetReadDeadline sets the server's deadline for reading the request, as
 // [http.ResponseController.SetReadDeadline].
 func (f *Flusher) SetReadDeadline(t time.Time) error {
-	d, ok := find[readDeadliner](f.srv.w)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	d, ok := find[readDeadliner](f.srv.w)
 	if err := f.goneLocked(); err != nil {
 		return err
 	}
@@ -89,6 +88,14 @@ func (f *Flusher) deadlinePassedLocked() bool {
 	return !deadline.IsZero() && !time.Now().Before(deadline)
 }
 
+// liftClosingDeadlineLocked gives the deadline back to the handler.
+func (f *Flusher) liftClosingDeadlineLocked() {
+	if f.deadline.state == deadlineClosing {
+		f.deadline.state, f.deadline.armed = deadlineHandlers, 0
+		f.srv.deadline.SetWriteDeadline(f.rarely().handlerDeadline)
+	}
+}
+
 // liftServerDeadline takes away the deadline that the server's WriteTimeout has
 // set, before anything else is known of the response.
 func (f *Flusher) liftServerDeadline() {
@@ -101,7 +108,7 @@ func (f *Flusher) liftServerDeadline() {
 // server can: HTTP/1 at once, HTTP/2 by resetting the stream. The lock is
 // dropped meanwhile; the end of the response waits until it is back.
 func (f *Flusher) unblockLocked() {
-	if f.srv.deadline == nil || f.deadline.hijacking {
+	if f.srv.deadline == nil || f.parked {
 		return
 	}
 	f.deadline.state = deadlineUnblocked

@@ -294,7 +294,7 @@ func TestRollingDeadlinesDoNotUndoTheEnd(t *testing.T) {
 			return err
 		}, cause},
 		{"Budget", flush.Options{SendTimeout: -1, Flush: flush.Async, Budget: flush.NewBudget(8<<10, 8<<10)}, func(f *flush.Flusher) error {
-			_, err := f.Write(make([]byte, much))
+			_, err := f.Write(make([]byte, 20_000))
 			return err
 		}, flush.ErrOverBudget},
 	} {

@@ -401,10 +401,28 @@ func ExampleFlusher_Backlog() {
 	// Output: true
 }
 
-// All responses together hold no more than 64 MiB.
+// All responses together hold no more than 64 MiB, and an HTTP/2 connection
+// that takes nothing for ten seconds is closed.
 func ExampleNewBudget() {
 	opts := &flush.Options{Budget: flush.NewBudget(48<<20, 64<<20)}
 	http.Handle("/events", flush.NewHandler(http.NotFoundHandler(), opts))
+	srv := &http.Server{
+		Addr:  "127.0.0.1:0",
+		HTTP2: &http.HTTP2Config{WriteByteTimeout: 10 * time.Second},
+	}
+	defer srv.Close()
+}
+
+func ExampleBudget_Stats() {
+	budget := flush.NewBudget(48<<20, 64<<20)
+	f := flush.New(httptest.NewRecorder(), nil, &flush.Options{Budget: budget})
+	f.WriteString("one byte or more takes a block")
+	fmt.Println(budget.Stats().Held)
+	f.Close()
+	fmt.Println(budget.Stats().Held)
+	// Output:
+	// 4096
+	// 0
 }
 
 // One binary is a FastCGI server, a CGI program and a command.

@@ -59,3 +59,11 @@ func (c fakeConn) room() (int64, error) {
 func (c fakeConn) established() bool { return true }
 
 func (c fakeConn) hangUp() error { return errors.ErrUnsupported }
+
+// A SharedWrite is what one broadcast has for detached responses.
+type SharedWrite = sharedWrite
+
+func NewSharedWrite(p []byte) *SharedWrite { return newSharedWrite(p) }
+
+// WriteShared is what a broadcast does first with each of its members.
+func WriteShared(f *Flusher, s *SharedWrite) (taken bool, err error) { return f.writeShared(s) }

@@ -5,8 +5,8 @@ import "context"
 // A flush of the response goes through the buffers with FollowFlush first. One
 // that must not wait leaves that to a carrier where it would have to: floor 2 is
 // at its high mark, a Write waits there, somebody else works on the stack, or
-// the headers are just leaving and a filter may want to set some. What is left
-// so is owed. The states are
+// the server is called before the headers and a filter may want to set some. What
+// is left so is owed. The states are
 //
 //	nothing owed  writes enter the buffers
 //	owed          writes wait, or buffers would grow past every mark
@@ -74,7 +74,7 @@ func (f *Flusher) followsLocked() bool {
 
 // owesLocked reports whether the buffers cannot come down without waiting.
 func (f *Flusher) owesLocked() bool {
-	return f.overLocked() || f.stack.busy || f.held && !f.headersSent && f.cfg.SAPI.Headers != OutputOnly
+	return f.overLocked() || f.stack.busy || f.timeout.calling && !f.headersSent && f.cfg.SAPI.Headers != OutputOnly
 }
 
 // payableLocked reports whether a carrier, which has the baton, can flush the
@@ -101,15 +101,24 @@ func (f *Flusher) payLocked() {
 	}
 }
 
-// awaitPaidLocked has a Write into a buffer wait until nothing is owed. While a
-// filter runs it does not: it may be the filter's own.
+// awaitPaidLocked has a Write into a buffer wait until nothing is owed, and
+// floor 2 is below its high mark. While a filter runs it does not: it may be the
+// filter's own.
 func (f *Flusher) awaitPaidLocked() error {
-	if !f.owed || f.stack.running != nil {
+	if f.stack.running != nil {
 		return nil
 	}
-	defer f.noteWaitedLocked(now())
-	f.kickLocked()
-	return f.awaitLocked(false, nil, func() bool { return !f.owed || f.stack.running != nil })
+	if f.owed {
+		defer f.noteWaitedLocked(now())
+		f.kickLocked()
+		if err := f.awaitLocked(false, nil, func() bool { return !f.owed || f.stack.running != nil }); err != nil {
+			return err
+		}
+	}
+	if f.stack.follow > 0 && f.roomLocked() == 0 && f.refuse == nil {
+		return f.awaitLowLocked()
+	}
+	return nil
 }
 
 func unlessReentrant(err error) error {

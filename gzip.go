@@ -169,15 +169,12 @@ func (g *gzipper) filter(p []byte, phase Phase) ([]byte, error) {
 // the client does not see. What is too much is refused, as net/http would.
 // What is too little cuts the response: no end is put to the stream either.
 func (g *gzipper) measure(p []byte, phase Phase) (fits []byte, short bool) {
-	f := g.f
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if !f.headersSent {
-		g.takeLengthLocked()
-	}
 	if g.declared < 0 || g.head {
 		return p, false
 	}
+	f := g.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	if room := g.declared - g.in; int64(len(p)) > room {
 		f.loseLocked(len(p) - int(room))
 		f.rareLocked().refused = joinErrors(f.rare.refused, http.ErrContentLength)
@@ -201,10 +198,10 @@ func (g *gzipper) takeLengthLocked() {
 }
 
 // end returns the end of the stream. Of a stream that has not begun nothing is
-// left, if its headers can still be taken back.
+// left, if its headers can still be taken back, or describe another response.
 func (g *gzipper) end() ([]byte, error) {
 	defer g.release()
-	if !g.begun && !g.head && g.takeBack() {
+	if !g.begun && (g.head || g.takeBack()) {
 		return nil, nil
 	}
 	if err := g.z.Close(); err != nil {

@@ -53,25 +53,35 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	own := r.WithContext(f.newContext(r.Context()))
 	f.giveBody(own, r)
 
-	returned := false
+	returned, lives := false, false
 	defer func() {
-		f.context.leave()
+		if !lives {
+			f.context.leave()
+		}
 		// The server removes multipart files through its own request, and
 		// middleware above reads the pattern from it.
 		if own.MultipartForm != nil {
 			r.MultipartForm = own.MultipartForm
+			if !lives && !f.serverHasIt() {
+				own.MultipartForm.RemoveAll()
+			}
 		}
 		r.Pattern = own.Pattern
 	}()
 	defer func() {
-		f.returned.Store(true)
+		if returned {
+			if lives = f.outlives(own); lives {
+				return
+			}
+		}
+		f.handler.Or(handlerReturned)
 		if !returned {
 			f.finish(true, f.unwound())
 			return // a panic or Goexit, which goes on
 		}
 		f.finish(false, nil)
 		f.rethrow()
-		if f.aborted {
+		if f.broken() && f.serverHasIt() {
 			panic(http.ErrAbortHandler)
 		}
 	}()
@@ -101,26 +111,100 @@ type (
 )
 
 // A face has what all three have.
+//
+// After Detach it refuses: the response belongs to whoever holds the Flusher, and
+// what middleware below has still to write at its end must not get into it.
 type face struct{ f *Flusher }
 
-func (w face) Header() http.Header                { return w.f.Header() }
-func (w face) WriteHeader(code int)               { w.f.WriteHeader(code) }
-func (w face) Write(p []byte) (int, error)        { return w.f.Write(p) }
-func (w face) WriteString(s string) (int, error)  { return w.f.WriteString(s) }
-func (w face) Flush()                             { w.f.Flush() }
-func (w face) FlushError() error                  { return w.f.FlushError() }
-func (w face) CloseNotify() <-chan bool           { return w.f.CloseNotify() }
-func (w face) SetReadDeadline(t time.Time) error  { return w.f.SetReadDeadline(t) }
-func (w face) SetWriteDeadline(t time.Time) error { return w.f.SetWriteDeadline(t) }
-func (w face) EnableFullDuplex() error            { return w.f.EnableFullDuplex() }
-func (w face) Unwrap() http.ResponseWriter        { return w.f }
+// shut returns why the handler's writer refuses, or nil.
+func (w face) shut() error {
+	if w.f.handlerIs(handlerShutOut) {
+		return ErrClosed
+	}
+	return nil
+}
 
-func (w http1Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) { return w.f.Hijack() }
-func (w http1Writer) ReadFrom(src io.Reader) (int64, error)        { return w.f.ReadFrom(src) }
+func (w face) Header() http.Header {
+	if w.shut() != nil {
+		return w.f.lastHeader()
+	}
+	return w.f.Header()
+}
+
+func (w face) WriteHeader(code int) {
+	if w.shut() == nil {
+		w.f.WriteHeader(code)
+	}
+}
+
+func (w face) Write(p []byte) (int, error) {
+	if err := w.shut(); err != nil {
+		return 0, err
+	}
+	return w.f.Write(p)
+}
+
+func (w face) WriteString(s string) (int, error) {
+	if err := w.shut(); err != nil {
+		return 0, err
+	}
+	return w.f.WriteString(s)
+}
+
+func (w face) Flush() { w.FlushError() }
+
+func (w face) FlushError() error {
+	if err := w.shut(); err != nil {
+		return err
+	}
+	return w.f.FlushError()
+}
+
+func (w face) CloseNotify() <-chan bool { return w.f.CloseNotify() }
+
+func (w face) SetReadDeadline(t time.Time) error {
+	if err := w.shut(); err != nil {
+		return err
+	}
+	return w.f.SetReadDeadline(t)
+}
+
+func (w face) SetWriteDeadline(t time.Time) error {
+	if err := w.shut(); err != nil {
+		return err
+	}
+	return w.f.SetWriteDeadline(t)
+}
+
+func (w face) EnableFullDuplex() error {
+	if err := w.shut(); err != nil {
+		return err
+	}
+	return w.f.EnableFullDuplex()
+}
+
+func (w face) Unwrap() http.ResponseWriter { return w.f }
+
+func (w http1Writer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	if err := w.shut(); err != nil {
+		return nil, nil, err
+	}
+	return w.f.Hijack()
+}
+
+func (w http1Writer) ReadFrom(src io.Reader) (int64, error) {
+	if err := w.shut(); err != nil {
+		return 0, err
+	}
+	return w.f.ReadFrom(src)
+}
 
 // Push is [http.Pusher]'s.
 func (w http2Writer) Push(target string, opts *http.PushOptions) error {
 	f := w.f
+	if err := w.shut(); err != nil {
+		return err
+	}
 	p, ok := find[http.Pusher](f.srv.w)
 	if !ok {
 		return http.ErrNotSupported
@@ -144,7 +228,7 @@ func (f *Flusher) handlerWriter() http.ResponseWriter {
 			return http2Writer{face{f}}
 		}
 	}
-	if _, ok := find[http.Hijacker](f.srv.w); ok {
+	if _, ok := find[http.Hijacker](f.serverWriter()); ok {
 		return http1Writer{face{f}}
 	}
 	return plainWriter{face{f}}

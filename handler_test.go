@@ -131,7 +131,11 @@ func TestHandlerPanicStopsTheBackground(t *testing.T) {
 					flusher(w).Abort(nil)
 				}), 1000)
 				s := open(t, srv, "GET", "/", nil)
-				if at := <-ended; at != time.Minute {
+				most := time.Minute
+				if way == "panic" || way == "Goexit" {
+					most += time.Second // for what was flushed, if that has not left
+				}
+				if at := <-ended; at < time.Minute || at > most {
 					t.Error("ended after", at)
 				}
 				if _, _, end := s.rest(); end == complete {

@@ -9,3 +9,12 @@ import "syscall"
 func setReceiveBuffer(fd uintptr, n int) {
 	syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, n)
 }
+
+// openFiles is how many descriptors this process may have.
+func openFiles() int {
+	var l syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
+		return 256
+	}
+	return int(min(l.Cur, 1<<20))
+}

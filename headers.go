@@ -47,6 +47,7 @@ type headers struct {
 	headersSent   bool
 	shared        bool
 	eventStream   bool // they are fixed, and those of an event stream
+	saidClose     bool // they went out with Connection: close
 
 	status  int         // 0: WriteHeader has not been called, nothing written
 	length  int64       // the declared Content-Length, or -1
@@ -69,7 +70,7 @@ func (f *Flusher) headerLocked() http.Header {
 	case f.header != nil:
 	case f.ended:
 		f.header = make(http.Header)
-	case f.srv.ownHeader && !f.fixed && f.interval == nil:
+	case f.srv.ownHeader && !f.fixed && f.rarely().interval == nil:
 		f.shared = true
 		f.header = f.srv.w.Header()
 	default:
@@ -172,6 +173,9 @@ func (f *Flusher) WriteHeader(code int) {
 	f.fixEarlyLocked(code)
 	if !f.fixed {
 		f.fixLocked(code)
+	}
+	if f.rarely().interval != nil {
+		f.watchIntervalLocked()
 	}
 }
 
@@ -376,6 +380,7 @@ func (f *Flusher) sendHeadersLocked(flushing bool) {
 	if flushing && f.cfg.NoProxyBuffering {
 		forbidProxyBuffering(f.belowLocked())
 	}
+	f.closeConnectionLocked()
 	f.writeHeaderLocked()
 	f.verdictLocked(nil)
 }
@@ -524,6 +529,13 @@ func (f *Flusher) SendHeaders() error {
 	}
 	f.lendLocked()
 	defer f.takeBackLocked()
+	if f.carrierOnly() {
+		if !f.fixed {
+			f.fixLocked(http.StatusOK)
+		}
+		f.stopHoldingLocked()
+		return f.awaitFlushLocked(f.askBareLocked(), nil)
+	}
 	if err := f.takeBatonLocked(f.stack.busy); err != nil {
 		return err
 	}
@@ -587,7 +599,7 @@ func (f *Flusher) Clean() (err error) {
 		defer f.yieldLocked()
 		err = f.cleanStackLocked()
 		if !s.withheld { // a filter has flushed
-			if e := f.takeBatonLocked(f.stack.busy); e != nil {
+			if e := f.takeBatonLocked(true); e != nil {
 				return joinErrors(e, err)
 			}
 			s.withheld = true
@@ -597,8 +609,8 @@ func (f *Flusher) Clean() (err error) {
 		}
 	}
 	f.resetLocked()
-	if f.interval != nil {
-		f.interval.upTo = 0
+	if f.rarely().interval != nil {
+		f.rarely().interval.upTo = 0
 	}
 	f.status, f.written, f.length, f.fixed, f.eventStream = 0, 0, -1, false, false
 	f.holdLocked(f.holdsLocked())

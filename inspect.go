@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 )
@@ -36,7 +37,7 @@ const (
 	FateUnknown   Fate = iota // it takes the flush; what it does with it cannot be told from outside
 	FatePassed                // it goes on to the next layer, or on the wire
 	FateErrorLost             // its Flush returns no error: a failed flush looks like a good one
-	FateSwallowed             // what was written stays here for now
+	FateSwallowed             // what was written stays here for now, or nobody takes the flush
 )
 
 // String returns "unknown", "passed on", "error lost" or "swallowed".
@@ -80,18 +81,21 @@ func Inspect(w http.ResponseWriter) Report {
 		if v.Kind() == reflect.Pointer {
 			if v.IsNil() {
 				r.Layers = append(r.Layers, Layer{Type: v.Type().String(), Fate: FateSwallowed, Note: "It is a nil pointer."})
+				w = nil
 				break
 			}
 			// A pointer to an empty struct need not be one of a kind.
 			if v.Type().Elem().Size() > 0 {
 				if seen[w] {
 					r.Layers = append(r.Layers, Layer{Type: v.Type().String(), Fate: FateSwallowed, Note: "Unwrap goes round in a circle."})
+					w = nil
 					break
 				}
 				seen[w] = true
 			}
 		}
 		l := Layer{Type: v.Type().String(), Methods: methods(w)}
+		own := len(r.Layers) // the buffers of a Flusher follow it
 		f, _ := w.(*Flusher)
 		if f != nil {
 			r.Layers = append(r.Layers, f.inspect(l)...)
@@ -102,7 +106,12 @@ func Inspect(w http.ResponseWriter) Report {
 		if w, problem = unwrap(w); problem != "" {
 			last := &r.Layers[len(r.Layers)-1]
 			last.Fate, last.Note = FateSwallowed, problem
+		} else if w == nil && slices.Contains(l.Methods, "Unwrap") {
+			r.Layers[own].endsHere()
 		}
+	}
+	if w != nil {
+		r.endless()
 	}
 	if len(r.Layers) > 0 {
 		r.Fate = FatePassed
@@ -113,6 +122,23 @@ func Inspect(w http.ResponseWriter) Report {
 		}
 	}
 	return r
+}
+
+// endless says of the last layer that the walk ended with it, and the chain did
+// not.
+func (r *Report) endless() {
+	last := &r.Layers[len(r.Layers)-1]
+	last.Fate = FateSwallowed
+	last.Note = fmt.Sprintf("It is layer %d and not the last: no chain that ends is as deep.", len(r.Layers))
+}
+
+// endsHere says of a layer that nothing is below it. If it lets flushes pass,
+// none has taken them: that is what is not supported, and not what was passed on.
+func (l *Layer) endsHere() {
+	if l.Fate == FatePassed {
+		l.Fate = FateSwallowed
+		l.Note = strings.TrimSpace(l.Note + " Its Unwrap returns nil: no writer is below that takes the flush, which is not supported.")
+	}
 }
 
 // unwrap returns the writer below w, or nil. A writer that is half built may

@@ -2,6 +2,7 @@ package flush_test
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -76,7 +77,10 @@ func TestInspectLayers(t *testing.T) {
 		{"sealed", sealed{rec}, flush.FateSwallowed, []string{"flush_test.sealed"}, []flush.Fate{flush.FateSwallowed}, "Give it an Unwrap method"},
 		{"circle", round, flush.FateSwallowed, []string{"*flush_test.circle", "flush_test.onlyUnwrap", "*flush_test.circle"},
 			[]flush.Fate{flush.FatePassed, flush.FatePassed, flush.FateSwallowed}, "circle"},
-		{"unwraps to nil", onlyUnwrap{}, flush.FatePassed, []string{"flush_test.onlyUnwrap"}, []flush.Fate{flush.FatePassed}, ""},
+		{"unwraps to nil", onlyUnwrap{}, flush.FateSwallowed, []string{"flush_test.onlyUnwrap"}, []flush.Fate{flush.FateSwallowed}, "not supported"},
+		{"twice", onlyUnwrap{onlyUnwrap{}}, flush.FateSwallowed, []string{"flush_test.onlyUnwrap", "flush_test.onlyUnwrap"},
+			[]flush.Fate{flush.FatePassed, flush.FateSwallowed}, "not supported"},
+		{"Flush, and nil below", everything{}, flush.FateUnknown, []string{"flush_test.everything"}, []flush.Fate{flush.FateUnknown}, "its own affair"},
 		{"nil Flusher", nilFlusher, flush.FateSwallowed, []string{"*flush.Flusher"}, []flush.Fate{flush.FateSwallowed}, "nil pointer"},
 		{"nil below", onlyUnwrap{nilCircle}, flush.FateSwallowed, []string{"flush_test.onlyUnwrap", "*flush_test.circle"},
 			[]flush.Fate{flush.FatePassed, flush.FateSwallowed}, "nil pointer"},
@@ -111,6 +115,40 @@ func TestInspectLayers(t *testing.T) {
 		t.Errorf("methods %v, want %v", got, want)
 	}
 }
+
+// Where Flush says that a flush is not supported, Inspect does not say that it
+// is passed on, and the other way round.
+func TestInspectAgreesWithFlush(t *testing.T) {
+	for name, w := range map[string]http.ResponseWriter{
+		"nil":                  nil,
+		"a writer over nil":    onlyUnwrap{},
+		"two":                  onlyUnwrap{onlyUnwrap{}},
+		"one without end":      endless{},
+		"a writer that cannot": sealed{httptest.NewRecorder()},
+		"one that can":         writerThatFlushes{},
+		"one below":            onlyUnwrap{writerThatFlushes{}},
+	} {
+		f := flush.New(w, nil, nil)
+		g := flush.New(w, nil, nil)
+		g.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+		for what, w := range map[string]http.ResponseWriter{name: w, name + ", a Flusher": f, name + ", a Flusher with a buffer": g} {
+			err := flush.Flush(w, true)
+			r := flush.Inspect(w)
+			if errors.Is(err, http.ErrNotSupported) != (r.Fate == flush.FateSwallowed || w == nil) {
+				t.Errorf("%s: Flush says %v; %v", what, err, r)
+			}
+		}
+		f.Abort(nil)
+		g.Abort(nil)
+	}
+}
+
+type writerThatFlushes struct{ http.ResponseWriter }
+
+func (writerThatFlushes) Header() http.Header         { return http.Header{} }
+func (writerThatFlushes) Write(p []byte) (int, error) { return len(p), nil }
+func (writerThatFlushes) WriteHeader(int)             {}
+func (writerThatFlushes) FlushError() error           { return nil }
 
 type panickyWriter struct{ http.ResponseWriter }
 

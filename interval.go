@@ -9,16 +9,20 @@ type flushInterval struct {
 	since   time.Duration // when the oldest byte not asked for came
 	upTo    int64         // the bytes before this position have been asked for, or are what since counts for
 	timer   *time.Timer
+	headers bool // headers count for since
 	running bool
 }
 
-// watchIntervalLocked notes that bytes were accepted.
+// watchIntervalLocked notes that bytes were accepted, or headers fixed.
 func (f *Flusher) watchIntervalLocked() {
-	i := f.interval
-	if f.accepted <= f.asked.pos || i.upTo > f.asked.pos {
-		return // a flush is on its way, or an older byte counts already
+	i := f.rarely().interval
+	if !f.lyingLocked() || i.upTo > f.asked.pos || i.headers && f.accepted == 0 {
+		return // a flush is on its way, or something older counts already
 	}
-	i.since, i.upTo = now(), f.accepted
+	if !i.headers || f.headersSent {
+		i.since = now()
+	}
+	i.headers, i.upTo = !f.headersSent, f.accepted
 	if i.running {
 		return
 	}
@@ -30,12 +34,18 @@ func (f *Flusher) watchIntervalLocked() {
 	}
 }
 
+// lyingLocked reports whether something waits for a flush that nobody has asked
+// for: bytes, or headers.
+func (f *Flusher) lyingLocked() bool {
+	return f.accepted > f.asked.pos || f.fixed && !f.headersSent && f.asked.seq <= f.done
+}
+
 func (f *Flusher) intervalFired() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	i := f.interval
+	i := f.rarely().interval
 	i.running = false
-	if f.refuse != nil || f.accepted <= f.asked.pos {
+	if f.refuse != nil || !f.lyingLocked() {
 		return
 	}
 	if left := i.since + i.d - now(); left > 0 {
@@ -44,7 +54,7 @@ func (f *Flusher) intervalFired() {
 		return
 	}
 	if _, err := f.askFlushLocked(); err != nil {
-		i.upTo = 0 // HTTP/1.0 holds it: count anew with the next write
+		i.upTo, i.headers = 0, false // HTTP/1.0 holds it: count anew with the next write
 		return
 	}
 	f.kickLocked()

@@ -79,6 +79,7 @@ type server struct {
 	w          http.ResponseWriter
 	flusher    flushErrorer   // the layer whose flush counts; nil: none can
 	deadline   writeDeadliner // nil: none is supported
+	direct     bool           // w is a server\'s own writer: nothing stands between
 	netHTTP    bool           // the request came through an http.Server
 	takesInfo  bool           // a 1xx reaches the client as such
 	fixesEmpty bool           // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
@@ -110,6 +111,12 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 		s.ownHeader = t != nil && t.String() == "*http.response" && t.Elem().PkgPath() == "net/http"
 		s.netHTTP = by != nil
 		s.fixesEmpty = s.netHTTP || r.Context().Value(http.LocalAddrContextKey) != nil
+	}
+	if t := reflect.TypeOf(w); t != nil {
+		switch t.String() {
+		case "*http.response", "*http.http2responseWriter", "*http2.responseWriter", "*http3.responseWriter", "*cgi.response", "*fcgi.response", "*flush.output", "*flush.deadlineOutput":
+			s.direct = true
+		}
 	}
 	s.takesInfo = s.netHTTP || !gateway(w, r)
 	return s

@@ -27,7 +27,7 @@ import (
 //	        taken by                      guards                       what may be waited for with it
 //	turn    whoever works on the stack    the user-level buffers       all below, and a filter
 //	pen     a Write that may drop mu      the place of its bytes       the baton, room, the budget
-//	baton   whoever calls the server      floor 1 and positions sent   floor 1, with mu dropped
+//	baton   whoever calls the server      floor 1 and positions sent   floor 1 or a filter, with mu dropped
 //	mu      everybody                     all fields not marked        nothing
 //
 // Invariants, whenever mu is free:
@@ -54,8 +54,10 @@ type pipe struct {
 	holding bool  // nothing moves before the end, or before more than marks.hold bytes are held
 	gone    bool  // floor 1 is not ours any more
 	cut     bool  // it will not be whole: a Write that had begun did not finish, or worse
+	parked  bool  // floor 1 is being taken away: no operation goes on before it is known whether it was
 	owed    bool  // floor 3 has more to bring down, which found no room
 	wanted  bool  // the holder of the pen waits for the baton: a carrier gives it up
+	larger  bool  // it has taken slices quickly: they begin larger
 	slow    bool  // the client has been: what it is given does not grow any more
 	stalls  int16 // stretches without progress on a floor 1 that cannot be interrupted
 	waiters int32 // goroutines in waitLocked
@@ -111,9 +113,10 @@ type down interface {
 	// err that is not the pipe's failure by then means that the rest of p was
 	// refused for good.
 	writeLocked(p []byte, push bool) (n int, pushed bool, err error)
-	writeStringLocked(s string) (n int, err error)
-	// pushLocked flushes, and reports whether the server got it.
+	// pushLocked flushes, and reports whether the server got it. What that said
+	// which does not stick is lastPushLocked.
 	pushLocked() bool
+	lastPushLocked() error
 
 	// These report whether a Write, a FlushAsync or a flush on the caller's
 	// goroutine has nothing else to look at than the pipe.
@@ -197,6 +200,15 @@ func (p *pipe) askLocked() mark {
 	return p.asked
 }
 
+// askBareLocked notes that a flush is asked for that takes no bytes along.
+func (p *pipe) askBareLocked() mark {
+	p.absorbLocked()
+	p.flow.flushes++
+	p.asked.seq++
+	p.asked.pos = max(p.asked.pos, p.sent)
+	return p.asked
+}
+
 // dueLocked reports whether there is work for a holder of the baton.
 func (p *pipe) dueLocked() bool {
 	p.absorbLocked()
@@ -269,23 +281,42 @@ func (p *pipe) roundLocked() {
 		p.sent = p.accepted
 	}
 	pushed := false
+	size := p.sliceSizes(firstSlice)
 	for p.sent < goal && p.fail == nil {
-		piece := p.q.front(int(min(goal-p.sent, blockSize)))
-		pushed = p.writePieceLocked(piece, push && p.sent+int64(len(piece)) == goal)
+		pushed = p.writePieceLocked(&size, goal, push)
 	}
 	if push && p.fail == nil {
 		if !pushed && p.down.pushLocked() {
 			p.flow.pushes++
 		}
 		p.done = ask.seq
+		p.settleFlushesLocked(p.down.lastPushLocked())
 	}
 	p.wakeLocked()
 }
 
-// writePieceLocked hands piece, the front of floor 2, to floor 1 and, with
-// push, flushes in the same call. It reports whether the flush was done.
-func (p *pipe) writePieceLocked(piece []byte, push bool) (pushed bool) {
-	n, pushed, err := p.down.writeLocked(piece, push)
+// writePieceLocked hands the next piece before goal to floor 1 and, with push,
+// if it comes to goal, flushes in the same call. It reports whether the flush was
+// done.
+//
+// A piece is one block, unless so much is held that a copy of several costs less
+// than their calls, and takes little beside it.
+func (p *pipe) writePieceLocked(size *sliceSizes, goal int64, push bool) (pushed bool) {
+	left := goal - p.sent
+	if left > blockSize && p.marks.high >= 4*copySize {
+		buf := copyBuffers.Get().(*[copySize]byte)
+		size.begin()
+		defer func() {
+			size.endLocked(p)
+			p.freeCopyLocked(buf, nil)
+		}()
+		return p.handPieceLocked(p.q.gather(buf[:min(left, int64(size.next), copySize)]), goal, push)
+	}
+	return p.handPieceLocked(p.q.front(int(min(left, blockSize))), goal, push)
+}
+
+func (p *pipe) handPieceLocked(piece []byte, goal int64, push bool) (pushed bool) {
+	n, pushed, err := p.down.writeLocked(piece, push && p.sent+int64(len(piece)) == goal)
 	p.wrotePieceLocked(len(piece), n, pushed, err)
 	return pushed
 }
@@ -413,6 +444,13 @@ func (p *pipe) noteThroughLocked(n int64) {
 
 // markCutLocked notes that the response will not be whole.
 func (p *pipe) markCutLocked() { p.cut = true }
+
+// parkLocked has every operation wait, and ends that.
+func (p *pipe) parkLocked(parked bool) {
+	p.parked = parked
+	p.slowLocked()
+	p.wakeLocked()
+}
 
 // holdLocked has nothing move before the end; stopHoldingLocked ends that.
 func (p *pipe) holdLocked(holds bool) { p.holding = holds }

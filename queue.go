@@ -76,23 +76,32 @@ func (q *queue) front(limit int) []byte {
 	return p[:min(limit, len(p))]
 }
 
-// pop drops the first n bytes; n is at most what front returned.
+// gather copies the first bytes into buf.
+func (q *queue) gather(buf []byte) []byte {
+	n := 0
+	for b := q.head; b != nil && n < len(buf); b = b.next {
+		n += copy(buf[n:], b.data[b.r:b.w])
+	}
+	return buf[:n]
+}
+
+// pop drops the first n bytes.
 func (q *queue) pop(n int) {
-	if n == 0 {
-		return
-	}
-	b := q.head
-	b.r += int32(n)
 	q.len -= n
-	if b.r < b.w {
-		return
+	for n > 0 {
+		b := q.head
+		k := min(n, int(b.w-b.r))
+		n -= k
+		if b.r += int32(k); b.r < b.w {
+			return
+		}
+		q.head = b.next
+		q.blocks--
+		if q.head == nil {
+			q.tail, q.credit = nil, 0
+		}
+		b.free()
 	}
-	q.head = b.next
-	q.blocks--
-	if q.head == nil {
-		q.tail, q.credit = nil, 0
-	}
-	b.free()
 }
 
 // spend appends p, which the credit allows.

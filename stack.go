@@ -84,6 +84,9 @@ func (f *Flusher) FlushAll(wait bool) error {
 	if ferr == ErrReentrant {
 		return ferr
 	}
+	if f.waitEndedLocked(ferr) {
+		return joinErrors(ferr, f.flushAsyncLocked(nil)) // it does not wait twice
+	}
 	return joinErrors(f.flushWaitLocked(context.Background()), ferr)
 }
 
@@ -183,7 +186,10 @@ func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 			err = joinErrors(err, ErrForbidden)
 		}
 	}
-	return wrapReentrant(joinErrors(err, f.passRestLocked()))
+	if !f.waitEndedLocked(err) { // it does not wait twice
+		err = joinErrors(err, f.passRestLocked())
+	}
+	return wrapReentrant(err)
 }
 
 // unwindStackLocked ends every buffer, from the top down. It waits for its
@@ -315,12 +321,12 @@ func enterLocked[T []byte | string](f *Flusher, i int, p T) (n int, err error) {
 			return len(p), f.runLocked(b, 0)
 		}
 	}
-	return passLocked(f, p)
+	return descendLocked(f, p)
 }
 
-// passLocked brings p, which came through the stack, onto floor 2: behind what
+// descendLocked brings p, which came through the stack, onto floor 2: behind what
 // was left before it, and as far as a declared length lets it.
-func passLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
+func descendLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	if err := f.passRestLocked(); err != nil {
 		return 0, err
 	}
@@ -358,7 +364,7 @@ func (f *Flusher) passRestLocked() error {
 	return err
 }
 
-// keepLocked sees to what passLocked did not bring down of a buffer's bytes, as
+// keepLocked sees to what descendLocked did not bring down of a buffer's bytes, as
 // err says. When only a wait has ended they stay, and go on with the next that
 // comes through or at the end of the response; that is no error of the end.
 func (f *Flusher) keepLocked(p []byte, err error) error {
@@ -379,7 +385,7 @@ func (f *Flusher) keepLocked(p []byte, err error) error {
 // waitEndedLocked reports whether err is the end of a wait, after which the
 // response goes on.
 func (f *Flusher) waitEndedLocked(err error) bool {
-	return isTimeout(err) && f.fail == nil && !f.hijacked && !f.ended
+	return isTimeout(err) && f.haltedLocked(true) == nil
 }
 
 // enterLateLocked writes what was written while a filter ran to the buffer
@@ -398,7 +404,7 @@ func (f *Flusher) enterLateLocked() error {
 			return nil
 		}
 	}
-	n, err := passLocked(f, p)
+	n, err := descendLocked(f, p)
 	return f.keepLocked(p[n:], err)
 }
 
@@ -458,7 +464,7 @@ func (f *Flusher) withholdLocked() {
 	if s.withheld || f.cfg.SAPI.Headers == OutputOnly {
 		return
 	}
-	err := f.awaitLocked(f.stack.busy, nil, func() bool { return !f.held || f.headersSent })
+	err := f.awaitLocked(true, nil, func() bool { return !f.held || f.headersSent })
 	if f.headersSent || err != nil {
 		return
 	}
@@ -503,7 +509,7 @@ func (f *Flusher) takeBackLocked() {
 		return
 	}
 	s.lent = false
-	if !f.headersSent && f.refusedLocked() == nil && !f.dueLocked() {
+	if !f.headersSent && f.haltedLocked(true) == nil && !f.dueLocked() {
 		s.withheld = f.seizeLocked()
 	}
 }

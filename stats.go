@@ -17,6 +17,7 @@ type Stats struct {
 	Waited     time.Duration // time writers spent waiting for room
 	Began      time.Time     // when the response began
 	Behind     time.Duration // how long the oldest byte that is still held has waited; 0: nothing is held
+	Detached   bool          // it lives without its handler and without the server: see Detach
 }
 
 // Stats returns the counts so far.
@@ -37,6 +38,7 @@ func (f *Flusher) statsLocked() Stats {
 		MaxPending: f.flow.highest,
 		Began:      epoch.Add(f.began),
 		Behind:     f.q.behind(),
+		Detached:   f.detached >= taken,
 	}
 	if f.headersSent {
 		s.Status = f.status

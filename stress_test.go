@@ -14,7 +14,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/fa492104/flush"
@@ -27,19 +26,8 @@ import (
 var responses = flag.Int("responses", 4000, "short responses per protocol in TestStressShortResponses")
 
 // Writers, waiters with and without a context, asynchronous flushes, aborts,
-// timeouts and Close at random: every call returns. In a bubble a lost wake-up
-// is a deadlock, and seen at once.
-func TestStressEveryCallReturns(t *testing.T) {
-	for i := range 400 {
-		seed := rand.Uint64()
-		synctest.Test(t, func(t *testing.T) { hammer(t, seed, time.Second) })
-		if t.Failed() {
-			t.Fatalf("round %d, seed %d", i, seed)
-		}
-	}
-}
-
-// The same with timers that fire while others run, not only when all wait.
+// timeouts and Close at random, with timers that fire while others run, not only
+// when all wait, as in TestHammer: every call returns.
 func TestStressEveryCallReturnsInTime(t *testing.T) {
 	checkGoroutines(t)
 	for i := range 150 {

@@ -162,8 +162,12 @@ func (f *Flusher) sendTimeoutFired() {
 		return
 	}
 	if f.drainingLocked() {
+		if t.since = now(); t.closing {
+			f.deadline.armed = 0
+			f.setClosingDeadlineLocked(false)
+		}
 		f.cutDrainLocked()
-		if t.since = now(); t.calling && !t.running {
+		if t.calling {
 			f.watchCallLocked()
 		}
 		return
@@ -188,7 +192,7 @@ func (f *Flusher) stopTimersLocked() {
 	if f.timeout.timer != nil {
 		f.timeout.timer.Stop()
 	}
-	if f.interval != nil && f.interval.timer != nil {
-		f.interval.timer.Stop()
+	if f.rarely().interval != nil && f.rarely().interval.timer != nil {
+		f.rarely().interval.timer.Stop()
 	}
 }

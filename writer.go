@@ -32,45 +32,54 @@ type Flusher struct {
 	response
 	headers
 	cfg      *config // never changed
-	srv      server  // never changed
+	srv      server  // changed by Detach alone, with the baton and no call aside under way
 	timeout  sendTimeout
 	deadline writeDeadline
 
-	req      *http.Request   // the handler's; nil: none. Set before the first use
-	context  *requestContext // the handler's; nil: none. Never changed
-	body     *requestBody    // nil: no request body to wait for. Never changed
-	conn     *knownConn      // nil: not known. Never changed
-	interval *flushInterval  // nil: none
-	groups   *groups         // that it is in; nil: never was in one
-	began    time.Duration   // as now says. Never changed
-	member   *member         // in the budget; nil: holds nothing yet, or there is none
-	rare     *rare           // nil: nothing of it
+	req     *http.Request   // the handler's; nil: none. Set before the first use; dropped by releaseLocked
+	context *requestContext // the handler's; nil: none. Never changed
+	body    *requestBody    // nil: no request body to wait for. Changed by Detach alone
+	conn    *knownConn      // nil: not known. Never changed
+	groups  *groups         // that it is in; nil: never was in one
+	began   time.Duration   // as now says. Never changed
+	member  *member         // in the budget; nil: holds nothing yet, or there is none
+	rare    *rare           // nil: nothing of it
 }
 
 // response is what is known of the response, apart from its bytes' way down.
 type response struct {
 	fullDuplex bool
 	hijacked   bool
-	closing    bool        // Close, Abort or the return of the handler has begun
-	aborted    bool        // it must not be taken for complete
-	ended      bool        // the server's writer is not ours any more
-	returned   atomic.Bool // NewHandler's handler has returned
+	closing    bool // Close, Abort or the return of the handler has begun
+	aborted    bool // it must not be taken for complete
+	ended      bool // the server's writer is not ours any more
+	detached   detachState
+	handler    atomic.Uint32 // what became of NewHandler's handler: a set of handler…
 	implicit   Mode
 	aside      int16 // calls of the server without the baton, under way
 
 	stack *stack // of user-level buffers
-
 }
+
+// What has become of the handler.
+const (
+	handlerReturned = 1 << iota // it has returned, and nothing of it lives on
+	handlerShutOut              // its writer refuses: see Detach
+)
 
 // rare is what few responses ever have.
 type rare struct {
-	handlerDeadline time.Time   // set by SetWriteDeadline
-	serverDeadline  time.Time   // when the server's WriteTimeout ends
-	lastPush        error       // what the server's last flush said that does not stick
-	refused         error       // bytes that the server did not take, without failing; filters that failed at the end
-	panicked        any         // from the carrier, for the handler's goroutine
-	cutBy           error       // why the response is cut at its end; nil: a Write that had begun did not finish
-	hooks           []closeHook // of handlers that joined
+	handlerDeadline time.Time      // set by SetWriteDeadline
+	serverDeadline  time.Time      // when the server's WriteTimeout ends
+	lastPush        error          // what the server's last flush said that does not stick
+	refused         error          // bytes that the server did not take, without failing; filters that failed at the end
+	panicked        any            // from the carrier, for the handler's goroutine
+	torn            bool           // the server refused accepted bytes
+	cutBy           error          // why the response is cut at its end; nil: a Write that had begun did not finish
+	hooks           []closeHook    // of handlers that joined
+	interval        *flushInterval // nil: none
+	handover        *handover      // until the handler returns; nil: Detach was not called
+	framing         *framing       // of a response that may be detached though its headers are out; nil: the plain one
 }
 
 // rareLocked returns f.rare for writing. For reading there is rarely.
@@ -116,7 +125,7 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	}
 	f.pipe.init(&cfg.marks, f, cfg.Flush == Async || cfg.Implicit == Async || cfg.FlushInterval > 0, f.holdsLocked())
 	if cfg.FlushInterval > 0 {
-		f.interval = &flushInterval{d: cfg.FlushInterval}
+		f.rareLocked().interval = &flushInterval{d: cfg.FlushInterval}
 	}
 	f.initTimeout(by)
 	if r != nil && connContextUsed.Load() {
@@ -248,7 +257,7 @@ func writeOnLocked[T []byte | string](f *Flusher, p T, whole bool) (n int, err e
 // came: the interval begins, and the implicit flush is done, without waiting if
 // whole. err is what their Write has met; it returns what the Write returns.
 func (f *Flusher) acceptedLocked(err error, whole bool) error {
-	if f.interval != nil {
+	if f.rarely().interval != nil {
 		f.watchIntervalLocked()
 	}
 	if f.implicit != Off {
@@ -260,7 +269,7 @@ func (f *Flusher) acceptedLocked(err error, whole bool) error {
 // shortWriteLocked is the part of the predicate of Write's short way that is
 // not the pipe's: see grantLocked.
 func (f *Flusher) shortWriteLocked() bool {
-	return f.fixed && bodyAllowed(f.status) && !f.stack.active() && f.length < 0 && !f.head && f.implicit == Off && f.interval == nil
+	return f.fixed && bodyAllowed(f.status) && !f.stack.active() && f.length < 0 && !f.head && f.implicit == Off && f.rarely().interval == nil
 }
 
 // shortAskLocked is the same for FlushAsync.
@@ -290,8 +299,8 @@ func (f *Flusher) admitLocked(n int) error {
 	return nil
 }
 
-// copySize is how much ReadFrom reads at once.
-const copySize = 32 << 10
+// copySize is how much is copied at once, from a reader or on the way down.
+const copySize = 64 << 10
 
 // ReadFrom copies src to the response until its end.
 //
@@ -311,7 +320,11 @@ func (f *Flusher) ReadFrom(src io.Reader) (n int64, err error) {
 		}
 	}
 	buf := copyBuffers.Get().(*[copySize]byte)
-	defer copyBuffers.Put(buf)
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.freeCopyLocked(buf, err)
+	}()
 	for {
 		m, rerr := src.Read(buf[:])
 		if m > 0 {
@@ -362,12 +375,11 @@ func regularFile(src io.Reader) (reg file, limit int64, lr *io.LimitedReader) {
 // ReadFrom. It stops early, without an error, where that cannot be used, and
 // at the declared Content-Length.
 func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
-	rf, ok := f.srv.w.(io.ReaderFrom)
-	if !ok {
-		return 0, nil
-	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if _, ok := f.srv.w.(io.ReaderFrom); !ok {
+		return 0, nil
+	}
 	if f.refuse != nil {
 		return 0, f.refuse
 	}
@@ -394,14 +406,16 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 	if f.fail == nil {
 		f.sendHeadersLocked(false)
 	}
-	size := sliceSizes{next: 2 * firstSlice}
+	rf := f.srv.w.(io.ReaderFrom)
+	size := f.sliceSizes(2 * firstSlice)
 	for f.fail == nil && limit != 0 {
 		slice := int64(size.next)
 		if limit > 0 {
 			slice = min(slice, limit)
 		}
 		size.begin()
-		m, err := f.sendSliceLocked(rf, reg, slice)
+		var m int64
+		m, err = f.sendSliceLocked(rf, reg, slice)
 		f.written += m
 		f.noteThroughLocked(m)
 		n += m
@@ -416,13 +430,16 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 	if n > 0 && f.fail == nil {
 		f.acceptedByHolderLocked()
 	}
-	return n, f.fail
+	if f.fail != nil {
+		err = f.fail
+	}
+	return n, err
 }
 
 // acceptedByHolderLocked is acceptedLocked for who has the baton: the implicit
 // flush is a round of its own.
 func (f *Flusher) acceptedByHolderLocked() {
-	if f.interval != nil {
+	if f.rarely().interval != nil {
 		f.watchIntervalLocked()
 	}
 	if f.implicit != Off {
@@ -442,16 +459,29 @@ func (f *Flusher) goneLocked() error {
 }
 
 // Unwrap returns the server's writer, for [http.ResponseController]. Writing
-// to it goes past the Flusher.
-func (f *Flusher) Unwrap() http.ResponseWriter { return f.srv.w }
+// to it goes past the Flusher. A detached response has none: nil.
+func (f *Flusher) Unwrap() http.ResponseWriter {
+	w := f.serverWriter()
+	if _, ours := w.(*wire); ours {
+		return nil
+	}
+	return w
+}
+
+// serverWriter is floor 1.
+func (f *Flusher) serverWriter() http.ResponseWriter {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.srv.w
+}
 
 // Hijack takes the connection over, as [http.Hijacker]. It waits for
 // background work, SendTimeout at most, hands floor 2 down and drops
 // user-level buffers. Later calls get [http.ErrHijacked].
 func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
-	h, ok := find[http.Hijacker](f.srv.w)
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	h, ok := find[http.Hijacker](f.srv.w)
 	if f.refuse != nil {
 		return nil, nil, f.refuse
 	}
@@ -477,9 +507,9 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 			return nil, nil, f.fail
 		}
 	}
-	f.deadline.hijacking = true
+	f.parkLocked(true)
 	f.callLocked(func() { conn, rw, err = h.Hijack() })
-	f.deadline.hijacking = false
+	f.parkLocked(false)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -509,8 +539,8 @@ func (f *Flusher) CloseNotify() <-chan bool {
 	if cn, ok := find[closeNotifier](f.srv.w); ok {
 		return cn.CloseNotify()
 	}
-	if f.req != nil {
-		context.AfterFunc(f.req.Context(), func() { gone <- true })
+	if ctx := f.ownContextLocked(); ctx != nil {
+		context.AfterFunc(ctx, func() { gone <- true })
 	}
 	return gone
 }
@@ -523,19 +553,21 @@ func (f *Flusher) CloseNotify() <-chan bool {
 // leave only on the goroutine of a Write, a flush (FlushAsync included),
 // SendHeaders or Close, which may block on the upload as in net/http.
 func (f *Flusher) EnableFullDuplex() error {
-	d, ok := find[interface{ EnableFullDuplex() error }](f.srv.w)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if err := f.goneLocked(); err != nil {
 		return err
 	}
-	if !ok {
-		return fmt.Errorf("flush: response writer has no full duplex: %w", http.ErrNotSupported)
-	}
+	f.lendLocked()
+	defer f.takeBackLocked()
 	if err := f.takeBatonLocked(f.stack.busy); err != nil {
 		return err
 	}
 	defer f.releaseLocked()
+	d, ok := find[interface{ EnableFullDuplex() error }](f.srv.w)
+	if !ok {
+		return fmt.Errorf("flush: response writer has no full duplex: %w", http.ErrNotSupported)
+	}
 	var err error
 	if f.callLocked(func() { err = d.EnableFullDuplex() }); err != nil {
 		return err

@@ -611,6 +611,38 @@ func TestPush(t *testing.T) {
 	}
 }
 
+// A stuckPusher stands for a server whose Push takes its time.
+type stuckPusher struct {
+	flushable
+	begun, release chan struct{}
+}
+
+func (p stuckPusher) Push(string, *http.PushOptions) error {
+	close(p.begun)
+	<-p.release
+	p.note("pushed")
+	return nil
+}
+
+// The end of the response waits for a Push of another goroutine: the server's
+// writer is not touched after it.
+func TestEndWaitsForPush(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := stuckPusher{flushable{newPlain()}, make(chan struct{}), make(chan struct{})}
+		r := httptest.NewRequest("GET", "/", nil)
+		r.ProtoMajor, r.ProtoMinor = 2, 0
+		time.AfterFunc(time.Minute, func() { close(p.release) })
+		begin := time.Now()
+		wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+			go w.(http.Pusher).Push("/style", nil)
+			<-p.begun
+		}).ServeHTTP(p, r)
+		if took := time.Since(begin); took != time.Minute || p.String() != "pushed" {
+			t.Errorf("ended after %v, server saw %q", took, p)
+		}
+	})
+}
+
 // What the server cannot do matches http.ErrNotSupported.
 func TestUnsupported(t *testing.T) {
 	for name, call := range map[string]func(f *flush.Flusher) error{

@@ -44,11 +44,7 @@ var apache = &lazy[string]{
 		if err != nil {
 			return "", err
 		}
-		return startApache("apache", "mpm_event", []string{"cgid", "alias", "env", "proxy", "proxy_http", "proxy_fcgi"}, fmt.Sprintf(`
-ThreadsPerChild 16
-StartServers 1
-ServerLimit 1
-MaxRequestWorkers 16
+		return startApache("apache", "mpm_event", []string{"cgid", "alias", "env", "proxy", "proxy_http", "proxy_fcgi"}, fmt.Sprintf(`%s
 ScriptSock %s/cgid.sock
 SetEnv %s %s
 SetEnv REDIRECT_STATUS 200
@@ -59,10 +55,43 @@ ProxyPass /http http://%s/
 ProxyPass /fcgi fcgi://%s/
 ProxyPass /fcgi-flush fcgi://%s/ flushpackets=on
 ProxyPass /fpm-flush unix:%s|fcgi://localhost%s flushpackets=on
-`, filepath.Join(dir, "apache"), "STEPS_SENDTIMEOUT", strings.TrimPrefix(sendTimeout, "STEPS_SENDTIMEOUT="),
+`, oneChild(16), filepath.Join(dir, "apache"), "STEPS_SENDTIMEOUT", strings.TrimPrefix(sendTimeout, "STEPS_SENDTIMEOUT="),
 			bin, sapi, phpCGI, httpAddr, fcgiAddr, strings.Replace(fcgiAddr, "127.0.0.1", "localhost", 1), fpmSock, php.script))
 	},
 }
+
+// apacheFcgid and its twin are Apache with mod_fcgid, which starts the program
+// itself.
+var (
+	apacheFcgid       = fcgid("apache-fcgid", "")
+	apacheFcgidUnheld = fcgid("apache-fcgid-unheld", "FcgidOutputBufferSize 0")
+)
+
+func fcgid(name, setting string) *lazy[string] {
+	return &lazy[string]{
+		needs: []string{"apache2", apacheModules + "mod_fcgid.so"},
+		start: func() (string, error) {
+			bin, err := stepsProgram.ensure()
+			if err != nil {
+				return "", err
+			}
+			root := filepath.Join(dir, name)
+			return startApache(name, "mpm_event", []string{"alias", "fcgid"}, fmt.Sprintf(`%[6]s
+FcgidIPCDir %[1]s/sockets
+FcgidProcessTableFile %[1]s/table
+FcgidSpawnScoreUpLimit 1000
+FcgidInitialEnv %[2]s %[3]s
+%[4]s
+Alias /fcgid %[5]s
+<Location /fcgid>
+	SetHandler fcgid-script
+</Location>
+`, root, "STEPS_SENDTIMEOUT", strings.TrimPrefix(sendTimeout, "STEPS_SENDTIMEOUT="), setting, bin, oneChild(16)))
+		},
+	}
+}
+
+func onFcgid(t *testing.T, server *lazy[string]) web { return web{server.get(t), "/fcgid"} }
 
 // apachePHP is Apache with PHP inside.
 var apachePHP = &lazy[string]{
@@ -83,6 +112,12 @@ Alias /php %s
 	},
 }
 
+// oneChild has the event module serve all with one process. Without a number of
+// spare threads that it can have it reports an error a second after its start.
+func oneChild(threads int) string {
+	return fmt.Sprintf("StartServers 1\nServerLimit 1\nThreadsPerChild %[1]d\nMaxRequestWorkers %[1]d\nMinSpareThreads 1\n", threads)
+}
+
 func startApache(name, mpm string, modules []string, conf string) (string, error) {
 	root := filepath.Join(dir, name)
 	if err := os.MkdirAll(root, 0o755); err != nil {
@@ -91,10 +126,6 @@ func startApache(name, mpm string, modules []string, conf string) (string, error
 	var b strings.Builder
 	for _, m := range append([]string{mpm, "authz_core"}, modules...) {
 		fmt.Fprintf(&b, "LoadModule %s_module %smod_%s.so\n", m, apacheModules, m)
-	}
-	user := ""
-	if os.Getuid() == 0 {
-		user = "User www-data\nGroup www-data"
 	}
 	_, addrs, err := onPorts(1, func(addrs []string) (*process, error) {
 		path, err := file(name+"/apache.conf", fmt.Appendf(nil, `
@@ -112,7 +143,7 @@ LogLevel warn
 	Options +ExecCGI
 </Directory>
 %[5]s
-`, root, addrs[0], b.String(), user, conf), 0o644)
+`, root, addrs[0], b.String(), ofRoot("User www-data\nGroup root"), conf), 0o644)
 		if err != nil {
 			return nil, err
 		}

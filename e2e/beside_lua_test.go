@@ -236,7 +236,7 @@ func TestBesideLuaDoesNotWait(t *testing.T) {
 				t.Errorf("the flushes returned %q", got)
 			}
 			r.goOn()
-			if n, tail := s.rest(t); n < size || !strings.HasSuffix(string(tail), "0\r\n\r\n") {
+			if n, tail := s.rest(bound); n < size || !strings.HasSuffix(string(tail), "0\r\n\r\n") {
 				t.Errorf("the client got %d bytes that end in %q", n, tail)
 			}
 		})
@@ -264,7 +264,7 @@ func TestBesideLuaTimeout(t *testing.T) {
 			if got := results[len(results)-1]; got != "timeout" {
 				t.Errorf("the flush returned %q", got)
 			}
-			if _, tail := s.rest(t); strings.HasSuffix(string(tail), "0\r\n\r\n") {
+			if _, tail := s.rest(bound); strings.HasSuffix(string(tail), "0\r\n\r\n") {
 				t.Error("the client takes the response for complete")
 			}
 		})

@@ -9,8 +9,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"strconv"
-	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -43,17 +41,26 @@ func progressSite(t *testing.T) (*process, string) {
 			f.Close()
 		}
 	}
-	p, err := launch("progress", exec.Command(bin, "-addr", "127.0.0.1:0", "-dir", folder), syscall.SIGINT)
+	return examplePage(t, "progress", exec.Command(bin, "-addr", "127.0.0.1:0", "-dir", folder))
+}
+
+// examplePage starts an example and returns the address that it prints.
+func examplePage(t *testing.T, name string, cmd *exec.Cmd) (*process, string) {
+	t.Helper()
+	p, err := launch(name, cmd, syscall.SIGINT)
 	if err != nil {
 		t.Fatal(err)
 	}
 	address := regexp.MustCompile(`http://\S+`)
 	for deadline := time.Now().Add(bound); ; time.Sleep(5 * time.Millisecond) {
 		if u := address.FindString(p.log.String()); u != "" {
+			if err := p.ready("tcp"); err != nil {
+				t.Fatal(err)
+			}
 			return p, u
 		}
 		if time.Now().After(deadline) {
-			t.Fatalf("examples/progress does not say where it listens:\n%s", &p.log)
+			t.Fatalf("examples/%s does not say where it listens:\n%s", name, &p.log)
 		}
 	}
 }
@@ -100,28 +107,20 @@ func browser(t *testing.T) context.Context {
 
 // progressPage is what the browser shows.
 type progressPage struct {
-	State string  // loading: the response is still open
-	Label string  // the bar's
-	Width float64 // of the bar, of 1
-	Lines int     // in the log
-}
-
-func (p progressPage) percent() int {
-	n, err := strconv.Atoi(strings.Trim(p.Label, `"%`))
-	if err != nil {
-		return -1
-	}
-	return n
+	State   string  // loading: the response is still open
+	Percent int     // that the bar says it is at
+	Width   float64 // of the bar, of 1
+	Lines   int     // in the log
 }
 
 const lookAtPage = `(() => {
-	const bar = document.getElementById("bar");
-	if (!bar) return {State: document.readyState, Label: "", Width: 0, Lines: 0};
+	const bar = [...document.querySelectorAll("[role=progressbar]")].at(-1);
+	if (!bar) return {State: document.readyState, Percent: -1, Width: 0, Lines: 0};
 	return {
 		State: document.readyState,
-		Label: getComputedStyle(bar, "::after").content,
-		Width: bar.getBoundingClientRect().width / bar.parentElement.getBoundingClientRect().width,
-		Lines: document.querySelectorAll("li").length,
+		Percent: Number(bar.ariaValueNow),
+		Width: bar.firstElementChild.getBoundingClientRect().width / bar.getBoundingClientRect().width,
+		Lines: document.querySelectorAll("[role=listitem]").length,
 	};
 })()`
 
@@ -162,24 +161,23 @@ func TestBrowser(t *testing.T) {
 	}
 
 	var seen []progressPage
-	last := progressPage{Label: `"0%"`}
+	last := progressPage{}
 	var shot []byte
 	for len(seen) < 3 || shot == nil {
 		goOn()
-		until("progress", func(p progressPage) bool { return p.percent() >= last.percent()+15 && p.Lines > last.Lines })
+		until("progress", func(p progressPage) bool { return p.Percent >= last.Percent+15 && p.Lines > last.Lines })
 		halt()
-		// The bar moves for 0.2 s to where its label is already.
 		p := until("bar at its place", func(p progressPage) bool {
-			return p.Width > float64(p.percent())/100-0.01 && p.Width < float64(p.percent())/100+0.01
+			return p.Width > float64(p.Percent)/100-0.01 && p.Width < float64(p.Percent)/100+0.01
 		})
 		if p.State != "loading" {
 			t.Fatalf("the response has ended after %d values: %+v", len(seen), p)
 		}
-		if p.percent() <= last.percent() || p.Lines <= last.Lines || p.Width <= last.Width {
+		if p.Percent <= last.Percent || p.Lines <= last.Lines || p.Width <= last.Width {
 			t.Errorf("after %+v the page shows %+v", last, p)
 		}
 		seen, last = append(seen, p), p
-		if shot == nil && p.percent() >= 40 {
+		if shot == nil && p.Percent >= 40 {
 			var err error
 			if shot, err = chromedp.Run(ctx, chromedp.CaptureScreenshot()); err != nil {
 				t.Fatal(err)
@@ -197,7 +195,7 @@ func TestBrowser(t *testing.T) {
 	}
 
 	goOn()
-	p := until("end", func(p progressPage) bool { return p.State == "complete" && p.percent() == 100 })
+	p := until("end", func(p progressPage) bool { return p.State == "complete" && p.Percent == 100 })
 	if p.Lines != 64 {
 		t.Errorf("the log has %d lines in the end, want one for each of the 64 files", p.Lines)
 	}

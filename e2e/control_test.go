@@ -25,6 +25,7 @@ type run struct {
 	id      string
 	arrived chan []string // the results so far
 	release chan struct{}
+	enough  chan struct{} // closed when a handler has waited long enough for its client to leave
 	over    chan struct{} // the test is
 	lost    chan struct{} // closed when the handler's process has gone, for scripts that say k
 }
@@ -46,7 +47,7 @@ func newRun(t *testing.T) *run {
 	c.n++
 	r := &run{
 		ctl: c, id: fmt.Sprint(c.n),
-		arrived: make(chan []string), release: make(chan struct{}), over: make(chan struct{}), lost: make(chan struct{}),
+		arrived: make(chan []string), release: make(chan struct{}), enough: make(chan struct{}), over: make(chan struct{}), lost: make(chan struct{}),
 	}
 	c.runs[r.id] = r
 	// A script that still parks when its test ends goes on by itself.
@@ -81,8 +82,12 @@ func (c *control) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		http.Error(w, "the test is over", http.StatusGone)
 		return
 	}
+	released := r.release
+	if req.URL.Path == "/enough" {
+		released = r.enough
+	}
 	select {
-	case <-r.release:
+	case <-released:
 	case <-r.over:
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -33,7 +34,9 @@ func serveHere(t *testing.T, h http.Handler) (addr string) {
 }
 
 // backend is a program with a listening socket as its standard input, which is
-// how FastCGI servers have been started since the beginning.
+// how FastCGI servers have been started since the beginning. Like these it is
+// started again when it has ended of an aborted response, which with
+// net/http/fcgi ends the process.
 func backend(program *lazy[string], env ...string) *lazy[string] {
 	return &lazy[string]{start: func() (string, error) {
 		bin, err := program.ensure()
@@ -45,16 +48,31 @@ func backend(program *lazy[string], env ...string) *lazy[string] {
 			return "", err
 		}
 		defer l.Close()
-		stdin, err := l.(*net.TCPListener).File()
+		stdin, err := l.(*net.TCPListener).File() // until the process ends
 		if err != nil {
 			return "", err
 		}
-		defer stdin.Close()
-		cmd := exec.Command(bin)
-		cmd.Env = append(os.Environ(), env...)
-		cmd.Stdin = stdin
-		_, err = launch(filepath.Base(bin), cmd, syscall.SIGTERM)
-		return l.Addr().String(), err
+		var start func() (*process, error)
+		start = func() (*process, error) {
+			cmd := exec.Command(bin)
+			cmd.Env = append(os.Environ(), env...)
+			cmd.Stdin = stdin
+			p := &process{name: filepath.Base(bin), cmd: cmd, signal: syscall.SIGTERM}
+			p.broke = func(err error) {
+				if strings.Contains(p.log.String(), http.ErrAbortHandler.Error()) {
+					_, err = start()
+				}
+				if err != nil {
+					endRun(err)
+				}
+			}
+			return p, p.launch()
+		}
+		p, err := start()
+		if err != nil {
+			return "", err
+		}
+		return l.Addr().String(), p.ready("tcp", l.Addr().String())
 	}}
 }
 

@@ -12,9 +12,10 @@ import (
 // roles are what this program does when it is started for it, with a role and
 // an argument in the environment.
 var roles = map[string]func(arg []byte) (any, error){
-	"slow": role(serveAll),
-	"age":  role(serveAges),
-	"ages": role(readAges),
+	"slow":  role(serveAll),
+	"age":   role(serveAges),
+	"ages":  role(readAges),
+	"start": role(startOne),
 }
 
 const (

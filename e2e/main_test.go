@@ -19,7 +19,7 @@ import (
 // judges speed by it.
 const bound = 30 * time.Second
 
-var update = flag.Bool("update", false, "write ../docs/servers.md, ../docs/progress.png and the table of ../BENCHMARKS.md from this run")
+var update = flag.Bool("update", false, "write ../docs/servers.md, the pictures in ../docs and the table of ../BENCHMARKS.md from this run")
 
 // dir is the folder of this run. Servers keep their configuration and sockets
 // in it; it is removed at the end.
@@ -142,7 +142,20 @@ var (
 	flushprobeProgram = built("flushprobe", "github.com/fa492104/flush/cmd/flushprobe")
 
 	progressProgram = built("progress", "github.com/fa492104/flush/examples/progress")
+	templateProgram = built("template", "github.com/fa492104/flush/examples/template")
+	sseProgram      = built("sse", "github.com/fa492104/flush/examples/sse")
+	llmProgram      = built("llm", "github.com/fa492104/flush/examples/llm")
 )
+
+// ofRoot is what the configuration of a server says if root starts it. A server
+// may leave root's rights behind, but not root's group: the root folder of a
+// hardened image is closed to others.
+func ofRoot(setting string) string {
+	if os.Getuid() == 0 {
+		return setting
+	}
+	return ""
+}
 
 // file writes a file into the run's folder.
 func file(name string, content []byte, perm os.FileMode) (string, error) {

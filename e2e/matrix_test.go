@@ -1,7 +1,6 @@
 package e2e
 
 import (
-	"bytes"
 	"fmt"
 	"net/http"
 	"strings"
@@ -34,6 +33,14 @@ func haproxyRow(noDelay bool) func(*testing.T) place {
 	return func(t *testing.T) place { return onHAProxy(t, noDelay) }
 }
 
+func fcgidRow(server *lazy[string]) func(*testing.T) place {
+	return func(t *testing.T) place { return onFcgid(t, server) }
+}
+
+func portRow(server *lazy[[]string], port int) func(*testing.T) place {
+	return func(t *testing.T) place { return onPort(t, server, port) }
+}
+
 func cliRow(tty bool) func(*testing.T) place {
 	return func(t *testing.T) place { return goCLI(t, tty) }
 }
@@ -62,8 +69,16 @@ var arrangements = []arrangement{
 	{"Apache mod_proxy_fcgi", asItComes, apacheRow("/fcgi"), true},
 	{"Apache mod_proxy_fcgi", "`flushpackets=on`", apacheRow("/fcgi-flush"), false},
 	{"Apache mod_proxy_http", asItComes, apacheRow("/http"), false},
+	{"Apache mod_fcgid", asItComes, fcgidRow(apacheFcgid), true},
+	{"Apache mod_fcgid", "`FcgidOutputBufferSize 0`", fcgidRow(apacheFcgidUnheld), false},
 	{"HAProxy", asItComes, haproxyRow(false), false},
 	{"HAProxy", "`option http-no-delay`", haproxyRow(true), false},
+	{"lighttpd mod_proxy", asItComes, portRow(lighttpd, 0), true},
+	{"lighttpd mod_proxy", "`server.stream-response-body = 1`", portRow(lighttpd, 1), false},
+	{"Varnish", asItComes, portRow(varnish, 0), false},
+	{"Caddy reverse_proxy", asItComes, portRow(caddy, 0), false},
+	{"squid", asItComes, portRow(squid, 0), false},
+	{"Node http-proxy", asItComes, portRow(node, 0), false},
 	{"command line, pipe", asItComes, cliRow(false), false},
 	{"command line, terminal", asItComes, cliRow(true), false},
 }
@@ -111,6 +126,8 @@ var features = []feature{
 		return walk(t, p, want, ask{method: "HEAD"}, "h:X-Step=1,w:one,f,p", "200 end")
 	}},
 	{"client leaves", observeGone},
+	{"client leaves, handler waits", observeLeft},
+	{"handler aborts", observeCut},
 	{"client does not read", observeSlow},
 }
 
@@ -122,6 +139,8 @@ const (
 	heldBack  = "held to the end"
 
 	processEnded = "process ended"
+	neverTold    = "never told"
+	hangs        = "hangs"
 )
 
 // patience is how long to wait for what is expected, or might come.
@@ -220,7 +239,7 @@ func observeGone(t *testing.T, p place, want string) string {
 			}
 		}
 		r.goOn()
-		return tell(results[len(results)-1], "never told")
+		return tell(results[len(results)-1], neverTold)
 	case <-r.lost:
 		return processEnded + s.how()
 	case <-time.After(2 * bound):
@@ -229,18 +248,79 @@ func observeGone(t *testing.T, p place, want string) string {
 	}
 }
 
+// observeLeft closes the client's side while the handler waits for something
+// else, its context beside it.
+func observeLeft(t *testing.T, p place, want string) string {
+	r := newRun(t)
+	s := p.open(t, r, "k,w:one,f,q,p", ask{})
+	r.parked(t) // in q
+	s.settle(t)
+	s.close()
+	wait := patience()
+	if want == neverTold {
+		// What the servers in between do about a client that has left, they have
+		// done before they answer another.
+		if s.pings != nil {
+			s.pings()
+		}
+		wait = 0
+	}
+	select {
+	case results := <-r.arrived:
+		r.goOn()
+		return results[len(results)-1]
+	case <-r.lost:
+		return processEnded + s.how()
+	case <-time.After(wait):
+	}
+	close(r.enough)
+	results := r.parked(t)
+	r.goOn()
+	return results[len(results)-1]
+}
+
+// observeCut looks at how a response ends whose handler gives it up.
+func observeCut(t *testing.T, p place, want string) string {
+	r := newRun(t)
+	s := p.open(t, r, "w:one,f,p,cut", ask{})
+	r.parked(t)
+	s.settle(t)
+	r.goOn()
+	var v view
+	if want == hangs {
+		v = s.settle(t)
+	} else {
+		v = s.reachWithin(patience(), func(v view) bool { return v.closed })
+	}
+	switch {
+	case !v.closed:
+		return hangs
+	case v.status >= http.StatusInternalServerError:
+		return fmt.Sprintf("`%d`", v.status)
+	case v.ended:
+		return "looks whole" + s.how()
+	}
+	return "cut"
+}
+
 // observeSlow reads nothing until the handler has written all or has failed.
-func observeSlow(t *testing.T, p place, _ string) string {
+func observeSlow(t *testing.T, p place, want string) string {
 	r := newRun(t)
 	s := p.open(t, r, fmt.Sprintf("w:one,f,l:%d:%d,p", slowLimit/slowWrite, slowWrite), ask{small: true})
 	results := r.parked(t)
 	said := tell(results[len(results)-1], "absorbed")
 	r.goOn()
-	n, tail := s.rest(t)
+	silence := patience()
+	if strings.HasSuffix(want, hangs) {
+		silence = time.Second
+	}
+	n, tail := s.rest(silence)
 	switch {
+	case !s.closed:
+		return said + ", then " + hangs
 	case said == "absorbed" && n < slowLimit:
 		t.Errorf("of %d bytes absorbed the client got %d", slowLimit, n)
-	case s.http && bytes.HasSuffix(tail, []byte("\r\n0\r\n\r\n")), !s.http:
+	case s.whole(n, tail):
 		if n == 0 {
 			t.Error("the client got nothing")
 		}

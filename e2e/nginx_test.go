@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -45,10 +44,6 @@ var nginx = &lazy[string]{
 		lua, err := file("nginx/steps.lua", steps.Lua, 0o644)
 		if err != nil {
 			return "", err
-		}
-		user := ""
-		if os.Getuid() == 0 {
-			user = "user root;"
 		}
 		params := `
 fastcgi_param REQUEST_METHOD $request_method;
@@ -105,7 +100,7 @@ http {
 		%[7]s
 	}
 }
-`, nginxModules+"ndk_http_module.so", nginxModules+luaModule, user, tmp, addrs[0], params, locations), 0o644)
+`, nginxModules+"ndk_http_module.so", nginxModules+luaModule, ofRoot("user root;"), tmp, addrs[0], params, locations), 0o644)
 			if err != nil {
 				return nil, err
 			}

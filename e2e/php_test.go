@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"fmt"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -40,10 +39,6 @@ var fpm = &lazy[string]{
 			return "", err
 		}
 		sock := filepath.Join(dir, "fpm.sock")
-		user := ""
-		if os.Getuid() == 0 {
-			user = "user = root\ngroup = root\n"
-		}
 		conf, err := file("fpm.conf", fmt.Appendf(nil, `
 [global]
 error_log = /dev/stderr
@@ -55,7 +50,7 @@ listen.mode = 0666
 pm = static
 pm.max_children = 6
 catch_workers_output = yes
-`, user, sock), 0o644)
+`, ofRoot("user = root\ngroup = root\n"), sock), 0o644)
 		if err != nil {
 			return "", err
 		}

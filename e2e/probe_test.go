@@ -58,6 +58,10 @@ func atApache(path string) func(*testing.T) string {
 	return func(t *testing.T) string { return "http://" + routesApache.get(t) + path }
 }
 
+func atFcgid(server *lazy[string], path string) func(*testing.T) string {
+	return func(t *testing.T) string { return "http://" + server.get(t) + "/fcgid" + path }
+}
+
 func atGo(path string) func(*testing.T) string {
 	return func(t *testing.T) string { return "http://" + routesGo.get(t) + path }
 }
@@ -132,8 +136,8 @@ var routes = []route{
 	{http10 + "; 40 kB/s", atNginx("/default/endpoint" + many), inSteps, "nginx", accel, right},
 	{nginxFCGI + "; 40 kB/s", atNginx("/fcgi/endpoint" + many), inSteps, "nginx", "fastcgi_buffering off", right},
 	{"nginx, `fastcgi_buffering off`, PHP-FPM, `flush()`", atNginx("/php-flush/"), streamed, "", "", right},
-	{"nginx, `fastcgi_buffering off`, PHP-FPM, `ob_start()`", atNginx("/php-ob/"), held, "nginx", "one by one", "wrong: nothing shows that it is PHP; the last half of the remedy is new"},
-	{"nginx, `fastcgi_buffering off`, PHP-FPM, zlib.output_compression", atNginx("/php-zlib/"), zipped, "nginx" + orZip, flushIt, right},
+	{"nginx, `fastcgi_buffering off`, PHP-FPM, `ob_start()`", atNginx("/php-ob/"), held, "nginx; behind it is PHP", "ob_start()", "nginx alone: it did not look at X-Powered-By"},
+	{"nginx, `fastcgi_buffering off`, PHP-FPM, zlib.output_compression", atNginx("/php-zlib/"), zipped, "nginx" + orZip, "zlib.output_compression = Off", "the same, and not that it is PHP's"},
 	{"nginx, `proxy_buffering off`, then lighttpd", atNginx("/lighttpd/endpoint" + one), held, "nginx" + orBehind, accel, right},
 	{"Apache mod_proxy_fcgi; 40 kB/s", atApache("/fcgi/endpoint" + many), delayed, "Apache httpd", packets, "streamed"},
 	{"Apache mod_ratelimit", atApache("/ratelimit/endpoint" + one), delayed, "Apache httpd", "RATE_LIMIT", "HAProxy's delay"},
@@ -141,6 +145,8 @@ var routes = []route{
 	{"Apache, then nginx", atApache("/nginx/endpoint" + one), held, "nginx", accel, right},
 	{"Apache, then nginx, `proxy_buffering off`", atApache("/nginx-off/endpoint" + one), streamed, "", "", right},
 	{"Apache, then HAProxy", atApache("/haproxy/endpoint" + one), delayed, byKernel, noDelay, right},
+	{"Apache mod_fcgid", atFcgid(apacheFcgid, "/endpoint"+one), held, "Apache httpd", packets, "Apache, but not what of it"},
+	{"Apache mod_fcgid, `FcgidOutputBufferSize 0`", atFcgid(apacheFcgidUnheld, "/endpoint"+one), streamed, "", "", right},
 	{"HAProxy, then Apache mod_proxy_fcgi", at(beforeApache, 0, "/fcgi/endpoint"+one), held, "Apache httpd", packets, right},
 	{"HAProxy, then Apache, `flushpackets=on`", at(beforeApache, 0, "/fcgi-flush/endpoint"+one), delayed, byKernel, noDelay, right},
 	{"HAProxy, `option http-no-delay`, then Apache, `flushpackets=on`", at(beforeApache, 1, "/fcgi-flush/endpoint"+one), streamed, "", "", right},
@@ -158,6 +164,11 @@ var routes = []route{
 	{"Caddy; the response has a Content-Length", at(routesCaddy, 0, "/length"), held, "Caddy", "flush_interval -1", right},
 	{"Caddy, `encode gzip`; lines of 600 bytes", at(routesCaddy, 1, "/endpoint"+wide), zipped, "Caddy", "encode", right},
 	{"Caddy, then nginx", at(routesCaddy, 2, "/default/endpoint"+one), held, "nginx", accel, right},
+	{"squid", at(routesSquid, 0, "/endpoint"+one), streamed, "", "", right},
+	{"Node http-proxy", at(routesNode, 0, "/endpoint"+one), streamed, "", "", right},
+	{"Node http-proxy; the compressor passed by", at(routesNode, 0, "/gzip-never"+one), zipped, byCompr, flushIt, right},
+	{"Express `compression`, then http-proxy, as webpack-dev-server has them", at(routesNode, 1, "/endpoint"+one), zipped, byCompr, "no-transform", right},
+	{"Express `compression`, then http-proxy; `NoProxyBuffering`'s headers", at(routesNode, 1, "/endpoint"+one+"&hints=1"), streamed, "", "", right},
 	{"httputil.ReverseProxy, then nginx, `proxy_buffering off`", atGo("/off/endpoint" + one), streamed, "", "", right},
 	{"httputil.ReverseProxy, then nginx, `proxy_buffering off`; the response has a Content-Length", atGo("/off/length"), held, "nginx", "flush.Inspect", "wrong: nothing shows that it is the ReverseProxy"},
 }
@@ -273,9 +284,40 @@ func TestFlushprobe(t *testing.T) {
 
 const probeHead = `# What the probe says
 
-` + "`go run ./cmd/flushprobe URL`" + ` and flushtest.Probe fetch a stream and say what it went through on its way. Both tables are
-checked by every run of ` + "`e2e/run`" + ` on real servers, with the endpoint that ` + "`flushprobe -serve`" + ` serves unless something else
-is named. What is in between is listed from the client on.
+` + "`go run ./cmd/flushprobe URL`" + ` and flushtest.Probe fetch a stream and say what it went through on its way.
+
+## How it judges
+
+It goes by what most of the stream does. The lines of ` + "`flushprobe -serve`" + `, which is flushtest.Endpoint, say when they were written. They
+come in steps, and a step is late if its oldest line is, by 150 ms or more, or if lines came with it that were written 40 ms
+after one another. How long the connection took to be made is taken off: nobody can be faster.
+
+| of the steps | verdict | exit status |
+| --- | --- | --- |
+| a third or less are late | streamed; how many lines came late, and by how much, is said | 0 |
+| two thirds or more are late | steps, if parts end within a line and have the size of a buffer; else delayed, by as much as the one in the middle | 1 |
+| most lines come with the last one, at the end | held | 1 |
+| between, or most lines were late in few steps, as after an interruption | unclear | 2 |
+
+Of other streams there are the times and the sizes alone, and what may be the application's own way of writing is unclear: lines that
+come several at a time and by the clock, or parts of the size of a buffer that end with a line. It is no stream if it is an error
+page. Nothing for as long as the probe lasts is held.
+
+A compressed stream that does not come as it should is fetched once more without compression, and if that is better, once more
+with, as the way may have been busy. What has been compressed counts from when it could be decoded. Half of the time is kept for this. If
+the endpoint is held, it is fetched once or twice more as another content type: some proxies look into what they take for text.
+
+All of it ends after ` + "`-for`" + `, 30 s, or with the first interrupt, and the verdict is about what had come. Of what a server sends the probe
+keeps at most 1 MiB that it has not looked at and decompresses at most 16 MiB. What it prints cannot act on a terminal.
+
+The layer is likely, and not certain: it is the first that the headers show, from the client on. A layer that does not show itself
+cannot be named, and then the remedy ends in taking the way apart. The proxy that the environment names is said to have been
+used.
+
+## What it has been tried on
+
+Both tables are checked by every run of ` + "`e2e/run`" + ` on real servers, with the endpoint unless something else is named. What is in between
+is listed from the client on.
 
 The probe was made with these:
 
@@ -283,7 +325,7 @@ The probe was made with these:
 
 const probeMiddle = `
 And it was tried on these when it could do the ones above. The last column is what it answered the first time; where that
-was wrong or too little, the probe was changed and others tried. Two layers are still wrong: what does not show itself in the
-headers cannot be named, and then the remedy ends in taking the way apart.
+was wrong or too little, the probe was changed and others tried. One layer is still wrong: the last, which does not show
+itself.
 
 `

@@ -48,6 +48,6 @@ var routesApache = &lazy[string]{
 		folder("nginx", "http://"+nginx[0]+"/default/", "")
 		folder("nginx-off", "http://"+nginx[0]+"/off/", "")
 		folder("haproxy", "http://"+haproxy[0]+"/", "")
-		return startApache("routes-apache", "mpm_event", modules, "ThreadsPerChild 64\nStartServers 1\nServerLimit 1\nMaxRequestWorkers 64\n"+b.String())
+		return startApache("routes-apache", "mpm_event", modules, oneChild(64)+b.String())
 	},
 }

@@ -75,6 +75,7 @@ var routesNginx = &lazy[[]string]{
 			folder(&outer, "off-off", "proxy_pass http://%s/off/; %s", addrs[0], off)
 			root := filepath.Join(dir, "routes-nginx")
 			conf, err := file("routes-nginx/nginx.conf", fmt.Appendf(nil, `
+%[8]s
 daemon off;
 worker_processes 1;
 error_log stderr notice;
@@ -91,7 +92,7 @@ http {
 	server { listen %[4]s; %[5]s }
 	server { listen %[6]s ssl http2; ssl_certificate %[7]s; ssl_certificate_key %[7]s; %[3]s }
 }
-`, root, addrs[0], &inner, addrs[1], &outer, addrs[2], cert), 0o644)
+`, root, addrs[0], &inner, addrs[1], &outer, addrs[2], cert, ofRoot("user root;")), 0o644)
 			if err != nil {
 				return nil, err
 			}

@@ -9,7 +9,7 @@ import (
 // TestSAPIExample runs the binary of examples/sapi as a command, as FastCGI
 // under nginx and as CGI under Apache. It is one handler, and says the same.
 func TestSAPIExample(t *testing.T) {
-	out, err := exec.Command(sapiProgram.get(t), "/?bits=12").Output()
+	out, err := exec.Command(sapiProgram.get(t), "/?lines=12").Output()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -22,7 +22,7 @@ func TestSAPIExample(t *testing.T) {
 		"CGI":     onApache(t, "/sapi"),
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := p.request(t, "bits=12", ask{})
+			s := p.request(t, "lines=12", ask{})
 			if got := s.reach(func(v view) bool { return v.closed }).String(); got != "200 "+want+" end" {
 				t.Errorf("%s, want %s", got, want)
 			}

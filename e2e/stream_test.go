@@ -31,6 +31,7 @@ type stream struct {
 	method string // of the request
 	raw    []byte
 	closed bool          // the end has been read
+	reset  bool          // it was the other side's reset
 	pings  func()        // see settle
 	wait   func() string // how the process behind a pipe or terminal ended; nil for a server
 }
@@ -115,7 +116,7 @@ func (s *stream) view() view {
 		n, _ := strconv.Atoi(h.Get("Content-Length"))
 		v.framed, v.body, v.ended = true, rest, len(rest) >= n
 	default:
-		v.body, v.ended = rest, s.closed
+		v.body, v.ended = rest, s.closed && !s.reset
 	}
 	return v
 }
@@ -159,28 +160,41 @@ func (s *stream) reachWithin(d time.Duration, done func(view) bool) view {
 		if errors.Is(err, os.ErrDeadlineExceeded) {
 			return s.view()
 		}
-		s.closed = err != nil
+		s.closed, s.reset = err != nil, errors.Is(err, unix.ECONNRESET)
 	}
 }
 
-// rest counts the bytes up to the end, without keeping them.
-func (s *stream) rest(t *testing.T) (n int, tail []byte) {
-	t.Helper()
-	s.src.SetReadDeadline(time.Now().Add(2 * bound))
+// rest counts the bytes up to the end, or until nothing has come for so long. It
+// keeps the first and the last of them.
+func (s *stream) rest(silence time.Duration) (n int, tail []byte) {
 	buf := make([]byte, 256<<10)
 	for {
+		s.src.SetReadDeadline(time.Now().Add(silence))
 		m, err := s.src.Read(buf)
 		n += m
+		if len(s.raw) < 4096 {
+			s.raw = append(s.raw, buf[:m]...)
+		}
 		tail = append(tail, buf[:m]...)
 		tail = tail[max(0, len(tail)-16):]
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Fatal("the response does not end")
-		}
 		if err != nil {
-			s.closed = true
+			s.closed = !errors.Is(err, os.ErrDeadlineExceeded)
 			return n, tail
 		}
 	}
+}
+
+// whole tells whether the n bytes that end in tail, as rest has counted them,
+// are a whole response.
+func (s *stream) whole(n int, tail []byte) bool {
+	if !s.http {
+		return true
+	}
+	if length := s.view().header.Get("Content-Length"); length != "" {
+		head, _, _ := bytes.Cut(s.raw, []byte("\r\n\r\n"))
+		return strconv.Itoa(n-len(head)-4) == length
+	}
+	return bytes.HasSuffix(tail, []byte("\r\n0\r\n\r\n"))
 }
 
 // settle takes in what has already arrived. Requests that make the same way
@@ -212,7 +226,7 @@ func (s *stream) settle(t testing.TB) view {
 			break
 		}
 		s.raw = append(s.raw, buf[:max(n, 0)]...)
-		s.closed = got != nil || n == 0
+		s.closed, s.reset = got != nil || n == 0, errors.Is(got, unix.ECONNRESET)
 	}
 	return s.view()
 }

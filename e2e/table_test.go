@@ -101,6 +101,11 @@ func versions() string {
 		{"nginx", []string{program("nginx"), "-v"}, `nginx/(\S+)`},
 		{"Apache", []string{program("apache2"), "-v"}, `Apache/(\S+)`},
 		{"HAProxy", []string{program("haproxy"), "-v"}, `version ([\d.]+)`},
+		{"lighttpd", []string{program("lighttpd"), "-v"}, `lighttpd/(\S+)`},
+		{"Varnish", []string{program("varnishd"), "-V"}, `varnish-(\S+)`},
+		{"Caddy", []string{program("caddy"), "version"}, `v?(\d\S+)`},
+		{"squid", []string{program("squid"), "-v"}, `Version (\S+)`},
+		{"http-proxy", []string{program("node"), "-p", "require('" + nodeModules + "http-proxy/package.json').version"}, `(\S+)`},
 	} {
 		out, _ := exec.Command(c.argv[0], c.argv[1:]...).CombinedOutput()
 		if m := regexp.MustCompile(c.match).FindSubmatch(out); m != nil {
@@ -138,9 +143,14 @@ The columns:
 - *HEAD*: the headers arrive at the flush, and no body ever.
 - *client leaves*: after the first step the client closes; the handler goes on writing up to 64 MB. What its Write or
   flush returns. *process ended*: the server, or the hang-up of the terminal, ended the handler's process.
+- *client leaves, handler waits*: after the first step the client closes while the handler waits for something else. *told*:
+  the context of its request ends. *never told*: it does not, and a write is what tells.
+- *handler aborts*: after the first step the handler gives the response up (` + "`Flusher.Abort`" + `, a panic). *cut*: the client sees
+  that the response is not whole. *looks whole*: it does not. *hangs*: the response stays open.
 - *client does not read*: the handler writes up to 64 MB with a SendTimeout of 2 s, flushing and waiting, and the client
   reads nothing until the handler has finished or failed. *absorbed*: the servers in between took it all. ` + "`ErrTimeout`" + `:
-  the handler was told. Then the client reads: *delivered* is everything up to there and a proper end, *cut* a broken one.
+  the handler was told. Then the client reads: *delivered* is everything up to there and a proper end, *cut* a broken one,
+  and if it *hangs* there is none.
 
 What to know besides:
 
@@ -153,4 +163,8 @@ What to know besides:
   sees the cut.
 - Apache gives a backend's connection to the next request as soon as it has the headers of a response to HEAD. A handler
   that goes on after flushing one holds that request up.
+- Most servers in between do not tell a handler that waits that its client has left: it learns from a write. One that waits for
+  long writes something now and then, as a comment in a stream of events.
+- A client can take a response that was cut for a whole one, or wait for the rest. Where that matters the stream ends with a
+  mark of its own.
 `

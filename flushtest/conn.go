@@ -49,7 +49,8 @@ func (s *Script) idle() bool {
 }
 
 // A Conn is a connection that follows a [Script]. Make one with [NewConn].
-// What is under way when it is closed still arrives if the peer takes it.
+// What is under way when it is closed still arrives if the peer takes it in time;
+// see Close.
 type Conn struct {
 	net.Conn
 	script Script
@@ -279,7 +280,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 }
 
 // Close ends a Write and a Read, and closes the connection below: at once, or
-// with a Latency after what is under way.
+// with a Latency after what is under way, for which the peer has twice as long.
 func (c *Conn) Close() (err error) {
 	c.once.Do(func() {
 		close(c.done)

@@ -8,7 +8,7 @@
 //     time.
 //   - A [Conn] and a [Listener] follow a [Script]: few bytes at a time, a stall,
 //     a failure, a slow or a long line.
-//   - [Probe] fetches a stream and says what it went through on its way: it
-//     names the proxy or compressor that held it, and the cure. The command
-//     flushprobe does the same for people.
+//   - [Probe] fetches a stream and says what it went through on its way: whether
+//     it was held, which proxy or compressor is likely to have done it, and the
+//     cure. The command flushprobe does the same for people.
 package flushtest

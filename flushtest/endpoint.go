@@ -18,9 +18,13 @@ const mark = "flushprobe "
 // again after a while. The lines say when they were written, so that [Probe]
 // sees how late they come.
 //
-// The query may say how many lines (n=10), how far apart (every=300ms), how
-// long each (size=64), of which content type (type=text/plain), and with hints=1
-// that proxies are asked not to hold the response.
+// The query may say how many lines (n=10, the default, at most 100,000), how far
+// apart (every=300ms; from 1ms to 1m), how long each, its newline included
+// (size=64, at most 1 MiB; a line is never shorter than what it says), of which
+// content type (type=text/plain; with text/event-stream each line is an event),
+// and with hints=1 that proxies are asked not to hold the response. What cannot
+// be read is the default. It ends with its client. Where a flush is not supported
+// it writes all the same, to show what becomes of that.
 func Endpoint() http.Handler { return http.HandlerFunc(serveEndpoint) }
 
 func serveEndpoint(w http.ResponseWriter, r *http.Request) {
@@ -87,7 +91,7 @@ func parseMark(line string) (at time.Duration, ok bool) {
 		return 0, false
 	}
 	s, err := strconv.ParseFloat(fields[1], 64)
-	if err != nil {
+	if err != nil || !(s >= 0 && s < 1e6) {
 		return 0, false
 	}
 	return time.Duration(s * float64(time.Second)), true

@@ -10,8 +10,10 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -159,6 +161,93 @@ func dribbling(h http.Handler) http.Handler {
 	})
 }
 
+// after waits before it begins.
+func after(d time.Duration, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case <-time.After(d):
+			h.ServeHTTP(w, r)
+		case <-r.Context().Done():
+		}
+	})
+}
+
+// relaying passes on what comes, and keeps what begins a new part for as long
+// as hold says at that time since the start; what comes meanwhile goes with it.
+// The end of the response does not wait.
+func relaying(h http.Handler, hold func(since time.Duration) time.Duration) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		start := time.Now()
+		came := make(chan []byte, 1000)
+		go func() {
+			defer close(came)
+			h.ServeHTTP(layer{w, sends{came}, ignore}, r)
+		}()
+		for p := range came {
+			timer := time.After(hold(time.Since(start)))
+			for more := true; more; {
+				var next []byte
+				select {
+				case <-timer:
+					more = false
+				case next, more = <-came:
+					p = append(p, next...)
+				}
+			}
+			w.Write(p)
+			flush.Flush(w, true)
+		}
+	})
+}
+
+type sends struct{ to chan []byte }
+
+func (s sends) Write(p []byte) (int, error) {
+	s.to <- bytes.Clone(p)
+	return len(p), nil
+}
+
+// pausing passes on at once, but for one pause: what comes from then on is late
+// by so much.
+func pausing(h http.Handler, at, pause time.Duration) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		paused := false
+		relaying(h, func(since time.Duration) time.Duration {
+			if since < at || paused {
+				return 0
+			}
+			paused = true
+			return pause
+		}).ServeHTTP(w, r)
+	})
+}
+
+// slowing keeps each part for so long.
+func slowing(h http.Handler, d time.Duration) http.Handler {
+	return relaying(h, func(time.Duration) time.Duration { return d })
+}
+
+// counting counts the requests.
+func counting(h http.Handler, n *int) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		*n++
+		h.ServeHTTP(w, r)
+	})
+}
+
+// swallowing is a compressor that sends the headers and keeps all the rest.
+func swallowing(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Header.Get("Accept-Encoding") != "gzip" {
+			h.ServeHTTP(w, r)
+			return
+		}
+		w.Header().Set("Content-Encoding", "gzip")
+		flush.Flush(w, true)
+		h.ServeHTTP(layer{w, io.Discard, ignore}, r)
+	})
+}
+
 func with(h http.Handler, key, value string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set(key, value)
@@ -222,7 +311,9 @@ func TestProbe(t *testing.T) {
 
 		{name: "steps", h: holding(many, 4096, "Server", "openresty"), verdict: flushtest.Stepped, step: 4096, layer: "OpenResty", remedy: "proxy_buffering"},
 		{name: "large steps", h: holding(many, 32768), verdict: flushtest.Stepped, step: 32768, layer: "application"},
-		{name: "steps of whole lines", h: holding(ticker(100, 100*time.Millisecond, event), 8192), verdict: flushtest.Stepped, step: 8192},
+		{name: "steps of whole lines", h: holding(ticker(100, 100*time.Millisecond, event), 8192), verdict: flushtest.Unclear},
+		{name: "blocks of a picture", h: with(ticker(10, time.Second, strings.Repeat("\n..\n.\n.x", 512)+"more"), "Content-Type", "image/png"), verdict: flushtest.Streamed},
+		{name: "blocks of a picture, as large as a buffer", h: with(ticker(10, time.Second, strings.Repeat("\n..\n.\n.x", 512)), "Content-Type", "image/png"), verdict: flushtest.Unclear},
 		{name: "never a flush, much", h: quiet(many), verdict: flushtest.Stepped, step: 4096},
 		{name: "the endpoint in steps", h: holding(flushtest.Endpoint(), 500), verdict: flushtest.Stepped, step: 512},
 
@@ -263,12 +354,13 @@ func TestProbe(t *testing.T) {
 			verdict: flushtest.Delayed, delay: 200 * time.Millisecond, layer: "Apache", remedy: "RATE_LIMIT"},
 		{name: "bunches", h: holding(flushtest.Endpoint(), 128), query: "?every=50ms&n=30", verdict: flushtest.Delayed, delay: 100 * time.Millisecond},
 		{name: "little latency", h: flushtest.Endpoint(), script: flushtest.Script{Latency: 100 * time.Millisecond}, verdict: flushtest.Streamed},
-		{name: "events by the clock", h: with(ticker(10, time.Second, strings.Repeat(sse, 5)), "Content-Type", "text/event-stream"), verdict: flushtest.Delayed, delay: time.Second},
+		{name: "events by the clock", h: with(ticker(10, time.Second, strings.Repeat(sse, 5)), "Content-Type", "text/event-stream"), verdict: flushtest.Streamed},
+		{name: "events by the clock, after a tick", h: after(time.Second, with(ticker(10, time.Second, strings.Repeat(sse, 5)), "Content-Type", "text/event-stream")),
+			verdict: flushtest.Unclear},
 
-		{name: "lines by the clock", h: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			time.Sleep(200 * time.Millisecond)
-			ticker(10, 200*time.Millisecond, strings.Repeat("event\n", 4))(w, r)
-		}), verdict: flushtest.Delayed, delay: 200 * time.Millisecond, layer: "HAProxy", remedy: "http-no-delay"},
+		{name: "lines in a corked socket", h: corking(ticker(38, 45*time.Millisecond, "event\n")),
+			verdict: flushtest.Delayed, delay: 225 * time.Millisecond, layer: "HAProxy", remedy: "http-no-delay"},
+		{name: "lines by the clock, after a tick", h: after(200*time.Millisecond, ticker(10, 200*time.Millisecond, strings.Repeat("event\n", 4))), verdict: flushtest.Unclear},
 		{name: "the same without a pause", h: ticker(10, 200*time.Millisecond, strings.Repeat("event\n", 4)), verdict: flushtest.Streamed},
 
 		{name: "quick", h: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "done") }), verdict: flushtest.Unclear},
@@ -301,6 +393,182 @@ func TestProbe(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A relay that pauses once passes the stream on, and one that keeps each line
+// does not, however many lines there are, compressed or not.
+func TestProbeJudgesByMajority(t *testing.T) {
+	endpoint := flushtest.Endpoint()
+	const kernel = "HAProxy does"
+	for _, test := range []struct {
+		name  string
+		relay func(http.Handler) http.Handler
+		says  string
+		layer string
+	}{
+		{"on time", func(h http.Handler) http.Handler { return h }, "streamed. ", ""},
+		{"a pause", func(h http.Handler) http.Handler { return pausing(h, time.Second, 211*time.Millisecond) }, "streamed, one line came late, by 211ms. ", ""},
+		{"a pause at the beginning", func(h http.Handler) http.Handler { return pausing(h, 0, 211*time.Millisecond) }, "streamed, one line came late, by 211ms. ", ""},
+		{"a pause at the end", func(h http.Handler) http.Handler { return pausing(h, 2*time.Second, 300*time.Millisecond) }, "streamed, one line came late, by 300ms. ", ""},
+		{"a long pause", func(h http.Handler) http.Handler { return pausing(h, 600*time.Millisecond, 800*time.Millisecond) }, "lines came late, by up to 800ms. ", ""},
+		{"each line", func(h http.Handler) http.Handler { return slowing(h, 200*time.Millisecond) }, "delayed by about 200ms. ", kernel},
+		{"each line and a pause", func(h http.Handler) http.Handler {
+			return pausing(slowing(h, 200*time.Millisecond), time.Second, 300*time.Millisecond)
+		}, "delayed by about 200ms. ", kernel},
+		{"every second line", func(h http.Handler) http.Handler {
+			return relaying(h, func(since time.Duration) time.Duration {
+				if since%(600*time.Millisecond) < 300*time.Millisecond {
+					return 0
+				}
+				return 200 * time.Millisecond
+			})
+		}, "sometimes it is held, and sometimes not", ""},
+	} {
+		for _, zipped := range []bool{false, true} {
+			for _, n := range []int{10, 60} {
+				t.Run(fmt.Sprintf("%s, gzip %t, %d lines", test.name, zipped, n), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						h := endpoint
+						if zipped {
+							h = compressing(h, true)
+						}
+						requests := 0
+						s := flushtest.Serve(t, counting(test.relay(h), &requests), nil)
+						p := flushtest.Prober{Client: s.Client()}
+						f, err := p.Probe(t.Context(), fmt.Sprintf("%s/?n=%d", s.URL, n))
+						if err != nil {
+							t.Fatal(err)
+						}
+						if !strings.Contains(f.String(), test.says) || !strings.Contains(f.Layer, test.layer) || f.Held() != (test.layer != "") {
+							t.Errorf("%v, want %q and %q", f, test.says, test.layer)
+						}
+						if f.Lines != n || requests > 1 != (zipped && f.Held()) {
+							t.Errorf("%d lines, %d requests", f.Lines, requests)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// Where one pause takes most of the stream, it cannot be told from a buffer; at
+// the end it can.
+func TestProbeLongPause(t *testing.T) {
+	for _, test := range []struct {
+		at, pause time.Duration
+		verdict   flushtest.Verdict
+	}{
+		{300 * time.Millisecond, 2000 * time.Millisecond, flushtest.Unclear},
+		{300 * time.Millisecond, time.Minute, flushtest.Held},
+		{1500 * time.Millisecond, time.Minute, flushtest.Streamed},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := flushtest.Serve(t, pausing(flushtest.Endpoint(), test.at, test.pause), nil)
+			p := flushtest.Prober{Client: s.Client()}
+			f, err := p.Probe(t.Context(), s.URL+"/?n=10")
+			if err != nil || f.Verdict != test.verdict {
+				t.Errorf("%v at %v: %v, %v", test.pause, test.at, f, err)
+			}
+		})
+	}
+}
+
+// A stream whose events are the same for all, and rare, shows nothing through a
+// compressor because there is nothing, and events to a request without one by
+// chance.
+func TestProbeRareEvents(t *testing.T) {
+	for _, test := range []struct {
+		from, to time.Duration // since the beginning of the test
+		flushes  bool
+		verdict  flushtest.Verdict
+	}{
+		{40 * time.Second, time.Hour, true, flushtest.Unclear},
+		{40 * time.Second, 44 * time.Second, true, flushtest.Unclear},
+		{40 * time.Second, 44 * time.Second, false, flushtest.Unclear},
+		{time.Second, time.Hour, true, flushtest.Streamed},
+		{time.Second, time.Hour, false, flushtest.CompressorHolds},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			start := time.Now()
+			hub := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				flush.Flush(w, true)
+				tick := time.NewTicker(time.Second)
+				defer tick.Stop()
+				for {
+					select {
+					case <-tick.C:
+					case <-r.Context().Done():
+						return
+					}
+					if d := time.Since(start); d >= test.from && d < test.to {
+						io.WriteString(w, "an event\n")
+						flush.Flush(w, true)
+					}
+				}
+			})
+			s := flushtest.Serve(t, compressing(hub, test.flushes), nil)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			p := flushtest.Prober{Client: s.Client()}
+			f, err := p.Probe(ctx, s.URL)
+			if err != nil || f.Verdict != test.verdict || time.Since(start) > time.Minute+10*time.Millisecond {
+				t.Errorf("events from %v to %v, flushed %t: %v, %v; want %s", test.from, test.to, test.flushes, f, err, test.verdict)
+			}
+		})
+	}
+}
+
+// What is far away is not late: making the connection takes as long. A dialer
+// that says so stands for net.Dialer.
+func TestProbeFarAway(t *testing.T) {
+	const away = 400 * time.Millisecond
+	for _, test := range []struct {
+		connect time.Duration
+		verdict flushtest.Verdict
+	}{
+		{away, flushtest.Streamed},
+		{0, flushtest.Delayed},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			s := flushtest.Serve(t, flushtest.Endpoint(), &flushtest.ServeOptions{Script: flushtest.Script{Latency: away}})
+			tr := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+				trace := httptrace.ContextClientTrace(ctx)
+				trace.ConnectStart(network, address)
+				time.Sleep(test.connect)
+				c, err := s.Listener.Dial(ctx, network, address)
+				trace.ConnectDone(network, address, err)
+				return c, err
+			}}
+			defer tr.CloseIdleConnections()
+			p := flushtest.Prober{Client: &http.Client{Transport: tr}}
+			f, err := p.Probe(t.Context(), s.URL)
+			if err != nil || f.Verdict != test.verdict {
+				t.Errorf("%v, %v; want %s", f, err, test.verdict)
+			}
+		})
+	}
+}
+
+// A way that was busy the first time is no compressor.
+func TestProbeLateOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		first := true
+		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h := compressing(flushtest.Endpoint(), true)
+			if first {
+				first = false
+				h = slowing(h, 400*time.Millisecond)
+			}
+			h.ServeHTTP(w, r)
+		})
+		s := flushtest.Serve(t, h, nil)
+		p := flushtest.Prober{Client: s.Client()}
+		f, err := p.Probe(t.Context(), s.URL)
+		if err != nil || f.Verdict != flushtest.Unclear || !strings.Contains(f.Why, "not the next time") {
+			t.Errorf("%v, %v", f, err)
+		}
+	})
 }
 
 // What the arrivals say, to the millisecond.
@@ -345,6 +613,13 @@ func TestProbeEndless(t *testing.T) {
 		{"streaming", endless, flushtest.Streamed, "deadline"},
 		{"held", nothing, flushtest.Held, "No response came within 1m0s"},
 		{"headers only", headers, flushtest.Held, "no body within 1m0s"},
+		{"compressed", compressing(endless, true), flushtest.Streamed, "deadline"},
+		{"held by a compressor", compressing(endless, false), flushtest.CompressorHolds, "half of the time"},
+		{"held by a compressor that sends not even its header", swallowing(endless), flushtest.CompressorHolds, "half of the time"},
+		{"compressed and a line late", lagging(flushtest.Endpoint()), flushtest.CompressorHolds, "half of the time"},
+		{"compressed, and nothing to send for a long time", compressing(after(20*time.Second, endless), false), flushtest.Unclear, "could be decoded"},
+		{"compressed behind what holds", with(holding(compressing(endless, true), 0), "Content-Encoding", "gzip"), flushtest.Held, "No response came"},
+		{"an error that comes late", after(30*time.Second, http.NotFoundHandler()), flushtest.Unclear, "status 404"},
 		{"one event", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			time.Sleep(59 * time.Second)
 			io.WriteString(w, "now")
@@ -354,14 +629,15 @@ func TestProbeEndless(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s := flushtest.Serve(t, test.h, nil)
+				start := time.Now()
 				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 				defer cancel()
 				p := flushtest.Prober{Client: s.Client()}
-				f, err := p.Probe(ctx, s.URL)
+				f, err := p.Probe(ctx, s.URL+"/?n=10000")
 				if err != nil {
 					t.Fatal(err)
 				}
-				if f.Verdict != test.verdict || f.End != time.Minute || !strings.Contains(f.String(), test.says) {
+				if f.Verdict != test.verdict || f.End < 30*time.Second || time.Since(start) > time.Minute+10*time.Millisecond || !strings.Contains(f.String(), test.says) {
 					t.Errorf("%s: %v", f.Verdict, f)
 				}
 			})

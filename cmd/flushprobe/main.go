@@ -8,10 +8,16 @@
 // -json, the finding alone. The exit status is 0 if the stream came as it was
 // sent, 1 if it was held, and 2 if that cannot be told.
 //
+// It makes one request or a few, and all of them end after the time that -for
+// says, or with an interrupt; the verdict is then about what had come. -H
+// 'Host: name' asks for that name. The proxy that the environment names, in
+// HTTP_PROXY and the like, is used, and named in the verdict.
+//
 // With -serve it is an endpoint that is known to stream, to be put behind a
 // proxy and probed through it. The query of the URL may say how many lines it
-// sends, how far apart and how long each is: /?n=10&every=300ms&size=64. With
-// hints=1 it asks proxies not to hold them.
+// sends, how far apart and how long each is, and of which content type:
+// /?n=10&every=300ms&size=64&type=text/event-stream. With hints=1 it asks
+// proxies not to hold them.
 package main
 
 import (
@@ -29,14 +35,25 @@ import (
 	"time"
 
 	"github.com/fa492104/flush/flushtest"
+	"github.com/fa492104/flush/internal/visible"
 )
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
-	p := program{stdout: os.Stdout, stderr: os.Stderr, listen: net.Listen}
-	status := p.run(ctx, os.Args[1:])
-	stop()
-	os.Exit(status)
+	context.AfterFunc(ctx, stop) // a second interrupt needs nobody's consent
+	p := program{stdout: printer{os.Stdout}, stderr: printer{os.Stderr}, listen: net.Listen}
+	os.Exit(p.run(ctx, os.Args[1:]))
+}
+
+// A printer prints what strangers may have sent. No terminal takes it for a
+// command.
+type printer struct{ io.Writer }
+
+func (p printer) Write(b []byte) (int, error) {
+	if _, err := io.WriteString(p.Writer, visible.String(string(b))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 const (
@@ -93,9 +110,26 @@ func (p *program) run(ctx context.Context, args []string) int {
 	return p.probe(ctx, url, header, *most, *asJSON)
 }
 
+// grace is how long the end of a probe may take, once its time is over.
+const grace = 2 * time.Second
+
+// probe probes and prints. Who does not read what it prints cannot keep it.
 func (p *program) probe(ctx context.Context, url string, header http.Header, most time.Duration, asJSON bool) int {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()
+	over := make(chan struct{})
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(grace, func() { close(over) }) })()
+	status := make(chan int, 1)
+	go func() { status <- p.probeAndPrint(ctx, url, header, asJSON) }()
+	select {
+	case s := <-status:
+		return s
+	case <-over:
+		return statusUnclear
+	}
+}
+
+func (p *program) probeAndPrint(ctx context.Context, url string, header http.Header, asJSON bool) int {
 	prober := flushtest.Prober{Client: p.client, Header: header}
 	if !asJSON {
 		var last time.Duration

@@ -22,6 +22,27 @@ func held(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, strings.Repeat("an event for "+r.Header.Get("X-Name")+"\n", 10))
 }
 
+// pausing keeps the second line of h's for 211 ms.
+func pausing(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(&pauser{ResponseWriter: w}, r)
+	})
+}
+
+type pauser struct {
+	http.ResponseWriter
+	lines int
+}
+
+func (p *pauser) Unwrap() http.ResponseWriter { return p.ResponseWriter }
+
+func (p *pauser) Write(b []byte) (int, error) {
+	if p.lines++; p.lines == 2 {
+		time.Sleep(211 * time.Millisecond) // within the time to the next line
+	}
+	return p.ResponseWriter.Write(b)
+}
+
 func TestProbe(t *testing.T) {
 	nothing := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	for _, test := range []struct {
@@ -35,6 +56,11 @@ func TestProbe(t *testing.T) {
 		{"streamed", flushtest.Endpoint(), []string{"http://memory/?n=5"}, statusStreamed, 6, []string{"0.300s    +0.300s       64 bytes", "streamed"}},
 		{"no scheme", flushtest.Endpoint(), []string{"memory/?n=5"}, statusStreamed, 6, []string{"http://memory/?n=5: streamed"}},
 		{"held", http.HandlerFunc(held), []string{"-H", "X-Name: me", "http://memory/"}, statusHeld, 2, []string{"held to the end", "nginx", "X-Accel-Buffering", "160 bytes"}},
+		{"one line late", pausing(flushtest.Endpoint()), []string{"http://memory/?n=60"}, statusStreamed, 61, []string{"streamed, one line came late, by 211ms"}},
+		{"another name", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Server", "of "+r.Host)
+			flushtest.Endpoint().ServeHTTP(w, r)
+		}), []string{"-H", "host: example.org", "http://memory/?n=5"}, statusStreamed, 6, []string{"of example.org"}},
 		{"unclear", http.NotFoundHandler(), []string{"http://memory/"}, statusUnclear, 2, []string{"unclear", "404"}},
 		{"endless", flushtest.Endpoint(), []string{"-for", "2s", "http://memory/?n=1000"}, statusStreamed, 8, []string{"went on when the probe stopped"}},
 		{"nothing", http.HandlerFunc(nothing), []string{"-for", "2s", "http://memory/"}, statusHeld, 1, []string{"No response came within 2s"}},
@@ -121,6 +147,45 @@ func TestMisuse(t *testing.T) {
 				listen: func(string, string) (net.Listener, error) { return nil, errors.New("no such address") }}
 			if status := p.run(t.Context(), test.args); status != test.status || !strings.Contains(complaints.String(), test.says) {
 				t.Errorf("%q: status %d, %q", test.args, status, &complaints)
+			}
+		}
+	})
+}
+
+// A probe ends with its time, whether anybody reads what it prints or not.
+func TestNobodyReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, w := io.Pipe()
+		p := program{stdout: w, stderr: io.Discard, client: flushtest.Serve(t, flushtest.Endpoint(), nil).Client()}
+		start := time.Now()
+		if status := p.run(t.Context(), []string{"-for", "3s", "http://memory/?n=100"}); status != statusUnclear || time.Since(start) != 3*time.Second+grace {
+			t.Errorf("status %d after %v", status, time.Since(start))
+		}
+		r.Close()
+		time.Sleep(time.Minute) // what had been left waiting ends
+	})
+}
+
+// What a server sends reaches the terminal as text alone.
+func TestPrinter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Server", "odd\u009b31m\u202e")
+			time.Sleep(time.Second)
+			io.WriteString(w, "\x1b[2J\n")
+		})
+		for _, args := range [][]string{{"http://memory/"}, {"-json", "http://memory/"}, {"-json", "http://memory/\x1b"}, {"-x\x1b[2J"}} {
+			var out, complaints bytes.Buffer
+			p := program{stdout: printer{&out}, stderr: printer{&complaints}, client: flushtest.Serve(t, h, nil).Client()}
+			p.run(t.Context(), args)
+			if s := out.String() + complaints.String(); strings.ContainsAny(s, "\x1b\u009b\u202e") || s == "" {
+				t.Errorf("%q", s)
+			}
+			if args[0] == "-json" && out.Len() > 0 {
+				var f flushtest.Finding
+				if err := json.Unmarshal(out.Bytes(), &f); err != nil || f.Header.Get("Server") != "odd\u009b31m\u202e" {
+					t.Errorf("%v, %q", err, f.Header)
+				}
 			}
 		}
 	})

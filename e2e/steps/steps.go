@@ -25,6 +25,9 @@
 //	b, bf, bc, be   open, flush, clean, end a user-level buffer
 //	g           open a buffer that compresses
 //	l:N:SIZE    N times write SIZE bytes and flush; stops at the first failure
+//	q           wait for the client to leave, or until the control server says that
+//	            it is enough; the result is "told" or "never told" (Go only)
+//	cut         abort the response, and end (Go only)
 //	k           keep a connection to the control server until the end, so that
 //	            it notices that the process has gone (Go only)
 //	ef:N, ea:N  N events of 24 bytes, each flushed (waiting, asynchronously)
@@ -131,6 +134,11 @@ func (s *session) do(op string) (goOn bool) {
 		if _, err := s.get("watch"); err != nil {
 			panic(err)
 		}
+	case "q":
+		s.results = append(s.results, s.untilLeft())
+	case "cut":
+		s.f.Abort(errors.New("steps: cut"))
+		return false
 	case "l":
 		n, size, _ := strings.Cut(arg, ":")
 		s.loop(number(n), strings.Repeat("x", number(size)), true)
@@ -188,6 +196,23 @@ func (s *session) park() bool {
 	}
 	resp.Body.Close()
 	return resp.StatusCode == http.StatusOK
+}
+
+// untilLeft waits as a handler does that has nothing to write.
+func (s *session) untilLeft() string {
+	enough := make(chan struct{})
+	go func() {
+		if resp, err := s.get("enough"); err == nil {
+			resp.Body.Close()
+			close(enough)
+		}
+	}()
+	select {
+	case <-s.r.Context().Done():
+		return "told"
+	case <-enough:
+		return "never told"
+	}
 }
 
 // get asks the control server. The connection is new each time: a process that

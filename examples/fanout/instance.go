@@ -104,7 +104,8 @@ func (in *instance) serve(ctx context.Context, ln net.Listener) error {
 
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /events", in.stream)
-	mux.HandleFunc("POST /events", in.publish)
+	// Not for pages of other sites: their visitors' browsers would publish for them.
+	mux.Handle("POST /events", http.NewCrossOriginProtection().Handler(http.HandlerFunc(in.publish)))
 	mux.HandleFunc("GET /stats", in.stats)
 	srv := &http.Server{
 		Handler: flush.NewHandler(mux, &flush.Options{

@@ -499,6 +499,41 @@ func TestOtherRequests(t *testing.T) {
 	}
 }
 
+// A page of another site cannot make its visitors publish. Its own pages can,
+// and programs, which say nothing about where they come from.
+func TestPublishFromPages(t *testing.T) {
+	ctx := soon(t)
+	m := startMachine(t, natsServer(t))
+	own := strings.TrimSuffix(m.url, "/")
+	for _, tt := range []struct {
+		header, value string
+		status        int
+		want          string
+	}{
+		{"Sec-Fetch-Site", "cross-site", 403, ""},
+		{"Sec-Fetch-Site", "same-site", 403, ""},
+		{"Origin", "http://elsewhere.example", 403, ""}, // a browser that does not know Sec-Fetch-Site
+		{"Sec-Fetch-Site", "same-origin", 200, "1\n"},
+		{"Origin", own, 200, "2\n"},
+		{"User-Agent", "curl", 200, "3\n"},
+	} {
+		req, err := http.NewRequestWithContext(ctx, "POST", m.url+"events", strings.NewReader("hello"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set(tt.header, tt.value)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if resp.StatusCode != tt.status || err != nil || tt.want != "" && string(body) != tt.want {
+			t.Errorf("%s: %s: %d %q, %v, want %d %q", tt.header, tt.value, resp.StatusCode, body, err, tt.status, tt.want)
+		}
+	}
+}
+
 // Events that a client has had from the store already are not said again when
 // they come by live.
 func TestHubLagsBehindStore(t *testing.T) {

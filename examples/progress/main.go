@@ -1,13 +1,13 @@
 // Progress shows a long job as it goes, in a page without JavaScript: one
 // response, flushed step by step. The job is to hash every regular file in a
-// folder; the bar moves by bytes.
+// folder; the bar moves by bytes. The folder is one that is only made up and
+// takes ten seconds, unless -dir names a real one.
 //
-//	go run ./examples/progress -dir .
+//	go run ./examples/progress
 package main
 
 import (
 	"context"
-	"crypto/sha256"
 	"embed"
 	"errors"
 	"flag"
@@ -41,13 +41,13 @@ type view interface {
 }
 
 var (
-	htmlView view = htmltemplate.Must(htmltemplate.ParseFS(files, "page.html"))
-	textView view = texttemplate.Must(texttemplate.ParseFS(files, "page.txt"))
+	htmlView view = htmltemplate.Must(htmltemplate.New("").Funcs(htmltemplate.FuncMap{"size": size}).ParseFS(files, "page.html"))
+	textView view = texttemplate.Must(texttemplate.New("").Funcs(texttemplate.FuncMap{"size": size}).ParseFS(files, "page.txt"))
 )
 
 func main() {
 	addr := flag.String("addr", "127.0.0.1:8080", "address to listen on")
-	dir := flag.String("dir", ".", "folder whose files are hashed")
+	dir := flag.String("dir", "", "folder whose files are hashed; empty: a made-up one")
 	flag.Parse()
 	if err := listen(*addr, *dir); err != nil {
 		log.Fatal(err)
@@ -55,28 +55,32 @@ func main() {
 }
 
 func listen(addr, dir string) error {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
+	folder, what := fs.FS(newSample()), fmt.Sprintf("of a made-up folder, %.0f seconds long", sampleTime.Seconds())
+	if dir != "" {
+		root, err := os.OpenRoot(dir)
+		if err != nil {
+			return err
+		}
+		defer root.Close()
+		folder, what = root.FS(), "of "+dir
 	}
-	defer root.Close()
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {
 		return err
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C kills
-	return serve(ctx, ln, root.FS(), os.Stdout)
+	return serve(ctx, ln, &handler{fsys: folder, what: what, log: log.New(os.Stdout, "", 0)})
 }
 
 // serve answers on ln until ctx ends. Running jobs are then stopped and their
 // pages ended; what has not ended after the grace time is cut.
-func serve(ctx context.Context, ln net.Listener, fsys fs.FS, out io.Writer) error {
+func serve(ctx context.Context, ln net.Listener, h *handler) error {
 	jobs, stopJobs := context.WithCancelCause(context.Background())
 	defer stopJobs(nil)
 
 	mux := http.NewServeMux()
-	mux.Handle("GET /{$}", &handler{fsys: fsys, log: log.New(out, "", 0)})
+	mux.Handle("GET /{$}", h)
 	srv := &http.Server{
 		Handler:           flush.NewHandler(mux, &flush.Options{NoProxyBuffering: true}),
 		BaseContext:       func(net.Listener) context.Context { return jobs },
@@ -84,14 +88,14 @@ func serve(ctx context.Context, ln net.Listener, fsys fs.FS, out io.Writer) erro
 	}
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(ln) }()
-	fmt.Fprintf(out, "Open http://%[1]v/ in a browser, or run\n\n\tcurl -N http://%[1]v/\n\n", ln.Addr())
+	h.log.Printf("Open http://%[1]v/ in a browser, or run\n\n\tcurl -N http://%[1]v/\n\n", ln.Addr())
 
 	select {
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
 	}
-	fmt.Fprintln(out, "stopping")
+	h.log.Print("stopping")
 	stopJobs(errStopping)
 	left, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
@@ -103,6 +107,7 @@ func serve(ctx context.Context, ln net.Listener, fsys fs.FS, out io.Writer) erro
 
 type handler struct {
 	fsys fs.FS
+	what string // is hashed, for people
 	log  *log.Logger
 }
 
@@ -133,109 +138,15 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 
-	show("head", nil)
-	j := &job{fsys: h.fsys, show: show, percent: -1}
+	show("head", h.what)
+	j := &job{fsys: h.fsys, show: show, Percent: -1}
 	err := j.run(ctx)
 	if err != nil {
+		if reason := flush.Cause(r.Context()); reason != nil {
+			err = reason // the context itself says only that it is cancelled
+		}
 		h.log.Printf("%s: stopped after %d of %d files: %v", r.RemoteAddr, j.Hashed, len(j.Files), err)
 		show("fail", err)
 	}
 	show("tail", j)
-}
-
-// A job hashes files and shows each step.
-type job struct {
-	fsys    fs.FS
-	show    func(part string, data any)
-	Files   []file
-	Hashed  int
-	Total   int64 // bytes to hash
-	done    int64 // of them behind us
-	percent int   // last shown
-}
-
-type file struct {
-	Name string
-	Size int64 // when it was listed
-	Sum  [sha256.Size]byte
-}
-
-func (j *job) run(ctx context.Context) error {
-	if err := j.list(ctx); err != nil {
-		return err
-	}
-	j.move(0)
-	for _, f := range j.Files {
-		end := j.done + f.Size
-		err := j.hash(ctx, &f)
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		j.move(end)
-		if err != nil {
-			j.show("fail", err)
-			continue
-		}
-		j.Hashed++
-		j.show("file", f)
-	}
-	return context.Cause(ctx)
-}
-
-// list finds the regular files. A folder that cannot be read is shown and left out.
-func (j *job) list(ctx context.Context) error {
-	return fs.WalkDir(j.fsys, ".", func(name string, d fs.DirEntry, err error) error {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		if err == nil && d.Type().IsRegular() {
-			var info fs.FileInfo
-			if info, err = d.Info(); err == nil {
-				j.Files = append(j.Files, file{Name: name, Size: info.Size()})
-				j.Total += info.Size()
-			}
-		}
-		if err != nil {
-			j.show("fail", err)
-		}
-		return nil
-	})
-}
-
-// hash fills in f.Sum. The bar moves on the way, but not past the size that
-// was listed: the file may have grown.
-func (j *job) hash(ctx context.Context, f *file) error {
-	r, err := j.fsys.Open(f.Name)
-	if err != nil {
-		return err
-	}
-	defer r.Close()
-	h := sha256.New()
-	end := j.done + f.Size
-	for ctx.Err() == nil {
-		n, err := io.CopyN(h, r, 256<<10)
-		j.move(min(j.done+n, end))
-		if err == io.EOF {
-			h.Sum(f.Sum[:0])
-			return nil
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return context.Cause(ctx)
-}
-
-// move says that the first done bytes are behind us. It shows the bar when
-// the whole percentage has changed, so a page has at most 101 of them.
-func (j *job) move(done int64) {
-	j.done = done
-	percent := 100
-	if j.Total > 0 {
-		percent = int(100 * done / j.Total)
-	}
-	if percent != j.percent {
-		j.percent = percent
-		j.show("bar", percent)
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"log"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -103,6 +104,10 @@ func (o output) contains(t *testing.T, ctx context.Context, want string) {
 	}
 }
 
+func newTestHandler(fsys fs.FS, out output) *handler {
+	return &handler{fsys: fsys, what: "of <a test>", log: log.New(out, "", 0)}
+}
+
 // start runs the program on a real socket. stop is its Ctrl-C, and waits for it.
 func start(t *testing.T, ctx context.Context, fsys fs.FS) (url string, out output, stop func() error) {
 	t.Helper()
@@ -113,7 +118,7 @@ func start(t *testing.T, ctx context.Context, fsys fs.FS) (url string, out outpu
 	out = make(output, 100)
 	running, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
-	go func() { ended <- serve(running, ln, fsys, out) }()
+	go func() { ended <- serve(running, ln, newTestHandler(fsys, out)) }()
 	stop = func() error {
 		cancel()
 		err := <-ended
@@ -190,31 +195,38 @@ func TestPageStepByStep(t *testing.T) {
 		t.Errorf("Content-Type %q", got)
 	}
 	page := bufio.NewReader(resp.Body)
-	all := until(t, page, `content: "0%"`)
-	if !strings.Contains(all, `<meta name="viewport" content="width=device-width`) {
-		t.Error("no viewport: a phone would show the page small")
+	all := until(t, page, `aria-valuenow="0"`)
+	for _, want := range []string{
+		`<meta name="viewport" content="width=device-width`, // else a phone shows the page small
+		`<div role="status" aria-live="polite">`,
+		`<p slot="head" class="quiet">of &lt;a test&gt;</p>`,
+		`aria-valuetext="0%, 0 bytes of 1.0 MB"`,
+	} {
+		if !strings.Contains(all, want) {
+			t.Errorf("no %s in:\n%s", want, all)
+		}
 	}
 
 	token <- struct{}{}
-	all += until(t, page, "</li>")
-	if want := "<li>" + html.EscapeString(evil) + " "; !strings.Contains(all, want) {
+	all += until(t, page, `<div role="listitem">`)
+	if want := `<div role="listitem">` + html.EscapeString(evil) + " "; !strings.Contains(all, want) {
 		t.Errorf("no %q in:\n%s", want, all)
 	}
 	for range chunks {
 		token <- struct{}{}
-		all += until(t, page, "#bar { width: ")
+		all += until(t, page, `role="progressbar"`)
 	}
 	token <- struct{}{} // the Read that meets the end of big.bin
 	all += until(t, page, fmt.Sprintf("%x", sha256.Sum256(make([]byte, chunks*chunk))))
 	token <- struct{}{}
-	all += until(t, page, `content: "100%"`)
+	all += until(t, page, `aria-valuenow="100"`)
 	rest, err := io.ReadAll(page)
 	if err != nil {
 		t.Fatal(err)
 	}
 	all += string(rest)
-	if !strings.Contains(all, fmt.Sprintf("<li>sub/z.txt <small>4 bytes</small> <code>%x</code></li>", sha256.Sum256([]byte("last")))) ||
-		!strings.HasSuffix(all, "<p>3 of 3 files hashed</p>\n</body>\n</html>\n") {
+	if !strings.Contains(all, fmt.Sprintf(`<div role="listitem">sub/z.txt <small>4 bytes</small> <code>%x</code></div>`, sha256.Sum256([]byte("last")))) ||
+		!strings.HasSuffix(all, "<p slot=\"say\" class=\"end\">3 of 3 files hashed</p>\n</body>\n</html>\n") {
 		t.Errorf("the page does not end well:\n%s", all)
 	}
 	if strings.Contains(all, "<script") {
@@ -222,7 +234,7 @@ func TestPageStepByStep(t *testing.T) {
 	}
 
 	last := -1
-	for _, m := range regexp.MustCompile(`#bar \{ width: (\d+)%`).FindAllStringSubmatch(all, -1) {
+	for _, m := range regexp.MustCompile(`role="progressbar" .*aria-valuenow="(\d+)"`).FindAllStringSubmatch(all, -1) {
 		n, err := strconv.Atoi(m[1])
 		if err != nil || n <= last || n > 100 {
 			t.Errorf("bar %q after %d", m[1], last)
@@ -258,13 +270,14 @@ func TestPlainText(t *testing.T) {
 		t.Errorf("Content-Type %q", got)
 	}
 	want := fmt.Sprintf(`SHA-256 of every file
-  0%%
+of <a test>
+  0%%  0 bytes of 6 bytes
       %x  "empty"  0 bytes
- 16%%
-      %x  "esc\x1b["  1 bytes
- 50%%
+ 16%%  1 byte of 6 bytes
+      %x  "esc\x1b["  1 byte
+ 50%%  3 bytes of 6 bytes
       "disk on <fire>"
-100%%
+100%%  6 bytes of 6 bytes
       %x  "whole"  3 bytes
 3 of 4 files hashed
 `, sha256.Sum256(nil), sha256.Sum256([]byte("1")), sha256.Sum256([]byte("333")))
@@ -281,7 +294,7 @@ func TestOtherRequests(t *testing.T) {
 		status       int
 		body         string
 	}{
-		{"GET", "", 200, "SHA-256 of every file\n100%\n0 of 0 files hashed\n"},
+		{"GET", "", 200, "SHA-256 of every file\nof <a test>\n100%  0 bytes of 0 bytes\n0 of 0 files hashed\n"},
 		{"HEAD", "", 200, ""},
 		{"GET", "favicon.ico", 404, "404 page not found\n"},
 		{"POST", "", 405, "Method Not Allowed\n"},
@@ -362,13 +375,73 @@ func TestStop(t *testing.T) {
 	if err != nil {
 		t.Errorf("the response was cut: %v", err)
 	}
-	if want := "<li class=\"fail\">the server is stopping</li>\n</ol></div>\n<p>0 of 1 files hashed</p>\n</body>\n</html>\n"; !strings.HasSuffix(string(body), want) {
+	if want := "<div role=\"listitem\" class=\"fail\">the server is stopping</div>\n<p slot=\"say\" class=\"end\">0 of 1 files hashed</p>\n</body>\n</html>\n"; !strings.HasSuffix(string(body), want) {
 		t.Errorf("the page does not end with %q:\n%s", want, body)
 	}
 	if err := <-stopped; err != nil {
 		t.Errorf("stop: %v", err)
 	}
 	out.contains(t, ctx, "stopped after 0 of 1 files: the server is stopping")
+}
+
+// Without a folder the job is one of ten seconds, on any machine. The bar comes
+// at every percent, and at each tenth it is said to those who cannot see it.
+func TestSampleTakesTenSeconds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSample()
+		var bars, said []time.Duration
+		begin := time.Now()
+		j := &job{fsys: s, Percent: -1}
+		j.show = func(part string, data any) {
+			if part == "bar" {
+				bars = append(bars, time.Since(begin))
+				if j.Tenth {
+					said = append(said, time.Since(begin))
+				}
+			}
+		}
+		if err := j.run(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if got := time.Since(begin).Round(10 * time.Millisecond); got != sampleTime {
+			t.Errorf("it took %v, want %v", got, sampleTime)
+		}
+		if len(bars) != 101 || len(said) != 11 {
+			t.Errorf("%d bars of which %d are said, want 101 and 11", len(bars), len(said))
+		}
+		for i := 1; i < len(bars); i++ {
+			if step := bars[i] - bars[i-1]; step > sampleTime/50 {
+				t.Errorf("the bar stood at %d%% for %v", i-1, step)
+			}
+		}
+		sums := make(map[[sha256.Size]byte]bool)
+		for i := range j.Files {
+			if err := j.hash(t.Context(), &j.Files[i]); err != nil {
+				t.Fatal(err)
+			}
+			sums[j.Files[i].Sum] = true
+		}
+		if len(sums) != 40 || j.Hashed != 40 {
+			t.Errorf("%d files hashed, %d different, want 40", j.Hashed, len(sums))
+		}
+	})
+}
+
+func TestSize(t *testing.T) {
+	for n, want := range map[int64]string{
+		0:             "0 bytes",
+		1:             "1 byte",
+		999:           "999 bytes",
+		1000:          "1.0 kB",
+		999_949:       "999.9 kB",
+		999_950:       "1.0 MB",
+		102_400_000:   "102.4 MB",
+		math.MaxInt64: "9.2 EB",
+	} {
+		if got := size(n); got != want {
+			t.Errorf("size(%d) is %q, want %q", n, got, want)
+		}
+	}
 }
 
 // A job that does not heed Ctrl-C is cut after the grace time.
@@ -387,7 +460,7 @@ func TestStopIsBounded(t *testing.T) {
 		defer tr.CloseIdleConnections()
 		ctx, interrupt := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
-		go func() { ended <- serve(ctx, ln, fsys, make(output, 100)) }()
+		go func() { ended <- serve(ctx, ln, newTestHandler(fsys, make(output, 100))) }()
 		resp := get(t, t.Context(), &http.Client{Transport: tr}, "http://pipe/", "*/*")
 		read := make(chan error, 1)
 		go func() {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"crypto/sha256"
 	"fmt"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/flushtest"
 )
 
 // The test binary is the program when this variable is set.
@@ -35,44 +37,71 @@ func program(t *testing.T, args []string, env ...string) string {
 	return string(out)
 }
 
-func TestSearch(t *testing.T) {
+// Each line stands twice as far along the chain as the one before, which is
+// the work done for it.
+func TestLinesDouble(t *testing.T) {
 	w := httptest.NewRecorder()
-	flush.NewHandler(http.HandlerFunc(search), nil).ServeHTTP(w, httptest.NewRequest("GET", "/?bits=9", nil))
-	lines := strings.Split(strings.TrimSpace(w.Body.String()), "\n")
-	if len(lines) != 9 {
-		t.Fatalf("%d lines:\n%s", len(lines), w.Body)
+	flush.NewHandler(http.HandlerFunc(chain), nil).ServeHTTP(w, httptest.NewRequest("GET", "/?lines=9", nil))
+	var want strings.Builder
+	link := make([]byte, sha256.Size)
+	for n := 1; n <= 1<<9; n++ {
+		sum := sha256.Sum256(link)
+		link = sum[:]
+		if n > 1 && n&(n-1) == 0 {
+			fmt.Fprintf(&want, "%10d  %x\n", n, link)
+		}
 	}
-	for i, line := range lines {
-		var found, n int
-		var sum string
-		if _, err := fmt.Sscan(line, &found, &n, &sum); err != nil {
-			t.Fatal(err)
-		}
-		want := sha256.Sum256(fmt.Append(nil, n))
-		if found != i+1 || sum != fmt.Sprintf("%x", want) || want[0]>>(8-min(found, 8)) != 0 {
-			t.Errorf("line %d: %s", i, line)
-		}
+	if got := w.Body.String(); got != want.String() {
+		t.Errorf("got:\n%s\nwant:\n%s", got, &want)
 	}
 }
 
-func TestBits(t *testing.T) {
-	for _, bits := range []string{"0", "-1", "29", "x"} {
+// A line is with the client while the next ones are worked for: the last of
+// those asked for is minutes away. When the client leaves, so does the handler.
+func TestLinesAsTheyAreFound(t *testing.T) {
+	ended := make(chan struct{})
+	srv := flushtest.Serve(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(ended)
+		flush.NewHandler(http.HandlerFunc(chain), nil).ServeHTTP(w, r)
+	}), nil)
+	resp, err := srv.Client().Get(fmt.Sprintf("%s/?lines=%d", srv.URL, most))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(resp.Body)
+	for line := 1; line <= 12; line++ {
+		got, err := lines.ReadString('\n')
+		if want := fmt.Sprintf("%10d  ", 1<<line); err != nil || !strings.HasPrefix(got, want) {
+			t.Fatalf("line %d: %q, %v", line, got, err)
+		}
+	}
+	select {
+	case <-ended:
+		t.Error("the handler has ended before its last line")
+	default:
+	}
+	resp.Body.Close()
+	<-ended
+}
+
+func TestLines(t *testing.T) {
+	for _, lines := range []string{"0", "-1", "31", "x"} {
 		w := httptest.NewRecorder()
-		search(w, httptest.NewRequest("GET", "/?bits="+bits, nil))
+		chain(w, httptest.NewRequest("GET", "/?lines="+lines, nil))
 		if w.Code != http.StatusBadRequest {
-			t.Errorf("bits=%s: status %d", bits, w.Code)
+			t.Errorf("lines=%s: status %d", lines, w.Code)
 		}
 	}
 }
 
 func TestSameOutputAsCommandAndCGI(t *testing.T) {
-	command := program(t, []string{"/?bits=8"})
-	cgi := program(t, nil, "GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=GET", "SERVER_PROTOCOL=HTTP/1.1", "REQUEST_URI=/?bits=8")
+	command := program(t, []string{"/?lines=8"})
+	cgi := program(t, nil, "GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=GET", "SERVER_PROTOCOL=HTTP/1.1", "REQUEST_URI=/?lines=8")
 	head, body, _ := strings.Cut(cgi, "\r\n\r\n")
 	if !strings.Contains(head, "Content-Type: text/plain") {
 		t.Errorf("CGI head %q", head)
 	}
-	if !strings.HasPrefix(command, " 1  ") || body != command {
+	if !strings.HasPrefix(command, "         2  ") || body != command {
 		t.Errorf("as a command %q, as CGI %q", command, body)
 	}
 }

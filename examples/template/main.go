@@ -14,6 +14,7 @@ import (
 	"html/template"
 	"io/fs"
 	"log"
+	"net"
 	"net/http"
 	"os"
 	"runtime"
@@ -44,13 +45,16 @@ func main() {
 		log.Fatal(err)
 	}
 	defer root.Close()
-	fmt.Printf("Open http://%[1]s/ in a browser, or run\n\n\tcurl -N http://%[1]s/\n\n", *addr)
+	ln, err := net.Listen("tcp", *addr)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Printf("Open http://%[1]v/ in a browser, or run\n\n\tcurl -N http://%[1]v/\n\n", ln.Addr())
 	srv := &http.Server{
-		Addr:              *addr,
 		Handler:           newHandler(program, memory, folder(root.FS())),
 		ReadHeaderTimeout: 10 * time.Second,
 	}
-	log.Fatal(srv.ListenAndServe())
+	log.Fatal(srv.Serve(ln))
 }
 
 func newHandler(sections ...section) http.Handler {
@@ -138,7 +142,7 @@ func folder(fsys fs.FS) section {
 				return err
 			}
 			if ctx.Err() != nil {
-				return context.Cause(ctx)
+				return flush.Cause(ctx)
 			}
 			if info, err := d.Info(); err == nil && info.Mode().IsRegular() {
 				count++
@@ -146,6 +150,6 @@ func folder(fsys fs.FS) section {
 			}
 			return nil
 		})
-		return []row{{"Files", fmt.Sprint(count)}, {"Bytes", fmt.Sprint(bytes)}}, err
+		return []row{{"Files", fmt.Sprint(count)}, {"Size", fmt.Sprintf("%d KiB", (bytes+1023)>>10)}}, err
 	}}
 }

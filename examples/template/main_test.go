@@ -152,7 +152,7 @@ func TestSections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{">Program<", ">Goroutines<", `<th scope="row">Files</th><td>2</td>`, `<th scope="row">Bytes</th><td>5</td>`, "That is all."} {
+	for _, want := range []string{">Program<", ">Goroutines<", `<th scope="row">Files</th><td>2</td>`, `<th scope="row">Size</th><td>1 KiB</td>`, "That is all."} {
 		if !strings.Contains(string(body), want) {
 			t.Errorf("no %q in:\n%s", want, body)
 		}

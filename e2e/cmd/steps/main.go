@@ -1,5 +1,6 @@
 // Command steps serves the step language the way its environment asks for:
-// flush.Serve decides between FastCGI, CGI and the command line; with
+// flush.Serve decides between FastCGI, CGI and the command line, and there is
+// what the probe knows beside it, for mod_fcgid; with
 // STEPS_SERVER set it is an HTTP server on standard input's socket.
 package main
 
@@ -16,9 +17,13 @@ import (
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/e2e/steps"
+	"github.com/fa492104/flush/flushtest"
 )
 
 func main() {
+	handler := http.NewServeMux()
+	handler.Handle("/", steps.Handler)
+	handler.Handle("/fcgid/endpoint", flushtest.Endpoint())
 	opts := &flush.Options{NoProxyBuffering: os.Getenv("STEPS_NOPROXYBUFFERING") != ""}
 	if d := os.Getenv("STEPS_SENDTIMEOUT"); d != "" {
 		opts.SendTimeout = must(time.ParseDuration(d))
@@ -32,7 +37,7 @@ func main() {
 			ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM)
 			defer stop()
 		}
-		err = flush.Serve(ctx, steps.Handler, opts)
+		err = flush.Serve(ctx, handler, opts)
 	case "http":
 		err = http.Serve(must(net.FileListener(os.Stdin)), flush.NewHandler(steps.Handler, opts))
 	case "bare":

@@ -1,0 +1,555 @@
+package flush_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"mime/multipart"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fa492104/flush"
+)
+
+var detachFor = flag.Duration("detach", 2*time.Second, "for how long descriptors of detached responses are reused")
+
+// clientsAtOnce is how many connections a test opens: as many as descriptors
+// allow, on both sides, and more than a few.
+func clientsAtOnce(most int) int { return min(most, openFiles()/2-100) }
+
+// serving calls do with each response that was let go of, on n goroutines, until
+// it is told to stop.
+func serving(n int, out <-chan detached, do func(detached)) (stop func()) {
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	for range n {
+		wg.Go(func() {
+			for {
+				select {
+				case f := <-out:
+					do(f)
+				case <-done:
+					return
+				}
+			}
+		})
+	}
+	return func() {
+		close(done)
+		wg.Wait()
+	}
+}
+
+// 1,000 POSTs over connections that the client would keep, each detached and
+// closed from elsewhere: none fails, although a client does not repeat a POST.
+func TestDetachedPostsOnKeptConnections(t *testing.T) {
+	h, out := detacher(t, nil, func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
+	srv := serve(t, http1, h)
+	tr := &http.Transport{MaxIdleConnsPerHost: 64}
+	defer tr.CloseIdleConnections()
+	client := &http.Client{Transport: tr}
+	defer serving(4, out, func(f detached) {
+		io.WriteString(f, "done")
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})()
+	var posters sync.WaitGroup
+	for range 10 {
+		posters.Go(func() {
+			for range 100 {
+				r, err := client.Post(srv.url("/"), "text/plain", strings.NewReader("body"))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				body, err := io.ReadAll(r.Body)
+				r.Body.Close()
+				if string(body) != "done" || err != nil {
+					t.Errorf("got %q, %v", body, err)
+				}
+			}
+		})
+	}
+	posters.Wait()
+}
+
+// When thousands of clients leave at once, every response ends and is told to
+// OnClose, with few goroutines meanwhile, and no descriptor is left.
+func TestDetachedClientsLeaveAtOnce(t *testing.T) {
+	n := clientsAtOnce(3000)
+	var ended atomic.Int64
+	h, out := detacher(t, &flush.Options{OnClose: func(r *http.Request, s flush.Stats, _ error) {
+		if cause := flush.Cause(r.Context()); !errors.Is(cause, flush.ErrClientGone) || !s.Detached {
+			t.Errorf("Cause is %v, detached %v", cause, s.Detached)
+		}
+		ended.Add(1)
+	}}, nil)
+	srv := serve(t, http1, h)
+	before := descriptors(t)
+	conns := connect(t, srv, n, out)
+	if idle := runtime.NumGoroutine(); idle > 100 {
+		t.Errorf("%d goroutines while %d streams are idle", idle, n)
+	}
+	began := time.Now()
+	for _, c := range conns {
+		c.Close()
+	}
+	most := 0
+	waitFor(t, func() bool {
+		most = max(most, runtime.NumGoroutine())
+		return ended.Load() == int64(n)
+	})
+	t.Logf("%d responses ended within %v, with at most %d goroutines", n, time.Since(began), most)
+	if most > 500 {
+		t.Errorf("%d goroutines at once", most)
+	}
+	waitFor(t, func() bool { return descriptors(t) <= before })
+}
+
+// connect opens n connections with a detached response on each.
+func connect(t *testing.T, srv *server, n int, out <-chan detached) []net.Conn {
+	t.Helper()
+	conns := make([]net.Conn, n)
+	for i := range conns {
+		c, err := srv.dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		if _, err := fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+			t.Fatal(err)
+		}
+		conns[i] = c
+	}
+	for range conns {
+		next(t, out)
+	}
+	return conns
+}
+
+// descriptors counts the open files of this process; 0 where that is not known.
+func descriptors(t *testing.T) int {
+	t.Helper()
+	names, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return 0
+	}
+	return len(names)
+}
+
+// Descriptors are reused at full speed by responses that come and go; none of
+// those that stay is ended by what happens to the others.
+func TestDetachedDescriptorsReused(t *testing.T) {
+	const stay, come = 200, 32
+	var ended atomic.Int64
+	h, out := detacher(t, nil, nil)
+	srv := serve(t, http1, h)
+	staying := make([]detached, 0, stay)
+	for range stay {
+		c, err := srv.dial(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "GET /stay HTTP/1.1\r\nHost: x\r\n\r\n")
+		f := next(t, out)
+		context.AfterFunc(f.ctx, func() { ended.Add(1) })
+		staying = append(staying, f)
+	}
+	stop := serving(4, out, func(f detached) {
+		switch rand.IntN(3) {
+		case 0:
+			f.Close()
+		case 1:
+			f.Abort(nil)
+		}
+	})
+	var clients sync.WaitGroup
+	var came atomic.Int64
+	until := time.Now().Add(*detachFor)
+	for range come {
+		clients.Go(func() {
+			for time.Now().Before(until) {
+				c, err := srv.dial(t.Context())
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+				if rand.IntN(2) == 0 {
+					c.Read(make([]byte, 1))
+				}
+				c.(*net.TCPConn).SetLinger(0) // leaves no socket in TIME_WAIT
+				c.Close()
+				came.Add(1)
+			}
+		})
+	}
+	clients.Wait()
+	stop()
+	t.Logf("%d came and went", came.Load())
+	if n := ended.Load(); n > 0 {
+		t.Errorf("%d of %d that stayed were ended", n, stay)
+	}
+	for _, f := range staying {
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// What the client sends is read and dropped: it neither ends the response nor
+// costs the client the end of it.
+func TestDetachedClientSends(t *testing.T) {
+	eachWatch(t, func(t *testing.T) {
+		for _, p := range []proto{http1, https1} {
+			t.Run(p.String(), func(t *testing.T) {
+				h, out := detacher(t, nil, nil)
+				srv := serve(t, p, h)
+				s := open(t, srv, "GET", "/", nil)
+				f := next(t, out)
+				s.response()
+				for range 10 {
+					fmt.Fprintf(s.conn, "GET /again HTTP/1.1\r\nHost: x\r\n\r\n")
+					io.WriteString(f, "event")
+					if err := f.FlushWait(nil); err != nil {
+						t.Fatal(err)
+					}
+					s.expect("event")
+				}
+				if f.ctx.Err() != nil {
+					t.Errorf("it was ended: %v", flush.Cause(f.ctx))
+				}
+				f.Close()
+				s.expectEnd("")
+			})
+		}
+	})
+}
+
+// A client that sends without end is not read without end, and its leaving is
+// still noticed.
+func TestDetachedClientFloods(t *testing.T) {
+	for _, p := range []proto{http1, https1} {
+		t.Run(p.String(), func(t *testing.T) {
+			h, out := detacher(t, nil, nil)
+			srv := serve(t, p, h, smallBuffers)
+			s := open(t, srv, "GET", "/", nil)
+			f := next(t, out)
+			s.response()
+			socket := s.conn
+			if t, ok := socket.(*tls.Conn); ok {
+				socket = t.NetConn()
+			}
+			socket.(*net.TCPConn).SetWriteBuffer(4 << 10) // what is unsent hides the leaving
+			s.conn.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+			if n, err := io.Copy(s.conn, io.LimitReader(zeros{}, 64<<20)); err == nil {
+				t.Errorf("all of %d bytes were taken", n)
+			}
+			if f.ctx.Err() != nil {
+				t.Errorf("it was ended: %v", flush.Cause(f.ctx))
+			}
+			s.leave()
+			next(t, f.ctx.Done())
+		})
+	}
+}
+
+type zeros struct{}
+
+func (zeros) Read(p []byte) (int, error) { return len(p), nil }
+
+// TLS: the goodbye of a client that keeps its connection open ends the response.
+func TestDetachedTLSGoodbye(t *testing.T) {
+	eachWatch(t, func(t *testing.T) {
+		h, out := detacher(t, nil, nil)
+		srv := serve(t, https1, h)
+		s := open(t, srv, "GET", "/", nil)
+		f := next(t, out)
+		s.response()
+		s.conn.(*tls.Conn).CloseWrite()
+		s.expectEnd("")
+		next(t, f.ctx.Done())
+	})
+}
+
+// Over a Unix socket as over TCP.
+func TestDetachedUnixSocket(t *testing.T) {
+	checkGoroutines(t)
+	ln, err := net.Listen("unix", filepath.Join(t.TempDir(), "s"))
+	if err != nil {
+		t.Skip("no Unix sockets here:", err)
+	}
+	h, out := detacher(t, nil, nil)
+	srv := &http.Server{Handler: h}
+	go srv.Serve(ln)
+	defer srv.Close()
+	for _, leaves := range []bool{false, true} {
+		c, err := net.Dial("unix", ln.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		f := next(t, out)
+		if !f.Stats().Detached {
+			t.Error("it is not detached")
+		}
+		if leaves {
+			c.Close()
+			next(t, f.ctx.Done())
+			continue
+		}
+		io.WriteString(f, "event")
+		f.Close()
+		all, err := io.ReadAll(c)
+		if err != nil || !bytes.HasSuffix(all, []byte("\r\n\r\n5\r\nevent\r\n0\r\n\r\n")) {
+			t.Errorf("got %q, %v", all, err)
+		}
+	}
+}
+
+// The files of a multipart request go with the response, wherever it ends.
+func TestDetachedMultipartFiles(t *testing.T) {
+	eachProto(t, func(t *testing.T, p proto) {
+		for _, how := range []string{"closed after the handler", "closed in the handler", "panic"} {
+			t.Setenv("TMPDIR", t.TempDir())
+			names := make(chan string, 1)
+			out := make(chan detached, 1)
+			srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if err := r.ParseMultipartForm(1); err != nil {
+					t.Error(err)
+				}
+				io.Copy(io.Discard, r.Body)
+				file, err := r.MultipartForm.File["f"][0].Open()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				file.Close()
+				names <- file.(*os.File).Name()
+				f, _ := flush.From(w)
+				if err := f.Detach(); err != nil {
+					t.Error(err)
+				}
+				out <- detached{f, r.Context(), r}
+				switch how {
+				case "closed in the handler":
+					f.Close()
+				case "panic":
+					panic(http.ErrAbortHandler)
+				}
+			}), nil))
+			var body bytes.Buffer
+			m := multipart.NewWriter(&body)
+			part, _ := m.CreateFormFile("f", "f")
+			io.WriteString(part, text(1<<20))
+			m.Close()
+			s := open(t, srv, "POST", "/", &body, "Content-Type: "+m.FormDataContentType())
+			s.start()
+			name, f := next(t, names), next(t, out)
+			if how == "closed after the handler" {
+				if _, err := os.Stat(name); err != nil {
+					t.Errorf("%s: the file went before the response: %v", how, err)
+				}
+				f.Close()
+			}
+			waitFor(t, func() bool { _, err := os.Stat(name); return os.IsNotExist(err) })
+			s.rest()
+		}
+	})
+}
+
+// http.Server's Shutdown does not see a detached response, and Close does not end
+// it.
+func TestDetachedOutlivesItsServer(t *testing.T) {
+	h, out := detacher(t, nil, nil)
+	srv := serve(t, http1, h)
+	s := open(t, srv, "GET", "/", nil)
+	f := next(t, out)
+	s.response()
+	if err := srv.Shutdown(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	srv.Server.Close()
+	io.WriteString(f, "event")
+	if err := f.Close(); err != nil {
+		t.Error(err)
+	}
+	s.expectEnd("event")
+}
+
+// A panic of OnClose's, where no handler is there any more, is logged as the
+// server logs one, and harms nobody else.
+func TestDetachedPanicInOnClose(t *testing.T) {
+	h, out := detacher(t, &flush.Options{OnClose: func(*http.Request, flush.Stats, error) { panic("in OnClose") }}, nil)
+	srv := serve(t, http1, h)
+	s := open(t, srv, "GET", "/", nil)
+	f := next(t, out)
+	s.response()
+	s.leave()
+	next(t, f.ctx.Done())
+	waitFor(t, func() bool { return strings.Contains(srv.logged(), "in OnClose") })
+}
+
+// What OnClose sees of the request is what the handler saw, but for the body.
+func TestDetachedOnCloseRequest(t *testing.T) {
+	type key struct{}
+	requests := make(chan *http.Request, 1)
+	h, out := detacher(t, &flush.Options{OnClose: func(r *http.Request, _ flush.Stats, _ error) { requests <- r }},
+		func(_ http.ResponseWriter, r *http.Request) {
+			io.Copy(io.Discard, r.Body)
+			r.ParseForm()
+		})
+	mux := http.NewServeMux()
+	mux.Handle("/a/{b}", h)
+	srv := serve(t, http1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, "v")))
+	}))
+	s := open(t, srv, "POST", "/a/x?q=1", strings.NewReader("body"), "X-Y: z")
+	s.start()
+	f := next(t, out)
+	s.response()
+	f.Close()
+	r := next(t, requests)
+	if r.Method != "POST" || r.URL.Path != "/a/x" || r.Header.Get("X-Y") != "z" || r.PathValue("b") != "x" || r.FormValue("q") != "1" || r.Context().Value(key{}) != "v" {
+		t.Errorf("got %+v", r)
+	}
+}
+
+// Middleware inside that has something to write once its handler has returned, as
+// a compressor has, cannot write into the stream.
+func TestDetachedMiddlewareInside(t *testing.T) {
+	eachProto(t, func(t *testing.T, p proto) {
+		out := make(chan *flush.Flusher, 1)
+		late := make(chan error, 1)
+		inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			f, _ := flush.From(w)
+			if err := f.Detach(); err != nil {
+				t.Error(err)
+			}
+			out <- f
+		})
+		srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			inner.ServeHTTP(unwrapped{w}, r)
+			w.Header().Del("Content-Length")
+			_, err := w.Write([]byte("the footer of a compressor"))
+			late <- err
+		}), nil))
+		s := open(t, srv, "GET", "/", nil)
+		f := next(t, out)
+		if err := next(t, late); err != flush.ErrClosed {
+			t.Errorf("the late Write: %v", err)
+		}
+		io.WriteString(f, "event")
+		f.Close()
+		s.expectEnd("event")
+	})
+}
+
+// A broadcast's write comes whole and in order whatever the kernel takes of it,
+// and the client's slowness costs nobody else anything.
+func TestDetachedSharedWrite(t *testing.T) {
+	for _, p := range []proto{http1, http10, https1} {
+		t.Run(p.String(), func(t *testing.T) {
+			h, out := detacher(t, &flush.Options{MaxPending: 8 << 20}, nil)
+			srv := serve(t, p, h, smallBuffers)
+			s := open(t, srv, "GET", "/", nil)
+			f := next(t, out)
+			s.response()
+			var want strings.Builder
+			direct, ordinary := 0, 0
+			for i := range 3000 {
+				event := []byte(fmt.Sprintf("event %d %s\n", i, strings.Repeat("x", rand.IntN(300))))
+				want.Write(event)
+				taken, err := flush.WriteShared(f.Flusher, flush.NewSharedWrite(event))
+				if err != nil {
+					t.Fatal(err)
+				}
+				if taken {
+					direct++
+				} else {
+					ordinary++
+					if err := f.TryWrite(event); err != nil {
+						t.Fatal(err)
+					}
+					f.FlushAsync()
+				}
+				if i%300 == 299 { // the client catches up
+					s.expect(want.String())
+					want.Reset()
+					waitFor(t, func() bool { return f.Buffered() == 0 })
+				}
+			}
+			if direct == 0 || ordinary == 0 {
+				t.Errorf("%d events went at once and %d were queued: the test shows nothing", direct, ordinary)
+			}
+			if st := f.Stats(); st.Lost > 0 || st.Flushes < st.Pushes {
+				t.Errorf("%+v", st)
+			}
+			f.Close()
+			s.expectEnd(want.String())
+		})
+	}
+}
+
+// A broadcast's write leaves alone whatever has something in its way.
+func TestDetachedSharedWriteTakesTheOrdinaryWay(t *testing.T) {
+	event := flush.NewSharedWrite([]byte("event"))
+	for _, c := range []struct {
+		name  string
+		proto proto
+		make  func(f *flush.Flusher)
+		want  bool
+	}{
+		{"nothing", http1, func(*flush.Flusher) {}, true},
+		{"HTTP/2", h2, func(*flush.Flusher) {}, false},
+		{"a buffer", http1, func(f *flush.Flusher) { f.StartBuffer(nil) }, false},
+		{"bytes queued", http1, func(f *flush.Flusher) { f.Write([]byte("a")) }, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h, out := detacher(t, nil, nil)
+			srv := serve(t, c.proto, h)
+			s := open(t, srv, "GET", "/", nil)
+			f := next(t, out)
+			s.response()
+			c.make(f.Flusher)
+			if taken, err := flush.WriteShared(f.Flusher, event); taken != c.want || err != nil {
+				t.Errorf("got %v, %v", taken, err)
+			}
+			f.Close()
+			if taken, err := flush.WriteShared(f.Flusher, event); taken || err != nil {
+				t.Errorf("after the end: %v, %v", taken, err)
+			}
+			s.rest()
+		})
+	}
+	t.Run("the client has gone", func(t *testing.T) {
+		h, out := detacher(t, nil, nil)
+		srv := serve(t, http1, h)
+		s := open(t, srv, "GET", "/", nil)
+		f := next(t, out)
+		s.response()
+		s.conn.(*net.TCPConn).SetLinger(0)
+		s.leave()
+		waitFor(t, func() bool {
+			taken, err := flush.WriteShared(f.Flusher, event)
+			return err != nil || !taken
+		})
+		next(t, f.ctx.Done())
+	})
+}

@@ -1,0 +1,601 @@
+package flush_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/fa492104/flush"
+)
+
+// A detached is a response that a handler has let go of.
+type detached struct {
+	*flush.Flusher
+	ctx context.Context
+	r   *http.Request
+}
+
+// detacher returns a handler that does before, if it is given, detaches, and
+// returns; and the responses that it has let go of.
+func detacher(t *testing.T, opts *flush.Options, before func(w http.ResponseWriter, r *http.Request)) (http.Handler, <-chan detached) {
+	out := make(chan detached, 16<<10)
+	return flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if before != nil {
+			before(w, r)
+		}
+		f, _ := flush.From(w)
+		if err := f.Detach(); err != nil {
+			if !errors.Is(err, flush.ErrClientGone) {
+				t.Errorf("Detach: %v", err)
+			}
+			return
+		}
+		out <- detached{f, r.Context(), r}
+	}), opts), out
+}
+
+// next waits for what came.
+func next[T any](t *testing.T, c <-chan T) T {
+	t.Helper()
+	timer := time.NewTimer(patience())
+	defer timer.Stop()
+	select {
+	case v := <-c:
+		return v
+	case <-timer.C:
+		t.Fatal("nothing came")
+		panic("not reached")
+	}
+}
+
+// A detached response goes on after its handler has returned, on every protocol.
+func TestDetachedResponseOutlivesItsHandler(t *testing.T) {
+	eachProto(t, func(t *testing.T, p proto) {
+		h, out := detacher(t, nil, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "a") })
+		srv := serve(t, p, h)
+		s := open(t, srv, "GET", "/", nil)
+		f := next(t, out)
+		s.expect("a")
+		for _, want := range []string{"b", "c"} {
+			io.WriteString(f, want)
+			if err := f.FlushWait(nil); err != nil {
+				t.Fatal(err)
+			}
+			s.expect(want)
+		}
+		if got := f.Stats().Detached; got != (p != h2) {
+			t.Errorf("Stats.Detached is %v", got)
+		}
+		io.WriteString(f, "d")
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+		s.expectEnd("d")
+		if err := f.ctx.Err(); err != context.Canceled {
+			t.Errorf("the context's error is %v", err)
+		}
+		if cause := flush.Cause(f.ctx); cause != flush.ErrClosed {
+			t.Errorf("Cause is %v", cause)
+		}
+		if _, err := f.Write([]byte("x")); err != flush.ErrClosed {
+			t.Errorf("Write after the end: %v", err)
+		}
+	})
+}
+
+// The client's leaving ends the context and the response, whoever watches.
+func TestDetachedClientLeaves(t *testing.T) {
+	eachWatch(t, func(t *testing.T) {
+		eachProto(t, func(t *testing.T, p proto) {
+			type end struct {
+				cause, err error
+			}
+			ends := make(chan end, 1)
+			h, out := detacher(t, &flush.Options{OnClose: func(r *http.Request, _ flush.Stats, err error) {
+				ends <- end{flush.Cause(r.Context()), err}
+			}}, nil)
+			srv := serve(t, p, h)
+			s := open(t, srv, "GET", "/", nil)
+			f := next(t, out)
+			s.response()
+			s.leave()
+			next(t, f.ctx.Done())
+			e := next(t, ends)
+			if !errors.Is(e.cause, flush.ErrClientGone) {
+				t.Errorf("Cause is %v, and OnClose's error %v", e.cause, e.err)
+			}
+			if _, err := f.Write([]byte("x")); !errors.Is(err, flush.ErrClosed) {
+				t.Errorf("Write: %v", err)
+			}
+		})
+	})
+}
+
+// A client that ends only its own half gets what was accepted, and the end.
+func TestDetachedHalfClose(t *testing.T) {
+	eachWatch(t, func(t *testing.T) {
+		h, out := detacher(t, nil, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Trailer", "X") })
+		srv := serve(t, http1, h)
+		s := open(t, srv, "GET", "/", nil)
+		f := next(t, out)
+		f.Header().Set("X", "y")
+		s.response()
+		io.WriteString(f, "held")
+		s.conn.(interface{ CloseWrite() error }).CloseWrite()
+		body, trailer, end := s.rest()
+		if body != "held" || trailer.Get("X") != "y" || end != complete {
+			t.Errorf("got %q, %v, %s", body, trailer, end)
+		}
+		next(t, f.ctx.Done())
+		if cause := flush.Cause(f.ctx); cause != flush.ErrClientGone {
+			t.Errorf("Cause is %v", cause)
+		}
+	})
+}
+
+// Abort, a failure, and a panic of the handler's after Detach cut the response,
+// and the client sees it.
+func TestDetachedCut(t *testing.T) {
+	boom := errors.New("boom")
+	for _, c := range []struct {
+		name string
+		cut  func(f *flush.Flusher)
+	}{
+		{"Abort in the handler", func(f *flush.Flusher) { f.Abort(boom) }},
+		{"Abort later", nil},
+		{"panic", func(*flush.Flusher) { panic(http.ErrAbortHandler) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			eachProto(t, func(t *testing.T, p proto) {
+				out := make(chan detached, 1)
+				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					f, _ := flush.From(w)
+					io.WriteString(f, "half")
+					if err := f.Detach(); err != nil {
+						t.Error(err)
+					}
+					out <- detached{f, r.Context(), r}
+					if c.cut != nil {
+						c.cut(f)
+					}
+				}), nil))
+				s := open(t, srv, "GET", "/", nil)
+				f := next(t, out)
+				if c.cut == nil {
+					s.expect("half")
+					f.Abort(boom)
+				}
+				if _, _, end := s.rest(); end != cut {
+					t.Errorf("the client saw it %s", end)
+				}
+				next(t, f.ctx.Done())
+				if c.name != "panic" && !errors.Is(flush.Cause(f.ctx), boom) {
+					t.Errorf("Cause is %v", flush.Cause(f.ctx))
+				}
+			})
+		})
+	}
+}
+
+// Each refusal of section 9, on a server that lets go and on one that does not.
+func TestDetachRefused(t *testing.T) {
+	eachProto(t, func(t *testing.T, p proto) {
+		for _, c := range []struct {
+			name string
+			want error
+			try  func(w http.ResponseWriter, r *http.Request, f *flush.Flusher) error
+		}{
+			{"headers are out", flush.ErrHeadersSent, func(_ http.ResponseWriter, _ *http.Request, f *flush.Flusher) error {
+				f.SendHeaders()
+				return f.Detach()
+			}},
+			{"a byte is out", flush.ErrHeadersSent, func(_ http.ResponseWriter, _ *http.Request, f *flush.Flusher) error {
+				io.WriteString(f, "a")
+				f.FlushWait(nil)
+				return f.Detach()
+			}},
+			{"Connection: close set too late", flush.ErrHeadersSent, func(_ http.ResponseWriter, _ *http.Request, f *flush.Flusher) error {
+				f.SendHeaders()
+				f.Header().Set("Connection", "close")
+				return f.Detach()
+			}},
+			{"Connection: close taken back too late", nil, func(_ http.ResponseWriter, _ *http.Request, f *flush.Flusher) error {
+				f.Header().Set("Connection", "close")
+				f.SendHeaders()
+				f.Header().Del("Connection")
+				err := f.Detach()
+				f.Close()
+				return err
+			}},
+			{"in a filter", flush.ErrReentrant, func(_ http.ResponseWriter, _ *http.Request, f *flush.Flusher) (err error) {
+				b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+					if err == nil {
+						err = f.Detach()
+					}
+					return p, nil
+				}})
+				f.Write([]byte("a"))
+				b.Flush()
+				return err
+			}},
+			{"closed", flush.ErrClosed, func(_ http.ResponseWriter, _ *http.Request, f *flush.Flusher) error {
+				f.Close()
+				return f.Detach()
+			}},
+			{"aborted", io.ErrNoProgress, func(_ http.ResponseWriter, _ *http.Request, f *flush.Flusher) error {
+				f.Abort(io.ErrNoProgress)
+				return f.Detach()
+			}},
+			{"twice", nil, func(_ http.ResponseWriter, _ *http.Request, f *flush.Flusher) error {
+				err := errors.Join(f.Detach(), f.Detach())
+				f.Close()
+				return err
+			}},
+			{"again after the end", flush.ErrClosed, func(_ http.ResponseWriter, _ *http.Request, f *flush.Flusher) error {
+				f.Detach()
+				f.Close()
+				return f.Detach()
+			}},
+			{"New", http.ErrNotSupported, func(w http.ResponseWriter, r *http.Request, f *flush.Flusher) error {
+				n := flush.New(f.Unwrap(), r, nil)
+				defer n.Close()
+				return n.Detach()
+			}},
+			{"NewOutput", http.ErrNotSupported, func(http.ResponseWriter, *http.Request, *flush.Flusher) error {
+				return flush.NewOutput(io.Discard, nil).Detach()
+			}},
+		} {
+			t.Run(c.name, func(t *testing.T) {
+				got := make(chan error, 1)
+				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					f, _ := flush.From(w)
+					got <- c.try(w, r, f)
+				}), nil))
+				s := open(t, srv, "GET", "/", nil)
+				if err := next(t, got); !errors.Is(err, c.want) {
+					t.Errorf("got %v, want %v", err, c.want)
+				}
+				s.rest()
+			})
+		}
+	})
+	t.Run("hijacked", func(t *testing.T) {
+		got := make(chan error, 1)
+		srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			f, _ := flush.From(w)
+			c, _, err := f.Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			got <- f.Detach()
+			c.Close()
+		}), nil))
+		s := open(t, srv, "GET", "/", nil)
+		if err := next(t, got); !errors.Is(err, http.ErrHijacked) {
+			t.Errorf("got %v", err)
+		}
+		s.rest()
+	})
+}
+
+// Where the server does not let go, the handler's return waits for the end of the
+// response; where it does, it does not.
+func TestDetachWaitsWhereNobodyLetsGo(t *testing.T) {
+	upload := func() io.Reader { return strings.NewReader("abc") }
+	for _, c := range []struct {
+		name   string
+		proto  proto
+		method string
+		body   func() io.Reader
+		lines  []string
+		outer  func(http.Handler) http.Handler
+		before func(w http.ResponseWriter, r *http.Request)
+		lets   bool
+	}{
+		{name: "HTTP/1.1", lets: true},
+		{name: "HTTP/1.0", proto: http10, lets: true},
+		{name: "TLS", proto: https1, lets: true},
+		{name: "a body that was read", method: "POST", body: upload, lets: true,
+			before: func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }},
+		{name: "a chunked body that was read", method: "POST", body: func() io.Reader { return io.MultiReader(upload()) }, lets: true,
+			before: func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }},
+		{name: "an answered Expect", method: "POST", body: upload, lines: []string{"Expect: 100-continue"}, lets: true,
+			before: func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }},
+		{name: "a Content-Length", lets: true, before: func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Content-Length", "4") }},
+		{name: "Transfer-Encoding identity", lets: true, before: func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Transfer-Encoding", "identity") }},
+		{name: "middleware outside without a writer", lets: true, outer: func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				ctx, cancel := context.WithCancel(r.Context())
+				defer cancel()
+				h.ServeHTTP(w, r.WithContext(ctx))
+			})
+		}},
+
+		{name: "HTTP/2", proto: h2},
+		{name: "HEAD", method: "HEAD"},
+		{name: "204", before: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }},
+		{name: "304", before: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(304) }},
+		{name: "an unread body", method: "POST", body: upload},
+		{name: "a body that was read in part", method: "POST", body: upload,
+			before: func(_ http.ResponseWriter, r *http.Request) { r.Body.Read(make([]byte, 1)) }},
+		{name: "a body that was closed", method: "POST", body: upload,
+			before: func(_ http.ResponseWriter, r *http.Request) { r.Body.Close() }},
+		{name: "an unanswered Expect", method: "POST", body: upload, lines: []string{"Expect: 100-continue"}},
+		{name: "full duplex", before: func(w http.ResponseWriter, _ *http.Request) { http.NewResponseController(w).EnableFullDuplex() }},
+		{name: "an odd Transfer-Encoding", before: func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Transfer-Encoding", "gzip, chunked") }},
+		{name: "a writer outside with Unwrap", outer: func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(unwrapped{w}, r) })
+		}},
+		{name: "a writer outside without Unwrap", outer: func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(struct{ http.ResponseWriter }{w}, r) })
+		}},
+		{name: "http.TimeoutHandler", outer: func(h http.Handler) http.Handler { return http.TimeoutHandler(h, time.Hour, "") }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h, out := detacher(t, nil, c.before)
+			if c.outer != nil {
+				h = c.outer(h)
+			}
+			returned := make(chan struct{})
+			srv := serve(t, c.proto, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				defer close(returned)
+				h.ServeHTTP(w, r)
+			}))
+			method := c.method
+			if method == "" {
+				method = "GET"
+			}
+			var body io.Reader
+			if c.body != nil {
+				body = c.body()
+			}
+			s := open(t, srv, method, "/", body, c.lines...)
+			s.start()
+			f := next(t, out)
+			if c.lets {
+				next(t, returned)
+			} else {
+				timer := time.NewTimer(20 * time.Millisecond) // can pass wrongly, never fail wrongly
+				select {
+				case <-returned:
+					t.Error("the handler has returned")
+				case <-timer.C:
+				}
+				timer.Stop()
+			}
+			if got := f.Stats().Detached; got != c.lets {
+				t.Errorf("Stats.Detached is %v", got)
+			}
+			f.Write([]byte("late"))
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+			next(t, returned)
+			want := "late"
+			if s.method == "HEAD" || strings.HasPrefix(c.name, "204") || strings.HasPrefix(c.name, "304") {
+				want = ""
+			}
+			if got, _, end := s.rest(); (got != want || end == cut) && c.name != "an odd Transfer-Encoding" { // which the client cannot read
+				t.Errorf("got %q, %s", got, end)
+			}
+		})
+	}
+}
+
+type unwrapped struct{ http.ResponseWriter }
+
+func (u unwrapped) Unwrap() http.ResponseWriter { return u.ResponseWriter }
+func (u unwrapped) FlushError() error           { return http.NewResponseController(u.ResponseWriter).Flush() }
+
+// What the handler's writer was given to others refuses after Detach; only the
+// Flusher lives.
+func TestDetachedHandlersWriterRefuses(t *testing.T) {
+	eachProto(t, func(t *testing.T, p proto) {
+		type result struct{ errs []error }
+		results := make(chan result, 1)
+		out := make(chan *flush.Flusher, 1)
+		srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			f, _ := flush.From(w)
+			w.Header().Set("X-Kept", "yes")
+			if err := f.Detach(); err != nil {
+				t.Error(err)
+			}
+			if w.Header().Get("X-Kept") != "yes" {
+				t.Error("the handler's writer shows no header")
+			}
+			w.Header().Set("Trailer:X-Late", "no")
+			w.WriteHeader(500)
+			_, err1 := w.Write([]byte("no"))
+			_, err2 := io.WriteString(w, "no")
+			rc := http.NewResponseController(w)
+			errs := []error{err1, err2, rc.Flush(), rc.SetWriteDeadline(time.Now()), rc.SetReadDeadline(time.Now()), rc.EnableFullDuplex()}
+			if rf, ok := w.(io.ReaderFrom); ok {
+				_, err := rf.ReadFrom(strings.NewReader("no"))
+				_, _, herr := rc.Hijack()
+				errs = append(errs, err, herr)
+			}
+			if ps, ok := w.(http.Pusher); ok {
+				errs = append(errs, ps.Push("/", nil))
+			}
+			results <- result{errs}
+			out <- f
+		}), nil))
+		s := open(t, srv, "GET", "/", nil)
+		for i, err := range next(t, results).errs {
+			if !errors.Is(err, flush.ErrClosed) {
+				t.Errorf("%d: %v", i, err)
+			}
+		}
+		f := next(t, out)
+		io.WriteString(f, "yes")
+		f.Close()
+		body, trailer, end := s.rest()
+		if body != "yes" || len(trailer) > 0 || end == cut {
+			t.Errorf("got %q, %v, %s", body, trailer, end)
+		}
+	})
+}
+
+// The handler's context keeps its values, and nothing of the server's or of
+// middleware's once the handler has returned. What was derived from it lives on.
+func TestDetachedContext(t *testing.T) {
+	type key struct{}
+	eachProto(t, func(t *testing.T, p proto) {
+		for _, early := range []bool{false, true} {
+			derived := make(chan context.Context, 1)
+			h, out := detacher(t, nil, func(_ http.ResponseWriter, r *http.Request) {
+				if early {
+					ctx, cancel := context.WithCancel(r.Context())
+					t.Cleanup(cancel)
+					derived <- ctx
+				}
+			})
+			srv := serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), key{}, "value"), time.Hour)
+				defer cancel()
+				h.ServeHTTP(w, r.WithContext(ctx))
+			}))
+			s := open(t, srv, "GET", "/", nil)
+			f := next(t, out)
+			s.response()
+			if p != h2 {
+				waitFor(t, func() bool { _, ok := f.ctx.Deadline(); return !ok })
+			}
+			if !early {
+				ctx, cancel := context.WithCancel(f.ctx)
+				t.Cleanup(cancel)
+				derived <- ctx
+			}
+			d := next(t, derived)
+			if f.ctx.Value(key{}) != "value" || d.Value(key{}) != "value" {
+				t.Error("a value is gone")
+			}
+			if f.ctx.Err() != nil || d.Err() != nil || context.Cause(f.ctx) != nil || flush.Cause(f.ctx) != nil {
+				t.Error(f.ctx.Err(), d.Err(), flush.Cause(d))
+			}
+			if got, ok := flush.FromContext(d); !ok || got != f.Flusher {
+				t.Error("FromContext does not find it")
+			}
+			f.Close()
+			next(t, f.ctx.Done())
+			next(t, d.Done())
+			if err := d.Err(); err != context.Canceled {
+				t.Error(err)
+			}
+			if err := context.Cause(d); err != context.Canceled {
+				t.Error(err)
+			}
+			if err := flush.Cause(d); err != flush.ErrClosed {
+				t.Error(err)
+			}
+			s.rest()
+		}
+	})
+}
+
+// A context that has ended by the handler's return ends the response with it.
+func TestDetachedContextEndedBefore(t *testing.T) {
+	eachProto(t, func(t *testing.T, p proto) {
+		h, out := detacher(t, nil, nil)
+		srv := serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithCancelCause(r.Context())
+			cancel(os.ErrProcessDone)
+			h.ServeHTTP(w, r.WithContext(ctx))
+		}))
+		s := open(t, srv, "GET", "/", nil)
+		f := next(t, out)
+		s.expectEnd("")
+		if cause := flush.Cause(f.ctx); cause != os.ErrProcessDone {
+			t.Errorf("Cause is %v", cause)
+		}
+	})
+}
+
+// WriteTimeout ends with Detach. SendTimeout holds, and the handler's own deadline
+// does.
+func TestDetachedDeadlines(t *testing.T) {
+	bubble(t, func(t *testing.T, p proto) {
+		for _, c := range []struct {
+			name     string
+			timeout  time.Duration // the server's
+			deadline time.Duration // the handler's, from its start
+			send     time.Duration
+			idle     time.Duration // before anything is written
+			want     error
+			after    time.Duration // of the blocked write
+		}{
+			{name: "an idle stream outlives WriteTimeout", timeout: 10 * time.Second, idle: time.Hour},
+			{name: "60 s then", timeout: 10 * time.Second, idle: time.Hour, want: flush.ErrTimeout, after: time.Minute},
+			{name: "SendTimeout", send: 5 * time.Second, idle: time.Hour, want: flush.ErrTimeout, after: 5 * time.Second},
+			{name: "the handler's deadline", deadline: 20 * time.Second, idle: time.Second, want: flush.ErrTimeout, after: 19 * time.Second},
+		} {
+			if p == h2 && c.deadline > 0 {
+				continue // HTTP/2 resets the stream at its deadline, as without us
+			}
+			out := make(chan detached, 1)
+			srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				f, _ := flush.From(w)
+				if c.deadline > 0 {
+					f.SetWriteDeadline(time.Now().Add(c.deadline))
+				}
+				if err := f.Detach(); err != nil {
+					t.Error(err)
+				}
+				out <- detached{f, r.Context(), r}
+			}), &flush.Options{SendTimeout: c.send}), 1024, configure(func(s *http.Server) { s.WriteTimeout = c.timeout }))
+			s := open(t, srv, "GET", "/", nil)
+			f := next(t, out)
+			s.response()
+			time.Sleep(c.idle)
+			if c.want == nil {
+				io.WriteString(f, "late")
+				if err := f.Close(); err != nil {
+					t.Errorf("%s: %v", c.name, err)
+				}
+				s.expectEnd("late")
+				continue
+			}
+			began := time.Now()
+			_, err := f.Write(bytes.Repeat([]byte("x"), 1<<20))
+			if !errors.Is(err, c.want) {
+				t.Errorf("%s: Write: %v", c.name, err)
+			}
+			if took := time.Since(began); took < c.after || took > c.after+c.after/16+time.Second {
+				t.Errorf("%s: it took %v", c.name, took)
+			}
+			next(t, f.ctx.Done())
+			if cause := flush.Cause(f.ctx); !errors.Is(cause, c.want) {
+				t.Errorf("%s: Cause is %v", c.name, cause)
+			}
+			if _, _, end := s.rest(); end == complete {
+				t.Errorf("%s: the client saw it %s", c.name, end)
+			}
+		}
+	})
+}
+
+// waitFor waits until ok says so.
+func waitFor(t *testing.T, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(patience()); !ok(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it did not come to be")
+		}
+	}
+}
+
+// eachWatch runs f as a subtest with each way to notice that a client leaves.
+func eachWatch(t *testing.T, f func(t *testing.T)) {
+	t.Run("system", f)
+	t.Run("portable", func(t *testing.T) {
+		defer flush.NoEpoll()()
+		f(t)
+	})
+}

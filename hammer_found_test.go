@@ -1,0 +1,179 @@
+package flush_test
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush"
+)
+
+// What TestHammer has found, as small as it gets.
+
+// A funcServer is a server's writer made of functions. It has neither deadlines
+// nor a flush.
+type funcServer struct {
+	header http.Header
+	write  func(p []byte) (int, error)
+}
+
+func newFuncServer(write func(p []byte) (int, error)) *funcServer {
+	return &funcServer{make(http.Header), write}
+}
+
+func (s *funcServer) Header() http.Header         { return s.header }
+func (s *funcServer) WriteHeader(int)             {}
+func (s *funcServer) Write(p []byte) (int, error) { return s.write(p) }
+
+type flushingServer struct {
+	*funcServer
+	flush func() error
+}
+
+func (s flushingServer) FlushError() error { return s.flush() }
+
+type deadlineServer struct{ flushingServer }
+
+func (s deadlineServer) SetWriteDeadline(time.Time) error { return nil }
+
+type hijackServer struct {
+	deadlineServer
+	hijack func()
+}
+
+func (s hijackServer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	s.hijack()
+	a, b := net.Pipe()
+	b.Close()
+	return a, nil, nil
+}
+
+// Each wait gets the result of its own flush, not of the round that follows it.
+func TestFlushWaitReturnsItsOwnResult(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := flush.New(newFuncServer(func(p []byte) (int, error) {
+			time.Sleep(time.Millisecond)
+			return len(p), nil
+		}), nil, nil)
+		errs := make(chan error, 2)
+		for range 2 {
+			go func() {
+				f.Write([]byte("event"))
+				errs <- f.FlushWait(noContext)
+			}()
+			synctest.Wait()
+		}
+		for range 2 {
+			if err := <-errs; !errors.Is(err, http.ErrNotSupported) {
+				t.Errorf("a server that cannot flush: %v", err)
+			}
+		}
+		must(t, f.Close())
+	})
+}
+
+// A Close that waited for a Hijack leaves the connection to its new owner.
+func TestCloseLeavesHijackedAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		hijacked := false
+		touch := func() {
+			if hijacked {
+				t.Error("the server is called after Hijack")
+			}
+			time.Sleep(time.Millisecond)
+		}
+		f := flush.New(hijackServer{deadlineServer{flushingServer{
+			newFuncServer(func(p []byte) (int, error) { touch(); return len(p), nil }),
+			func() error { touch(); return nil },
+		}}, func() { time.Sleep(time.Millisecond); hijacked = true }}, nil, nil)
+		f.Write([]byte("before"))
+		must(t, f.FlushAsync())
+		go func() {
+			conn, _, err := f.Hijack()
+			if err == nil {
+				conn.Close()
+			}
+		}()
+		time.Sleep(3 * time.Millisecond) // Hijack is in its flush
+		f.Write([]byte("beside"))
+		f.Close()
+	})
+}
+
+// A Write beside Hijack is on the wire, or has been refused.
+func TestWriteWhileHijackIsUnderWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got bytes.Buffer
+		f := flush.New(hijackServer{deadlineServer{flushingServer{
+			newFuncServer(got.Write), func() error { return nil },
+		}}, func() { time.Sleep(time.Millisecond) }}, nil, nil)
+		go f.Hijack()
+		synctest.Wait() // it is in the server's Hijack
+		n, err := f.Write([]byte("beside"))
+		time.Sleep(time.Second)
+		cerr := f.Close()
+		if n > 0 && got.Len() == 0 && err == nil && cerr == nil {
+			t.Errorf("%d bytes accepted and gone; Close: %v, %+v", n, cerr, f.Stats())
+		}
+	})
+}
+
+type sendfileServer struct {
+	deadlineServer
+	readFrom func(io.Reader) (int64, error)
+}
+
+func (s sendfileServer) ReadFrom(r io.Reader) (int64, error) { return s.readFrom(r) }
+
+// What the server's ReadFrom complains of without failing is the copy's error:
+// the file has been read further than the server took.
+func TestReadFromTellsRefusal(t *testing.T) {
+	f := flush.New(sendfileServer{deadlineServer{flushingServer{
+		newFuncServer(func(p []byte) (int, error) { return len(p), nil }), func() error { return nil },
+	}}, func(r io.Reader) (int64, error) {
+		io.ReadFull(r, make([]byte, 1000))
+		return 400, http.ErrContentLength
+	}}, nil, nil)
+	if n, err := f.ReadFrom(hammerFile{bytes.NewReader(make([]byte, 2000))}); err == nil && n < 2000 {
+		t.Errorf("%d of 2000 and no error", n)
+	}
+	f.Close()
+}
+
+// A call of the server that returns is progress, the Write before a flush, too.
+func TestWriteBeforeFlushIsProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := func() { time.Sleep(15 * time.Millisecond) }
+		f := flush.New(deadlineServer{flushingServer{
+			newFuncServer(func(p []byte) (int, error) { slow(); return len(p), nil }),
+			func() error { slow(); return nil },
+		}}, nil, &flush.Options{SendTimeout: 20 * time.Millisecond})
+		f.Write([]byte("event"))
+		if err := f.FlushWait(noContext); err != nil {
+			t.Error(err)
+		}
+		f.Close()
+	})
+}
+
+// On a server without deadlines the wait for headers ends, too.
+func TestSendHeadersEndsWithoutDeadlines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := flush.New(flushingServer{
+			newFuncServer(func(p []byte) (int, error) { return len(p), nil }),
+			func() error { time.Sleep(time.Minute); return nil },
+		}, nil, &flush.Options{SendTimeout: time.Second})
+		began := time.Now()
+		err := f.SendHeaders()
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("it took %v: %v", took, err)
+		}
+		f.Close()
+	})
+}

@@ -1,0 +1,127 @@
+package flush
+
+// A sharedWrite is an event on its way to many responses, as it goes out on a
+// detached one. Nobody writes to it.
+type sharedWrite struct {
+	chunk []byte // the event with what is around it in a chunk
+	head  int    // how many bytes of that come before it
+}
+
+// newSharedWrite makes one of p, which is not empty.
+func newSharedWrite(p []byte) *sharedWrite {
+	b := make([]byte, 0, chunkHead+len(p)+len(crlf))
+	b = appendChunkHead(b, len(p))
+	s := &sharedWrite{head: len(b)}
+	b = append(b, p...)
+	s.chunk = append(b, crlf...)
+	return s
+}
+
+// event is what was broadcast.
+func (s *sharedWrite) event() []byte { return s.chunk[s.head : len(s.chunk)-len(crlf)] }
+
+// tlsShared is up to which size an event is written to a TLS connection by who
+// broadcasts: a socket that polls as writable has room for it.
+const tlsShared = 2 << 10
+
+// writeShared writes the event to a detached response on which nothing stands in
+// its way, flushed, and waits for nobody. What the kernel does not take is queued,
+// so that the event is whole. It reports whether the event was taken, or has met
+// the failure err, which sticks. If not, nothing of it was, and the caller goes
+// the ordinary way: the response is not detached, has buffers, bytes queued or a
+// carrier at work, or the kernel has no room at all.
+func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	w, ok := f.srv.w.(*wire)
+	event := s.event()
+	if !ok || w.raw == nil || !f.clearLocked() || f.length >= 0 && f.written+int64(len(event)) > f.length {
+		return false, nil
+	}
+	out, head := s.chunk, s.head
+	if w.body != chunked {
+		out, head = event, 0
+	}
+	if w.tls {
+		return f.writeSharedTLSLocked(w, out, head, len(event))
+	}
+	n, err := w.writeNow(out)
+	if n == 0 && err == nil {
+		return false, nil
+	}
+	ask := f.acceptSharedLocked(len(event))
+	size := bodyBytes(n, head, len(event))
+	f.noteSentLocked(size)
+	w.left -= int64(size)
+	switch {
+	case err != nil:
+		f.loseLocked(len(event) - size)
+		return true, f.verdictLocked(err)
+	case n == len(out):
+		f.flow.pushes++
+		f.done = ask.seq
+		return true, nil
+	}
+	w.tear(out, n, head, len(event))
+	if size < len(event) {
+		push(&f.q, event[size:])
+		f.countLocked()
+		f.measureHighestLocked()
+	}
+	f.async = true
+	f.kickLocked()
+	return true, nil
+}
+
+// writeSharedTLSLocked is writeShared over TLS, where a write cannot be taken
+// back: the kernel is asked before.
+func (f *Flusher) writeSharedTLSLocked(w *wire, out []byte, head, size int) (taken bool, err error) {
+	if len(out) > tlsShared || !w.writable() {
+		return false, nil
+	}
+	f.held = true
+	defer f.releaseLocked()
+	ask := f.acceptSharedLocked(size)
+	n := 0
+	f.callLocked(func() { n, err = w.conn.Write(out) })
+	n = bodyBytes(n, head, size)
+	f.noteSentLocked(n)
+	w.left -= int64(n)
+	if err != nil {
+		f.loseLocked(size - n)
+		return true, f.verdictLocked(err)
+	}
+	f.flow.pushes++
+	f.done = max(f.done, ask.seq)
+	return true, nil
+}
+
+// clearLocked reports whether nothing stands in the way of a write: what is
+// written next goes out next, and whole.
+func (f *Flusher) clearLocked() bool {
+	f.absorbLocked()
+	return f.refuse == nil && !f.held && f.q.len == 0 && f.asked.seq == f.done && f.sent == f.accepted &&
+		!f.penTakenLocked() && !f.wanted && !f.owed && !f.stack.active()
+}
+
+// acceptSharedLocked takes in size bytes, and the flush of them.
+func (f *Flusher) acceptSharedLocked(size int) mark {
+	f.written += int64(size)
+	f.accepted += int64(size)
+	f.flow.flushes++
+	return f.askLocked()
+}
+
+// tear notes that of out, a chunk with head bytes before its size, n have gone.
+func (w *wire) tear(out []byte, n, head, size int) {
+	if w.body != chunked {
+		return
+	}
+	t := &tornChunk{open: size - bodyBytes(n, head, size)}
+	if n < head {
+		t.before = out[n:head]
+	} else if t.open == 0 {
+		t.before = out[n:]
+	}
+	w.torn = t
+}

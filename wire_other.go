@@ -1,0 +1,12 @@
+//go:build !unix
+
+package flush
+
+// dropInput does nothing here: a goroutine in Read does it.
+func (w *wire) dropInput([]byte) (gone bool) { return false }
+
+// writeNow reports that nothing could be written without waiting.
+func (w *wire) writeNow([]byte) (n int, err error) { return 0, nil }
+
+// writable reports whether a small write would not wait.
+func (w *wire) writable() bool { return false }
