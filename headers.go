@@ -70,7 +70,7 @@ func (f *Flusher) headerLocked() http.Header {
 	case f.header != nil:
 	case f.ended:
 		f.header = make(http.Header)
-	case f.srv.ownHeader && !f.fixed && f.interval == nil:
+	case f.srv.ownHeader && !f.fixed && f.rarely().interval == nil:
 		f.shared = true
 		f.header = f.srv.w.Header()
 	default:
@@ -174,7 +174,7 @@ func (f *Flusher) WriteHeader(code int) {
 	if !f.fixed {
 		f.fixLocked(code)
 	}
-	if f.interval != nil {
+	if f.rarely().interval != nil {
 		f.watchIntervalLocked()
 	}
 }
@@ -609,8 +609,8 @@ func (f *Flusher) Clean() (err error) {
 		}
 	}
 	f.resetLocked()
-	if f.interval != nil {
-		f.interval.upTo = 0
+	if f.rarely().interval != nil {
+		f.rarely().interval.upTo = 0
 	}
 	f.status, f.written, f.length, f.fixed, f.eventStream = 0, 0, -1, false, false
 	f.holdLocked(f.holdsLocked())

@@ -207,7 +207,7 @@ func (f *Flusher) stopTimersLocked() {
 	if f.timeout.timer != nil {
 		f.timeout.timer.Stop()
 	}
-	if f.interval != nil && f.interval.timer != nil {
-		f.interval.timer.Stop()
+	if f.rarely().interval != nil && f.rarely().interval.timer != nil {
+		f.rarely().interval.timer.Stop()
 	}
 }
