@@ -199,9 +199,18 @@ type sliceSizes struct {
 	began time.Duration
 }
 
+// A pace is how a client has taken large pieces.
+type pace uint8
+
+const (
+	paceUnknown pace = iota
+	paceQuick        // they begin larger
+	paceSlow         // once: they do not grow any more
+)
+
 // sliceSizes begins with first, or more.
 func (p *pipe) sliceSizes(first int) sliceSizes {
-	if p.larger {
+	if p.pace == paceQuick {
 		first = max(first, 2*firstSlice)
 	}
 	return sliceSizes{next: first}
@@ -210,12 +219,12 @@ func (p *pipe) sliceSizes(first int) sliceSizes {
 func (s *sliceSizes) begin() { s.began = now() }
 
 func (s *sliceSizes) endLocked(p *pipe) {
-	if p.slow = p.slow || p.down.tookLongLocked(now()-s.began); p.slow {
-		s.next, p.larger = firstSlice, false
+	if p.pace == paceSlow || p.down.tookLongLocked(now()-s.began) {
+		s.next, p.pace = firstSlice, paceSlow
 		return
 	}
 	if s.quick++; s.quick == 4 && s.next < lastSlice {
-		s.next, s.quick, p.larger = 2*s.next, 0, true
+		s.next, s.quick, p.pace = 2*s.next, 0, paceQuick
 	}
 }
 
@@ -231,7 +240,11 @@ func carryLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err error)
 	if err != nil {
 		return n, err
 	}
-	return n, p.awaitLocked(true, nil, func() bool { return p.sent >= pos })
+	err = p.awaitLocked(true, nil, func() bool { return p.sent >= pos })
+	if p.fail == nil && p.sent >= pos {
+		err = nil // that the response has ended meanwhile changes nothing
+	}
+	return n, err
 }
 
 // enqueueLocked appends b to floor 2, in parts if there is no room for it, and

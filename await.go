@@ -47,13 +47,10 @@ func (p *pipe) waitingLocked() *waiting {
 // ends with the reason if not. It ends too when ctx does, and with an
 // ErrTimeout that does not stick when a floor 1 that cannot be interrupted has
 // stalled. ready is called with mu held and may drop it, if it looks once more
-// before it says no.
+// before it says no. While the pipe is parked it is not asked.
 func (p *pipe) awaitLocked(begun bool, ctx context.Context, ready func() bool) error {
 	for stalls := p.stalls; ; {
-		for p.parked {
-			p.waitLocked()
-		}
-		yes := ready()
+		yes := !p.parked && ready()
 		if err := p.haltedLocked(begun); yes || err != nil {
 			return err
 		}
@@ -161,13 +158,6 @@ func (p *pipe) firstWaitLocked() (mark, bool) {
 		}
 	}
 	return mark{}, false
-}
-
-// awaitIdleLocked waits until nobody calls floor 1 any more.
-func (p *pipe) awaitIdleLocked() {
-	for p.held {
-		p.waitLocked()
-	}
 }
 
 // awaitWritesLocked waits until the Writes that have begun have ended, or

@@ -25,7 +25,7 @@ import (
 // [New] leaves the server's own body to its handler, since a server that meets
 // another than its own does not know what is left of it, and would take the rest
 // for a request. There the trailer is where it belongs, a body that may be unread
-// counts as unread until the headers are out (unreadBody), and a status is told
+// counts as unread until the headers are out (unseen), and a status is told
 // to the server as soon as it is fixed (expectedBody).
 type requestBody struct {
 	io.ReadCloser
@@ -33,6 +33,7 @@ type requestBody struct {
 	server  *http.Request // as NewHandler got it
 	own     *http.Request // the handler's
 	drained bool          // by the server when headers go out
+	unseen  bool          // it is the server's own: who reads it is not known
 	expects atomic.Bool   // the client waits for a 100 Continue, which the first Read sends
 	over    atomic.Bool   // read to its end or closed, or the server has had its turn
 	whole   atomic.Bool   // read to its end
@@ -43,15 +44,15 @@ type requestBody struct {
 	cutShort bool // a read deadline has ended the drain. It is final
 }
 
-// What stands for a body that we do not see: one that the server drains when
-// headers go out, and one that it asks for when it is first read.
-var unreadBody, expectedBody = requestBody{drained: true}, requestBody{}
+// expectedBody stands for a body that we do not see, and that the server asks for
+// when it is first read.
+var expectedBody requestBody
 
 // newBody notes what [New] knows of r's body.
 func (f *Flusher) newBody(r *http.Request) {
 	switch {
 	case f.drainsBody(r):
-		f.body = &unreadBody
+		f.body = &requestBody{f: f, drained: true, unseen: true}
 	case f.srv.netHTTP && mayHaveBody(r) && expectsContinue(r):
 		f.body = &expectedBody
 	}
@@ -142,21 +143,41 @@ func (b *requestBody) carryTrailer() {
 
 // excludeBodyLocked comes before a call of the server's that hands size bytes
 // over, and flushes with push: if headers may go out, and the server may drain
-// for that, it waits for the handler's Read. admitBodyLocked follows.
+// for that, it keeps further Reads of the handler's out. awaitReadLocked and, after
+// the call, admitBodyLocked follow.
 //
-// A drain may last as long as the client does not go on. It is a read, which no
-// write deadline ends, but a read deadline does, at once, and the client still
-// gets its answer. That is set after the send timeout, by Abort, and by the return
-// of the handler.
+// A drain, and the Read before it, may last as long as the client does not go on.
+// They are reads, which no write deadline ends, but a read deadline does, at once,
+// and the client still gets its answer. That is set after the send timeout, by
+// Abort, and by the return of the handler.
 func (f *Flusher) excludeBodyLocked(push bool, size int) {
 	b := f.body
-	if b == nil || b.f == nil || !b.drained || f.fullDuplex || b.over.Load() || !push && f.flow.bytes+int64(size) <= serverMeasures {
+	if b == nil || !b.drained || f.fullDuplex || b.over.Load() || !push && !f.overflowsLocked(size) {
 		return
 	}
-	for b.reading > 0 && f.fail == nil && !f.closing {
+	b.handing = true
+}
+
+// awaitReadLocked waits for the Read that is under way.
+func (f *Flusher) awaitReadLocked() {
+	for b := f.body; b != nil && b.handing && b.reading > 0 && f.fail == nil && !f.closing; {
 		f.waitLocked()
 	}
-	b.handing = true
+}
+
+// spareBodyLocked comes before admitBodyLocked if the flush was not to be: the
+// server has had no turn, unless the bytes made it hand the headers over.
+func (f *Flusher) spareBodyLocked(size int) {
+	if b := f.body; b != nil && b.handing && !f.overflowsLocked(size) {
+		b.handing = false
+		f.wakeLocked()
+	}
+}
+
+// overflowsLocked reports whether size more bytes make the server hand the
+// headers over by itself.
+func (f *Flusher) overflowsLocked(size int) bool {
+	return f.flow.bytes+int64(size) > serverMeasures
 }
 
 func (f *Flusher) admitBodyLocked() {
@@ -196,7 +217,7 @@ func (f *Flusher) cutDrainLocked() {
 // see it read, only a caller of the Flusher may do it then, as in net/http, and
 // no carrier or timer.
 func (f *Flusher) callerOnlyLocked() bool {
-	return f.body == &unreadBody && !f.headersSent && !f.fullDuplex
+	return f.body != nil && f.body.unseen && !f.headersSent && !f.fullDuplex
 }
 
 // tellStatus hands a status that has been fixed to the server.

@@ -24,6 +24,7 @@ func (f *Flusher) callLocked(call func()) { f.handLocked(false, 0, call) }
 func (f *Flusher) handLocked(push bool, size int, call func()) {
 	f.excludeBodyLocked(push, size)
 	f.beginCallLocked()
+	f.awaitReadLocked()
 	f.mu.Unlock()
 	returned := false
 	defer func() {
@@ -55,6 +56,7 @@ func (f *Flusher) callAsideLocked(call func()) {
 func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err error) {
 	f.excludeBodyLocked(push, len(p))
 	f.beginCallLocked()
+	f.awaitReadLocked()
 	f.mu.Unlock()
 	returned := false
 	defer func() {
@@ -65,6 +67,7 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 		}
 	}()
 	var perr error
+	asked := push
 	n, err = f.srv.w.Write(p)
 	n, err = wrote(n, len(p), err)
 	if push = push && err == nil && f.srv.flusher != nil; push {
@@ -72,6 +75,9 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 	}
 	returned = true
 	f.mu.Lock()
+	if asked && !push {
+		f.spareBodyLocked(len(p)) // it was not flushed
+	}
 	f.endCallLocked()
 	if push {
 		f.notePushLocked(perr)
@@ -117,6 +123,9 @@ func (f *Flusher) pushLocked() bool {
 func (f *Flusher) notePushLocked(err error) {
 	if err = f.verdictLocked(err); err != nil || f.rare != nil {
 		f.rareLocked().lastPush = err
+	}
+	if p := f.timeout.progress; p != nil {
+		p.room.flushed = err == nil
 	}
 }
 

@@ -59,7 +59,12 @@ func (f *Flusher) Close() error {
 // [http.ErrAbortHandler], the server's own way to cut a response. With [New]
 // the caller does that. Called by a [Filter] it only marks the response, which
 // ends with the return of the handler, Close or another Abort.
-func (f *Flusher) Abort(cause error) { f.finish(true, cause) }
+func (f *Flusher) Abort(cause error) {
+	f.mu.Lock()
+	f.rareLocked().abort = true
+	f.mu.Unlock()
+	f.finish(true, cause)
+}
 
 // finish is Close and Abort. Whoever comes first ends the response; the others
 // wait for that.
@@ -78,14 +83,17 @@ func (f *Flusher) finish(abort bool, cause error) error {
 	}
 	if f.closing {
 		defer f.mu.Unlock()
-		if f.ended && f.handlerIs(handlerReturned) && !abort {
-			f.boundEndLocked()
-		}
 		if abort && f.stack.running != nil {
 			return f.fail // it may be the filter that asks: what closes the response sees the mark
 		}
 		for !f.ended {
 			f.waitLocked()
+		}
+		if f.handlerIs(handlerReturned) && !f.bounded {
+			f.bounded = true
+			if !abort {
+				f.boundEndLocked()
+			}
 		}
 		return f.closeErr()
 	}
@@ -277,6 +285,7 @@ func (f *Flusher) boundEndLocked() {
 	switch {
 	case f.fail != nil || f.hijacked:
 	case f.context == nil || f.handlerIs(handlerReturned) || f.detached >= taken:
+		f.bounded = true
 		f.setClosingDeadlineLocked(true)
 	default:
 		f.liftClosingDeadlineLocked()
@@ -286,10 +295,11 @@ func (f *Flusher) boundEndLocked() {
 // broken reports whether the client must be shown a cut, once the response has
 // ended: it was aborted, or accepted bytes are lost and the connection does not
 // tell by itself. It does if it is the server's own writer that failed, or if the
-// client has gone.
+// client has gone. Where the cut would end the process, and all other responses
+// with it (net/http/fcgi), only a caller's Abort does that.
 func (f *Flusher) broken() bool {
 	switch {
-	case f.hijacked:
+	case f.hijacked, f.srv.oneProcess && !f.rarely().abort:
 		return false
 	case f.aborted, f.rarely().torn:
 		return true

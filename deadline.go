@@ -108,7 +108,7 @@ func (f *Flusher) liftServerDeadline() {
 // server can: HTTP/1 at once, HTTP/2 by resetting the stream. The lock is
 // dropped meanwhile; the end of the response waits until it is back.
 func (f *Flusher) unblockLocked() {
-	if f.srv.deadline == nil || f.parked {
+	if f.srv.deadline == nil || f.hijacking {
 		return
 	}
 	f.deadline.state = deadlineUnblocked

@@ -80,7 +80,8 @@ type handover struct {
 // the context ends, with ErrClientGone as its [Cause], and the response is
 // closed: what was accepted still goes out. The server's WriteTimeout ends here.
 // SendTimeout holds, 60 s if it was left at zero, and so does a deadline that was
-// set with [Flusher.SetWriteDeadline].
+// set with [Flusher.SetWriteDeadline]. Trailers that were not declared before are
+// set in the map that f.Header returns afterwards.
 //
 // It is refused with [ErrHeadersSent] if headers went out without Connection:
 // close, as the client could use the connection again; with [ErrReentrant] while
@@ -152,7 +153,10 @@ func (f *Flusher) detachLocked() error {
 			return err
 		}
 	}
-	f.rareLocked().handover = &handover{header: f.header.Clone()}
+	f.rareLocked().handover = &handover{header: f.header}
+	if conn == nil || f.rare.framing != nil {
+		f.rare.handover.header = f.header.Clone() // the map itself is for trailers
+	}
 	f.handler.Or(handlerShutOut)
 	if conn != nil {
 		f.takeOverLocked(conn)
@@ -184,8 +188,8 @@ func (f *Flusher) takeConnectionLocked() (conn net.Conn, err error) {
 		return nil, nil
 	}
 	f.parkLocked(true)
-	f.callLocked(func() { conn, _, err = h.Hijack() })
-	f.parkLocked(false)
+	defer f.parkLocked(false)
+	conn, _, err = f.hijackConnLocked(h)
 	if errors.Is(err, http.ErrNotSupported) {
 		return nil, nil
 	}
@@ -205,6 +209,9 @@ func (f *Flusher) takeOverLocked(conn net.Conn) {
 	f.srv = server{w: w, flusher: w, deadline: w}
 	f.body = nil
 	f.shared, f.below = false, nil
+	if w.with == nil {
+		f.header = nil // for trailers that were not declared there will be another
+	}
 	if t := f.rarely().handlerDeadline; !t.IsZero() {
 		w.SetWriteDeadline(t)
 	}
@@ -281,10 +288,16 @@ func (f *Flusher) outlives(own *http.Request) bool {
 // dropHandlerLocked lets go of what a response needs of its handler only while
 // that runs. Of the request, that is all but what OnClose is to see.
 func (f *Flusher) dropHandlerLocked(own *http.Request) {
-	f.srv.w.(*wire).form = own.MultipartForm
+	w := f.srv.w.(*wire)
+	if own.MultipartForm != nil {
+		with := w.extra()
+		with.form = own.MultipartForm
+		w.with = &with
+	}
 	if f.closing {
 		return // what ends it looks at these, without the lock
 	}
+	f.dropTimerLocked()
 	r := f.rare
 	r.handover, r.framing = nil, nil
 	if len(r.hooks) == 0 && f.cfg.OnClose == nil {
@@ -323,8 +336,10 @@ func (f *Flusher) partFromHandler() {
 // removeFiles removes the multipart files of a request whose connection was taken
 // over: the server does not.
 func (f *Flusher) removeFiles() {
-	if w, ok := f.serverWriter().(*wire); ok && w.form != nil {
-		w.form.RemoveAll()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if w, ok := f.srv.w.(*wire); ok && w.extra().form != nil {
+		w.extra().form.RemoveAll()
 	}
 }
 

@@ -1,8 +1,11 @@
 package flush
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"io"
+	"net"
 	"net/http"
 )
 
@@ -58,6 +61,8 @@ func (c fakeConn) room() (int64, error) {
 
 func (c fakeConn) established() bool { return true }
 
+func (c fakeConn) takes() (kernelRoom, error) { return kernelRoom{}, nil }
+
 func (c fakeConn) hangUp() error { return errors.ErrUnsupported }
 
 // A SharedWrite is what one broadcast has for detached responses.
@@ -67,3 +72,30 @@ func NewSharedWrite(p []byte) *SharedWrite { return newSharedWrite(p) }
 
 // WriteShared is what a broadcast does first with each of its members.
 func WriteShared(f *Flusher, s *SharedWrite) (taken bool, err error) { return f.writeShared(s) }
+
+// TornChunk returns what a client gets of a broadcast's event of which only n bytes
+// could be written at first, when the rest is queued in pieces of size, and the
+// response then ends.
+func TornChunk(event []byte, n, size int) []byte {
+	var out connRecorder
+	w := &wire{conn: &out}
+	s := newSharedWrite(event)
+	out.Write(s.chunk[:n])
+	gone := bodyBytes(n, s.head, len(event))
+	w.tear(s.chunk, n, s.head, len(event))
+	for rest := event[gone:]; len(rest) > 0; {
+		k, _ := w.Write(rest[:min(size, len(rest))])
+		rest = rest[k:]
+	}
+	w.FlushError()
+	w.end(nil)
+	return out.Bytes()
+}
+
+type connRecorder struct {
+	net.Conn
+	bytes.Buffer
+}
+
+func (c *connRecorder) Write(p []byte) (int, error) { return c.Buffer.Write(p) }
+func (c *connRecorder) Read(p []byte) (int, error)  { return 0, io.EOF }

@@ -32,10 +32,10 @@ func (f *Flusher) followAsyncLocked() error {
 func (f *Flusher) flushAllAsyncLocked() error {
 	s := f.stack
 	switch {
-	case !s.active() || f.refuse != nil:
-		return nil
 	case s.running != nil:
 		return ErrReentrant
+	case !s.active() || f.refuse != nil:
+		return nil
 	case f.owesLocked():
 		s.owesAll = true
 		f.oweLocked()
@@ -96,9 +96,7 @@ func (f *Flusher) payLocked() {
 	if err := f.flushStackLocked(all, true); err != nil && f.fail == nil {
 		f.rareLocked().refused = joinErrors(f.rare.refused, err)
 	}
-	if _, err := f.askFlushLocked(); err == nil {
-		f.flow.flushes-- // it was counted when it was asked for
-	}
+	f.askFlushLocked() // another than the one that left them: that has gone down without them
 }
 
 // awaitPaidLocked has a Write into a buffer wait until nothing is owed, and

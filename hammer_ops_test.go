@@ -31,6 +31,7 @@ type reply struct {
 	cancel func()
 
 	buffers atomic.Bool // somebody has begun to open a buffer
+	closing atomic.Bool // the response may be ending: its headers wait for no Read
 	tried   atomic.Bool // TryWrite has been called
 	ended   atomic.Bool // the response has ended
 
@@ -39,6 +40,7 @@ type reply struct {
 	mu         sync.Mutex
 	writers    []*writer
 	floor2     returned
+	owed       returned // to floor 2, by FlushAll(false)
 	accepted   int64
 	filtered   int64  // bytes that filters added, less what they took
 	inexact    string // why the balance cannot be drawn
@@ -48,6 +50,7 @@ type reply struct {
 	closeCause error  // Err then
 	panicked   any    // what the handler's ServeHTTP panicked with
 	exited     bool   // it was left by runtime.Goexit
+	left       bool   // the server's context had ended by then: the client is gone
 }
 
 func newReply(h *hammerRun, i int) *reply {
@@ -126,6 +129,10 @@ func (r *reply) serve() {
 	go func() {
 		defer close(done)
 		defer r.h.endCall(c)
+		ctx := context.Background()
+		if r.req != nil {
+			ctx = r.req.Context()
+		}
 		defer r.over()
 		if !r.handler {
 			r.f = flush.New(r.w, r.req, &r.opts)
@@ -138,6 +145,7 @@ func (r *reply) serve() {
 			r.mu.Lock()
 			defer r.mu.Unlock()
 			r.panicked, r.exited = v, exited && v == nil
+			r.left = ctx.Err() != nil
 			switch v.(type) {
 			case nil, hammerPanic:
 			default:
@@ -201,6 +209,7 @@ func (r *reply) handle(workers *sync.WaitGroup) {
 		mine.Wait()
 		r.rest()
 	}
+	r.closing.Store(true)
 	k := &worker{r: r, name: fmt.Sprintf("%d.handler", r.id)}
 	switch r.ending {
 	case endsClose:
@@ -229,6 +238,7 @@ func (r *reply) rest() {
 	}
 	r.server.calm.Store(true)
 	time.Sleep((2*r.h.stretches()+6)*r.sendTimeout() + 2*time.Second) // stalls that are under way end
+	r.onFloor2(r.owed)
 	upTo := r.known()
 	if r.f.FlushAsync() != nil || r.ended.Load() {
 		return
@@ -310,6 +320,7 @@ func (k *worker) write(what string, kind timeKind, size int, fn func(p []byte) (
 	case late && (n > 0 || err == nil):
 		r.report("after the end", "%s %s: %d, %v", k.name, what, n, err)
 	}
+	rec.told = errors.Is(err, http.ErrContentLength)
 	r.ends(rec, n)
 }
 
@@ -346,8 +357,15 @@ func (k *worker) do(o op) {
 			return
 		}
 		r.tried.Store(true)
-		k.write("TryWrite", atOnce, o.size, func(p []byte) (int, error) {
-			if err := t.TryWrite(p); err != nil {
+		k.write("TryWrite", r.mustNotWait(), o.size, func(p []byte) (int, error) {
+			ended := r.f.Err()
+			switch err := t.TryWrite(p); {
+			case errors.Is(err, errHammerFalse): // p has passed the filter unchanged
+				return len(p), err
+			case err != nil && ended == nil && r.buffers.Load() && !errors.Is(err, flush.ErrNoRoom):
+				r.notExact("TryWrite does not tell what became of it")
+				return 0, err
+			case err != nil:
 				return 0, err
 			}
 			return len(p), nil
@@ -364,7 +382,7 @@ func (k *worker) do(o op) {
 		waited := r.opts.Flush != flush.Async && r.opts.Flush != flush.Off && !holds && r.h.has&hasFollow == 0 && r.opts.SAPI.HTTP10Buffer == 0
 		k.flush("FlushError", waits, 0, waited, r.known(), f.FlushError)
 	case opFlushAsync:
-		k.call("FlushAsync", atOnce, 0, f.FlushAsync)
+		k.call("FlushAsync", r.mustNotWait(), 0, f.FlushAsync)
 	case opFlushWait:
 		k.flush("FlushWait", waits, 0, true, r.known(), func() error { return f.FlushWait(noContext) })
 	case opFlushCtx:
@@ -384,16 +402,24 @@ func (k *worker) do(o op) {
 		wait := o.n&1 == 0
 		kind := waits
 		if !wait {
-			kind = atOnce
+			kind = r.mustNotWait()
 		}
 		k.flush(fmt.Sprintf("flush.Flush(%v)", wait), kind, 0, wait, r.known(), func() error { return flush.Flush(f, wait) })
 	case opFlushAll:
 		wait := o.n&1 == 0
+		kind := bounded
+		if !wait {
+			kind = r.mustNotWait()
+		}
 		upTo := r.soFar()
-		k.flush(fmt.Sprintf("FlushAll(%v)", wait), bounded, 0, wait, upTo, func() error {
+		k.flush(fmt.Sprintf("FlushAll(%v)", wait), kind, 0, wait, upTo, func() error {
 			err := f.FlushAll(wait)
-			if err == nil {
+			switch {
+			case err != nil:
+			case wait:
 				r.onFloor2(upTo)
+			default:
+				r.onItsWay(upTo)
 			}
 			return err
 		})
@@ -415,7 +441,7 @@ func (k *worker) do(o op) {
 	case opDuplex:
 		k.call("EnableFullDuplex", bounded, 0, f.EnableFullDuplex)
 	case opHijack:
-		k.call("Hijack", bounded, 0, func() error {
+		k.call("Hijack", ends, 0, func() error {
 			conn, _, err := f.Hijack()
 			if err == nil {
 				conn.Close()
@@ -428,8 +454,10 @@ func (k *worker) do(o op) {
 		k.buffer(o)
 	case opAbort:
 		r.abortedAt.CompareAndSwap(0, max(int64(time.Since(r.h.began)), 1))
+		r.closing.Store(true)
 		k.call("Abort", ends, 0, func() error { f.Abort(errHammerAbort); return nil })
 	case opClose:
+		r.closing.Store(true)
 		k.call("Close", ends, 0, f.Close)
 	case opStatus:
 		k.call("WriteHeader", atOnce, 0, func() error { f.WriteHeader([]int{200, 404, 204, 500}[o.n%4]); return nil })
@@ -465,6 +493,15 @@ func (k *worker) do(o op) {
 			return f.Err()
 		})
 	}
+}
+
+// mustNotWait is what holds of a flush that does not wait. Under New nobody sees
+// who reads the request body: there headers go out on the caller's goroutine.
+func (r *reply) mustNotWait() timeKind {
+	if !r.handler && len(r.replyScript.body) > 0 {
+		return waits
+	}
+	return atOnce
 }
 
 // readFile reads from a file. It is given as sendfile likes it, or not, and
@@ -506,6 +543,7 @@ func (k *worker) readFrom(what string, n, size int, source func(p []byte, each i
 		if !returned {
 			m = -1
 		}
+		rec.told = errors.Is(err, http.ErrContentLength)
 		r.ends(rec, int(m))
 	}
 }

@@ -25,6 +25,7 @@ type entry struct {
 	began int64 // as tick says
 	ended int64 // 0: it has not returned
 	n     int   // what it has returned
+	told  bool  // that the server, or a length, refused some of it
 	gone  bool  // taken back on purpose: by a Clean, a Discard, a filter that swallows
 
 	// what the server has of it; guarded by the server's mu
@@ -92,22 +93,33 @@ func (r *reply) soFar() returned {
 	all := make(returned, len(r.writers))
 	for i, w := range r.writers {
 		all[i] = len(w.all)
-		if all[i] > 0 && w.all[all[i]-1].ended == 0 {
-			all[i]--
+		for all[i] > 0 && w.all[all[i]-1].ended == 0 {
+			all[i]-- // ReadFrom begins several
 		}
 	}
 	return all
 }
 
-// onFloor2 notes that what had been written at that time has left the buffers.
+// onFloor2 notes that what had been written at that time has left the buffers,
+// and onItsWay that it will.
 func (r *reply) onFloor2(upTo returned) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i, n := range upTo {
-		if i == len(r.floor2) {
-			r.floor2 = append(r.floor2, 0)
+	r.floor2.raise(upTo)
+}
+
+func (r *reply) onItsWay(upTo returned) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.owed.raise(upTo)
+}
+
+func (r *returned) raise(to returned) {
+	for i, n := range to {
+		if i == len(*r) {
+			*r = append(*r, 0)
 		}
-		r.floor2[i] = max(r.floor2[i], n)
+		(*r)[i] = max((*r)[i], n)
 	}
 }
 
@@ -160,6 +172,13 @@ func (r *reply) findLocked(p []byte) *entry {
 		return nil
 	}
 	return w.all[seq]
+}
+
+// notExact says why the balance cannot be drawn.
+func (r *reply) notExact(why string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.inexact = why
 }
 
 // allGone is what Flusher.Clean does to all that has begun.
@@ -389,13 +408,13 @@ func (r *reply) checkFailureLocked() {
 	}
 }
 
-// excess is how much a FollowFlush buffer, or TryWrite, may bring beyond the
-// mark: once. What a buffer holds is not bounded, so it is everything.
+// excess is how much a FollowFlush buffer, FlushAll(false) or TryWrite may bring
+// beyond the mark: once. What a buffer holds is not bounded, so it is everything.
 func (r *reply) excess() int {
 	n := 0
 	for _, w := range r.writers {
 		for _, rec := range w.all {
-			if rec.by == w && r.buffers.Load() && r.h.has&hasFollow != 0 {
+			if rec.by == w && r.buffers.Load() && r.h.has&(hasFollow|hasFlushAll) != 0 {
 				n += len(rec.data) + 2
 			} else if r.tried.Load() {
 				n = max(n, len(rec.data))
@@ -416,7 +435,7 @@ func (r *reply) checkWireLocked(st flush.Stats, hijacked bool) {
 		}
 		after = max(after, rec.began)
 		switch {
-		case rec.n < 0 || rec.gap || s.refused && rec.n < len(rec.data) || s.panicked:
+		case rec.n < 0 || rec.gap || rec.told || s.refused && rec.n < len(rec.data) || s.panicked:
 		case rec.down > rec.n:
 			r.report("more", "of %s %d bytes were accepted and %d are on the wire", rec.data[:4], rec.n, rec.down)
 		case rec.down < rec.n && i < len(s.wire.order)-1 && !rec.gone:
@@ -444,7 +463,7 @@ func (r *reply) checkWireLocked(st flush.Stats, hijacked bool) {
 		// Hijack drops what buffers hold, and Stats tell.
 	case !told:
 		r.report("untold", "missing on the wire, and neither Close nor OnClose nor a cut says so: %s; %+v", what, st)
-	case r.handler && r.panicked == nil && !r.exited && r.closeCause != nil && !hijacked:
+	case r.handler && r.panicked == nil && !r.exited && r.closeCause != nil && !hijacked && !r.left:
 		r.report("uncut", "missing on the wire because of %q, and the client sees a whole response: %s; %+v", r.closeCause, what, st)
 	}
 	if st.Lost == 0 && r.inexact == "" && !s.refused && !s.panicked {
@@ -496,6 +515,9 @@ func (r *reply) checkTime(what string, took time.Duration, kind timeKind, most t
 			return // without a bound of its own it waits for others that hold something
 		}
 		factor := r.h.stretches()
+		if len(r.replyScript.body) > 0 {
+			factor++ // after a drain that has taken so long the response goes on
+		}
 		most = slept + factor*(send+send/16) + r.write + r.uploadTime() + time.Millisecond
 		if r.write > 0 && r.opts.SendTimeout == 0 && has&hasDeadline != 0 {
 			most += time.Hour // the handler's own deadline in the place of the server's
@@ -552,6 +574,9 @@ func (r *replyScript) sendTimeout() time.Duration {
 func (r *reply) uploadTime() (d time.Duration) {
 	for _, one := range r.replyScript.body {
 		d += one
+	}
+	if d > 0 && !r.bodyEnds && r.write > 0 && r.opts.SendTimeout == 0 {
+		d += r.bodyStall() // a WriteTimeout alone does not end the server's drain
 	}
 	return d
 }

@@ -420,8 +420,8 @@ func newReplyScript(rnd *rand.Rand, has feature, budget *flush.Budget) replyScri
 			r.body = append(r.body, d)
 		}
 	}
-	if has&hasNoDeadline != 0 {
-		r.body = nil // net/http, which drains, has deadlines
+	if has&(hasNoDeadline|hasNoFlush) != 0 {
+		r.body = nil // net/http, which drains, has deadlines and flushes
 	}
 	if r.opts.SendTimeout < 0 {
 		r.bodyEnds = true // nothing would end the wait

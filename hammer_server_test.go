@@ -38,7 +38,9 @@ type hammerServer struct {
 	failure  error // what a call failed with that must have been the last
 	refused  bool  // bytes were refused: there is a gap where they would be
 	panicked bool
-	longest  time.Duration // call
+	longest  time.Duration // stretch: a call, or a Write and the Flush right behind it
+	wrote    time.Time     // when the last call, a Write, began
+	ended    time.Time     // when the last call ended
 	until    time.Time     // the deadline
 	wire     wire
 	body     *hammerBody
@@ -221,8 +223,16 @@ func (s *hammerServer) begin(name string) func() {
 	s.mu.Unlock()
 	s.r.h.note("%d: server %s {", s.r.id, name)
 	began := time.Now()
+	if name == "Flush" && !s.wrote.IsZero() && s.ended.Equal(began) {
+		began = s.wrote
+	}
+	s.wrote = time.Time{}
+	if name == "Write" {
+		s.wrote = began
+	}
 	return func() {
 		s.r.h.note("%d: server %s }", s.r.id, name)
+		s.ended = time.Now()
 		s.mu.Lock()
 		s.longest = max(s.longest, time.Since(began))
 		s.mu.Unlock()
@@ -275,7 +285,7 @@ func (s *hammerServer) weather(name string, half func()) (fault, error) {
 	} else if dice>>2&3 == 1 {
 		s.r.h.sleep(time.Duration(dice >> 5 & 1023)) // for other orders of things
 	}
-	if fault == faultStall {
+	if fault == faultStall && name != "Hijack" { // net/http only waits for its own goroutine there
 		s.r.h.note("%d: server %s stalls", s.r.id, name)
 		s.block(0, true)
 	}
@@ -410,11 +420,13 @@ func newHammerBody(r *reply) *hammerBody {
 			b.pieces <- 10
 		}
 		if !r.bodyEnds {
-			time.Sleep(5*r.sendTimeout() + time.Second) // for all that we know for good
+			time.Sleep(r.bodyStall()) // for all that we know for good
 		}
 	}()
 	return b
 }
+
+func (r *replyScript) bodyStall() time.Duration { return 5*r.sendTimeout() + time.Second }
 
 func (b *hammerBody) size() int { return 10 * len(b.r.replyScript.body) }
 
@@ -448,7 +460,7 @@ func (b *hammerBody) drain() {
 	if b.r.req.ProtoMinor == 0 || b.duplex.Load() || b.eof.Load() || b.drained.Swap(true) {
 		return
 	}
-	if b.reading.Load() > 0 {
+	if b.reading.Load() > 0 && b.r.handler && !b.r.closing.Load() { // under New net/http's own lock sees to that
 		b.r.report("drain", "headers go out while the body is being read")
 	}
 	p := make([]byte, 10)

@@ -67,7 +67,11 @@ func TestMaxPendingBesideABudget(t *testing.T) {
 						}
 					})
 					synctest.Wait()
-					if n := f.Buffered(); n != mark || f.Available() != 0 {
+					held := mark
+					if size > max(mark, 32<<10) {
+						held = 0 // what is beyond the mark passes through first, and is not held
+					}
+					if n := f.Buffered(); n != held || f.Available() != 0 {
 						t.Errorf("%d bytes held and room for %d, with MaxPending %d", n, f.Available(), mark)
 					}
 					s.release()

@@ -57,8 +57,7 @@ type pipe struct {
 	parked  bool  // floor 1 is being taken away: no operation goes on before it is known whether it was
 	owed    bool  // floor 3 has more to bring down, which found no room
 	wanted  bool  // the holder of the pen waits for the baton: a carrier gives it up
-	larger  bool  // it has taken slices quickly: they begin larger
-	slow    bool  // the client has been: what it is given does not grow any more
+	pace    pace  // of the client, as large pieces have shown it
 	stalls  int16 // stretches without progress on a floor 1 that cannot be interrupted
 	waiters int32 // goroutines in waitLocked
 
@@ -123,6 +122,10 @@ type down interface {
 	shortWriteLocked() bool
 	shortAskLocked() bool
 	shortPushLocked() bool
+
+	// takesAtOnceLocked reports whether floor 1 is sure to take n bytes, and to
+	// flush them, without waiting for the client. The next call is that one.
+	takesAtOnceLocked(n int) bool
 
 	// calledLocked is when the last call began or got on, as now says.
 	calledLocked() time.Duration

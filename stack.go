@@ -124,6 +124,7 @@ type stack struct {
 	busy      bool        // somebody has the turn
 	passing   bool        // the top has been flushed and its bytes are on their way: Level does not count it
 	cleaning  bool        // the turn is Clean's
+	unwinding bool        // the turn is the end's
 	whole     bool        // what comes down meanwhile enters floor 2 whole: the operation must not wait
 	owesAll   bool        // what is owed is every buffer, not only those with FollowFlush
 	paying    bool        // a carrier is at what is owed
@@ -200,6 +201,7 @@ func (f *Flusher) unwindStackLocked() (err error) {
 		return nil
 	}
 	f.takeTurnLocked(true)
+	f.stack.unwinding = true
 	defer f.settleTurnLocked(&err)
 	defer func() {
 		for len(f.stack.rest) > 0 {
@@ -373,7 +375,7 @@ func (f *Flusher) keepLocked(p []byte, err error) error {
 	case f.waitEndedLocked(err):
 		f.slowLocked() // Writes must not pass them
 		f.stack.rest = append(f.stack.rest, p...)
-		if f.closing {
+		if f.stack.unwinding {
 			return nil
 		}
 	default:

@@ -43,6 +43,9 @@ type sendTimeout struct {
 func (f *Flusher) beginCallLocked() {
 	t := &f.timeout
 	t.calling = true
+	if t.progress != nil {
+		t.progress.room.begin()
+	}
 	closing := t.closing && t.progress == nil && !f.drainingLocked()
 	budget := f.cfg.Budget != nil && !t.quiet
 	if budget || t.d > 0 && !closing {
@@ -124,6 +127,9 @@ func (f *Flusher) sendTimeoutFired() {
 	t := &f.timeout
 	t.running = false
 	if !t.calling || f.gone {
+		if f.detached == released {
+			t.timer = nil
+		}
 		return
 	}
 	look := f.lookLocked()
@@ -184,6 +190,15 @@ func (f *Flusher) sendTimeoutFired() {
 	t.since = now()
 	t.running = true
 	t.timer.Reset(t.d)
+}
+
+// dropTimerLocked gives back the send timeout's timer, which the next call makes
+// anew, unless a call is under way: one that idles is a good part of what a
+// detached response costs.
+func (f *Flusher) dropTimerLocked() {
+	if t := &f.timeout; !t.calling && t.timer != nil && t.timer.Stop() {
+		t.timer, t.running = nil, false
+	}
 }
 
 // stopTimersLocked ends both timers for good. A callback that is already

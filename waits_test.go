@@ -30,40 +30,53 @@ import (
 
 // waitFuncs are the package's own functions that do nothing but wait; who calls
 // one of them waits.
-var waitFuncs = []string{"waitLocked", "waitBoundLocked", "wait"}
+var waitFuncs = []string{"waitLocked", "awaitLocked"}
 
 // The functions in which calls wait. Rows name them by these constants, and
 // several may be the same function.
 const (
 	inPen      = "takePenLocked"
-	inRoom     = "waitRoomLocked"
+	inRoom     = "awaitLowLocked"
 	inBudget   = "waitBudgetLocked"
-	inSolo     = "handSolo"
+	inSolo     = "carryLocked"
 	inBaton    = "takeBatonLocked"
-	inFlush    = "flushWaitLocked"
+	inFlush    = "awaitFlushLocked"
+	inFollow   = "followWaitLocked"
+	inPaid     = "awaitPaidLocked"
+	inFilter   = "withholdLocked"
+	inBulk     = "passBulkLocked" // it waits in takeBatonLocked
 	inTurn     = "takeTurnLocked"
-	inComplete = "complete"
-	inRest     = "handRestLocked"
+	inComplete = "awaitWritesLocked"
+	inRest     = "grabBatonLocked"
 	inJoin     = "joinLocked"
 	inFinish   = "finish"
 	inAcked    = "FlushAcked"
 	inDrain    = "drainLocked"
 
-	inServerCall = "callLocked" // inside a call of the server
-	inPlain      = "flushPlain" // inside the one that the plain flush makes itself
+	inServerCall = "(*sink).Write"   // inside a call of the server
+	inPlain      = "pushPlainLocked" // inside the one that the plain flush makes itself
 )
 
 // waitPlaces are all functions in which a goroutine may stop: for a channel, a
 // condition, the clock, or in one of waitFuncs. Each either has a row of the
 // table or, here, a reason for having none.
 var waitPlaces = []struct{ name, noRow string }{
-	{inPen, ""}, {inRoom, ""}, {inBudget, ""}, {inSolo, ""}, {inBaton, ""}, {inFlush, ""}, {inTurn, ""},
+	{inPen, ""}, {inRoom, ""}, {inBudget, ""}, {inSolo, ""}, {inBaton, ""}, {inFlush, ""}, {inFollow, ""}, {inPaid, ""}, {inFilter, ""}, {inTurn, ""},
 	{inComplete, ""}, {inRest, ""}, {inJoin, ""}, {inFinish, ""}, {inAcked, ""}, {inDrain, ""},
 
 	{"waitLocked", "one of waitFuncs"},
-	{"waitBoundLocked", "one of waitFuncs"},
-	{"wait", "one of waitFuncs"},
+	{"awaitLocked", "one of waitFuncs"},
+	{"serve", "the budget's own goroutine"},
+	{"enter", "see TestWaitsForTheRequestBody"},
+	{"awaitReadLocked", "see TestWaitsForAReadOfTheRequestBody"},
 	{"run", "the watcher's own goroutine; it sleeps between two looks"},
+	{"Detach", "for another Detach"},
+	{"detachLocked", "for timers, which look whether the response is theirs"},
+	{"outlives", "for the end of the response, which is what it is for"},
+	{"Broadcast", "for its own workers, which wait for nobody"},
+	{"Shutdown", "its ends are its own: see TestShutdown"},
+	{"cutAll", "for a second at most"},
+	{"readClient", "the wire's own goroutine"},
 	{"passTurnLocked", "its channel has room"},
 	{"filterLocked", "its channels have room"},
 	{"CloseNotify", "its channel has room"},
@@ -237,6 +250,9 @@ func (k waitKind) outcomes(reason string, deadlines bool) []waitOutcome {
 		if reason == whyCloses {
 			all = append(all, waitOutcome{errAny, waitLimit}) // the response was cut
 		}
+		if !deadlines && (reason == whyRunsOut || reason == whyCloses) {
+			all = append(all, waitOutcome{flush.ErrTimeout, 2 * waitLimit}) // it had its turn, and a wait of its own
+		}
 		return all
 	}
 	switch reason {
@@ -250,10 +266,16 @@ func (k waitKind) outcomes(reason string, deadlines bool) []waitOutcome {
 		if k == forEnd && !deadlines {
 			return []waitOutcome{{nil, waitLate}}
 		}
+		if k == forPen && !deadlines {
+			return []waitOutcome{{flush.ErrTimeout, 2*waitLimit - 1}, {flush.ErrTimeout, 3*waitLimit - 1}} // it may get the pen, and a wait of its own
+		}
 		return []waitOutcome{{flush.ErrTimeout, 2*waitLimit - 1}}
 	case whyRunsOut:
 		if k == forEnd && !deadlines {
 			return []waitOutcome{{nil, waitLate}}
+		}
+		if k == forPen && !deadlines {
+			return []waitOutcome{{flush.ErrTimeout, waitLimit}, {flush.ErrTimeout, 2 * waitLimit}}
 		}
 		return []waitOutcome{{flush.ErrTimeout, waitLimit}}
 	case whyFails, whyLeaves:
@@ -505,12 +527,30 @@ func (e *waiter) tableCall() error { return e.row.call(e) }
 
 // waitsIn reports whether the goroutine of the call waits in a function.
 func waitsIn(name string) bool {
+	stack := tableStack()
+	return strings.Contains(stack, "."+name+"(") || strings.Contains(stack, "."+name+"[") // a generic one
+}
+
+// tableStack is where the goroutine of the call is.
+func tableStack() string {
 	for _, stack := range goroutines() {
 		if strings.Contains(stack, ".tableCall(") {
-			return strings.Contains(stack, "."+name+"(") || strings.Contains(stack, "."+name+"[") // a generic one
+			return stack
 		}
 	}
-	return false
+	return "nothing: it has returned"
+}
+
+// waitsWhere names the functions that the goroutine of the call is in.
+func waitsWhere() string {
+	var names []string
+	for line := range strings.Lines(tableStack()) {
+		if name, _, ok := strings.Cut(line, "("); ok && !strings.HasPrefix(line, "\t") {
+			_, rest, _ := strings.Cut(strings.TrimPrefix(line, name), ").")
+			names = append(names, name[strings.LastIndexByte(name, '/')+1:]+rest[:strings.IndexByte(rest+"(", '(')])
+		}
+	}
+	return strings.Join(names, " < ")
 }
 
 // once makes the call once, under the reason.
@@ -537,7 +577,7 @@ func (e *waiter) once(reason string, deadlines bool) {
 		defer stop.Stop()
 	}
 	if reason == whyLives && !waitsIn(in) { // it is the same for all, and dear to find out
-		e.t.Errorf("it does not wait in %s", in)
+		e.t.Errorf("it does not wait in %s, but in %s", in, waitsWhere())
 	}
 	e.happen(reason)
 	end := time.NewTimer(10 * waitLimit)
@@ -665,6 +705,14 @@ func (e *waiter) stream() {
 	must(e.t, e.f.FlushWait(noContext))
 }
 
+// over is a stall: floor 2 holds more than MaxPending, of a buffer.
+func (e *waiter) over() {
+	e.hold(0)
+	mustWrite(e.t, e.f, strings.Repeat("o", 20_000))
+	must(e.t, e.f.FlushAsync())
+	synctest.Wait()
+}
+
 // begun is a stall: a Write has begun, and cannot finish.
 func (e *waiter) begun() {
 	e.fill()
@@ -695,7 +743,22 @@ func waitRows() []*waitRow {
 		{name: "Write in line", in: [2]string{inPen, inPen}, kind: forPen, opts: full, stall: (*waiter).begun, step: 4100,
 			call: func(e *waiter) error { return e.write(100) }},
 		{name: "Write for the budget", in: [2]string{inBudget, inBudget}, kind: forBudget, opts: flush.Options{Flush: flush.Async}, stall: (*waiter).keep, loose: true,
-			call: func(e *waiter) error { return e.write(100) }},
+			call: func(e *waiter) error { return e.write(100) },
+			cells: map[string][]waitOutcome{
+				// The end of the context may be the client's: the server is asked, which
+				// needs no memory, but for one that only a carrier may call.
+				whyHalfOpen: {{nil, waitHappens}, {nil, 0}}, whyHalfOpen + "/none": {{nil, waitLimit - 1}}, whyLeaves + "/none": {{flush.ErrTimeout, waitLimit}},
+			}},
+		{name: "Write of more than MaxPending", in: [2]string{inBulk, inRoom}, opts: full, stall: (*waiter).carry, step: 33_000,
+			call: func(e *waiter) error { return e.write(100_000) }},
+		{name: "Write beside Hijack", in: [2]string{inPen, inPen}, once: true, loose: true,
+			stall: func(e *waiter) { e.held(); go hijack(e); synctest.Wait() },
+			call:  func(e *waiter) error { return e.write(100) },
+			cells: map[string][]waitOutcome{
+				whyLives: {{http.ErrHijacked, waitLimit - 1}}, whyHalfOpen: {{http.ErrHijacked, waitLimit - 1}}, whyRunsOut: {{flush.ErrTimeout, waitLimit}},
+				whyFails: {{flush.ErrClientGone, waitHappens}}, whyLeaves: {{flush.ErrClientGone, waitHappens}}, whyAborts: {{errWaitCause, waitHappens}},
+				whyCloses: {{flush.ErrClosed, waitHappens}}, whyClosesWell: {{flush.ErrClosed, waitHappens}}, whyHijacks: nil, whyMoves: nil,
+			}},
 		{name: "Write through", in: [2]string{inServerCall, inSolo}, stall: func(e *waiter) { e.hold(0) }, step: 33_000,
 			call: func(e *waiter) error { return e.write(70_000) }},
 		{name: "Write, implicit flush", in: [2]string{inServerCall, inFlush}, opts: flush.Options{Implicit: flush.Wait}, stall: func(e *waiter) { e.hold(0) },
@@ -726,13 +789,13 @@ func waitRows() []*waitRow {
 				whyHijacks: {{nil, waitGoesOn}},
 			}},
 		{name: "FlushWait through a buffer", in: [2]string{inRoom, inRoom}, opts: full, setup: open(&flush.BufferOptions{FollowFlush: true}), stall: put(20_000), step: 4100, call: flushWait},
-		{name: "FlushWait with a context through a buffer", in: [2]string{inRoom, inRoom}, opts: full, setup: open(&flush.BufferOptions{FollowFlush: true}), stall: put(20_000), own: true,
+		{name: "FlushWait with a context through a buffer", in: [2]string{inFlush, inFlush}, opts: full, setup: open(&flush.BufferOptions{FollowFlush: true}), stall: put(20_000), own: true,
+			call: func(e *waiter) error { return e.f.FlushWait(e.ctx) }},
+		{name: "FlushWait with a context through a buffer at MaxPending", in: [2]string{inFollow, inFollow}, kind: forPen, opts: full, setup: open(&flush.BufferOptions{FollowFlush: true}), stall: (*waiter).over, own: true,
 			call: func(e *waiter) error { return e.f.FlushWait(e.ctx) }},
 		{name: "FlushAll", in: [2]string{inServerCall, inFlush}, setup: open(nil), stall: put(10), call: func(e *waiter) error { return e.f.FlushAll(true) }},
 		{name: "FlushAll of a large buffer", in: [2]string{inRoom, inRoom}, opts: full, setup: open(nil), stall: put(20_000), step: 4100,
 			call: func(e *waiter) error { return e.f.FlushAll(true) }},
-		{name: "FlushAll of a large buffer, asynchronous", in: [2]string{inRoom, inRoom}, opts: full, setup: open(nil), stall: put(20_000), step: 4100,
-			call: func(e *waiter) error { return e.f.FlushAll(false) }},
 		{name: inAcked, in: [2]string{inAcked, inAcked}, kind: forAcks, own: true, slack: 50 * time.Millisecond, loose: true,
 			stall: func(e *waiter) {
 				e.conn.Set(func(c *flush.ConnState) { c.Unacked = 5 })
@@ -741,8 +804,8 @@ func waitRows() []*waitRow {
 			call: func(e *waiter) error { return e.f.FlushAcked(e.ctx) }},
 
 		// Headers.
-		{name: "SendHeaders", in: [2]string{inServerCall, inServerCall}, once: true, stall: func(e *waiter) { e.hold(0) }, call: func(e *waiter) error { return e.f.SendHeaders() }},
-		{name: "SendHeaders behind a 1xx", in: [2]string{inBaton, inBaton}, kind: forBaton, once: true, stall: (*waiter).inform, call: func(e *waiter) error { return e.f.SendHeaders() }},
+		{name: "SendHeaders", in: [2]string{inServerCall, inFlush}, once: true, stall: func(e *waiter) { e.hold(0) }, call: func(e *waiter) error { return e.f.SendHeaders() }},
+		{name: "SendHeaders behind a 1xx", in: [2]string{inBaton, inFlush}, kind: forBaton, once: true, stall: (*waiter).inform, call: func(e *waiter) error { return e.f.SendHeaders() }},
 		{name: "Clean behind a 1xx", in: [2]string{inBaton, inBaton}, kind: forBaton, quiet: true, stall: (*waiter).inform, call: func(e *waiter) error { return e.f.Clean() },
 			cells: map[string][]waitOutcome{whyFails: {{nil, waitHappens}}, whyLeaves: {{nil, waitHappens}}, // a 1xx cannot fail
 				whyClosesWell: {{nil, waitGoesOn}, {flush.ErrClosed, waitGoesOn}, {flush.ErrClosed, waitHappens}, {flush.ErrHeadersSent, waitGoesOn}}}},
@@ -760,6 +823,19 @@ func waitRows() []*waitRow {
 			call: func(e *waiter) error { return e.f.Top().Flush() }},
 		{name: "Buffer.Close", in: [2]string{inRoom, inRoom}, opts: full, stall: func(e *waiter) { e.f.StartBuffer(nil); put(20_000)(e) }, step: 4100,
 			call: func(e *waiter) error { return e.f.Top().Close() }},
+		{name: "Write into a buffer at MaxPending", in: [2]string{inPaid, inPaid}, opts: full, setup: open(&flush.BufferOptions{FollowFlush: true}), stall: (*waiter).over,
+			call:  func(e *waiter) error { return e.write(100) },
+			cells: map[string][]waitOutcome{whyClosesWell: {{nil, waitGoesOn}, {flush.ErrClosed, waitGoesOn}}}}, // Close may come first
+		{name: "Write into a buffer that is owed", in: [2]string{inPaid, inPaid}, kind: forPen, opts: full, setup: open(&flush.BufferOptions{FollowFlush: true}),
+			stall: func(e *waiter) { e.over(); must(e.t, e.f.FlushAsync()) },
+			call:  func(e *waiter) error { return e.write(100) }},
+		{name: "a filter behind a 1xx", in: [2]string{inFilter, inFilter}, kind: forBaton, once: true, loose: true, setup: open(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) { return p, nil }}),
+			stall: func(e *waiter) { mustWrite(e.t, e.f, "f"); e.inform() },
+			call:  func(e *waiter) error { return e.f.Top().Flush() },
+			cells: map[string][]waitOutcome{ // its bytes stay on floor 2
+				whyFails: {{nil, waitHappens}}, whyLeaves: {{nil, waitHappens}},
+				whyRunsOut + "/none": {{nil, waitLimit}}, whyCloses + "/none": {{nil, waitLimit}, {flush.ErrClosed, waitHappens}},
+			}},
 		{name: "Write through a buffer", in: [2]string{inRoom, inRoom}, opts: full, setup: open(&flush.BufferOptions{ChunkSize: 1}), stall: func(e *waiter) { e.hold(0) }, step: 4100,
 			call: func(e *waiter) error { return e.write(20_000) }},
 		{name: "Close, whose buffers are full", in: [2]string{inRoom, inRoom}, kind: forEnd, once: true, loose: true, opts: full, setup: open(nil), stall: put(20_000), step: 4100,
@@ -813,6 +889,9 @@ func waitRows() []*waitRow {
 		row := &waitRow{name: name + " for the turn", in: [2]string{inTurn, inTurn}, kind: forTurn, opts: full, stall: (*waiter).work, call: call}
 		row.setup = open(&flush.BufferOptions{FollowFlush: true})
 		row.once = name == "Buffer.Close" || name == "Buffer.Discard"
+		if name == "Write" {
+			row.setup = open(nil) // else it waits for room before
+		}
 		rows = append(rows, row)
 	}
 	rows = append(rows, &waitRow{name: "StartBuffer for the turn", in: [2]string{inTurn, inTurn}, kind: forTurn, opts: full, setup: open(nil), stall: (*waiter).work, once: true,
@@ -858,6 +937,9 @@ func TestNeverWaits(t *testing.T) {
 		{name: "FlushAsync through a buffer", opts: full, setup: follow, stall: large, call: func(e *waiter) error { return e.f.FlushAsync() }},
 		{name: "flush.Flush through a buffer", opts: full, setup: follow, stall: large, call: func(e *waiter) error { return flush.Flush(e.f, false) }},
 		{name: "FlushError through a buffer", opts: full, setup: follow, stall: large, call: func(e *waiter) error { return e.f.FlushError() }},
+		{name: "FlushAll(false) of a large buffer", opts: full, setup: follow, stall: large, call: func(e *waiter) error { return e.f.FlushAll(false) }},
+		{name: "FlushAll(false) at MaxPending", opts: full, setup: follow, stall: (*waiter).over, call: func(e *waiter) error { return e.f.FlushAll(false) }},
+		{name: "FlushAsync through a buffer at MaxPending", opts: full, setup: follow, stall: (*waiter).over, call: func(e *waiter) error { return e.f.FlushAsync() }},
 		{name: "FlushAsync beside the one who works on the buffers", opts: full, setup: follow, stall: (*waiter).work, call: func(e *waiter) error { return e.f.FlushAsync() }},
 		{name: "SetImplicit", opts: full, stall: (*waiter).begun, call: func(e *waiter) error { e.f.SetImplicit(flush.Off); return nil }},
 		{name: "state", opts: full, stall: (*waiter).begun, call: func(e *waiter) error {

@@ -38,19 +38,32 @@ import (
 //
 // Reading what the client sends needs no baton: see dropInput.
 type wire struct {
-	conn     net.Conn
-	raw      syscall.RawConn // the socket; nil: it is not one of package net
-	f        *Flusher
-	left     int64 // of a declared length
-	torn     *tornChunk
-	trailers []string        // declared
-	form     *multipart.Form // whose files go with the response; nil: none
+	conn net.Conn
+	raw  syscall.RawConn // the socket; nil: it is not one of package net
+	f    *Flusher
+	left int64 // of a declared length
+	torn *tornChunk
+	with *wireExtra // nil: nothing of it
 
 	body     bodyFraming
 	tls      bool
 	read     atomic.Int32 // bytes of the client's, dropped of late
 	slot     uint32       // see epoll
 	slotUsed uint32
+}
+
+// A wireExtra is what few detached responses have.
+type wireExtra struct {
+	trailers []string        // declared
+	form     *multipart.Form // whose files go with the response; nil: none
+}
+
+// extra is what w has of that, for reading.
+func (w *wire) extra() wireExtra {
+	if w.with == nil {
+		return wireExtra{}
+	}
+	return *w.with
 }
 
 // A bodyFraming is how a client finds the end of a body.
@@ -89,8 +102,8 @@ func (f *Flusher) newWire(conn net.Conn) *wire {
 	case f.http10 || fr != nil && fr.identity:
 		w.body = untilClose
 	}
-	if fr != nil {
-		w.trailers = fr.trailers
+	if fr != nil && len(fr.trailers) > 0 {
+		w.with = &wireExtra{trailers: fr.trailers}
 	}
 	return w
 }
@@ -332,7 +345,7 @@ func (f *Flusher) endWireLocked() {
 	if !ok {
 		return
 	}
-	trailer := f.trailersLocked(w.trailers)
+	trailer := f.trailersLocked(w.extra().trailers)
 	var err error
 	f.callLocked(func() { err = w.end(trailer) })
 	f.verdictLocked(err)

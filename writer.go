@@ -50,9 +50,11 @@ type Flusher struct {
 type response struct {
 	fullDuplex bool
 	hijacked   bool
+	hijacking  bool // the server's Hijack is under way: the deadlines may not be ours any more
 	closing    bool // Close, Abort or the return of the handler has begun
 	aborted    bool // it must not be taken for complete
 	ended      bool // the server's writer is not ours any more
+	bounded    bool // what the server writes after us has its time
 	detached   detachState
 	handler    atomic.Uint32 // what became of NewHandler's handler: a set of handler…
 	implicit   Mode
@@ -75,6 +77,7 @@ type rare struct {
 	refused         error          // bytes that the server did not take, without failing; filters that failed at the end
 	panicked        any            // from the carrier, for the handler's goroutine
 	torn            bool           // the server refused accepted bytes
+	abort           bool           // Abort was called
 	cutBy           error          // why the response is cut at its end; nil: a Write that had begun did not finish
 	hooks           []closeHook    // of handlers that joined
 	interval        *flushInterval // nil: none
@@ -132,7 +135,7 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 		if known, ok := r.Context().Value(connKey{}).(*knownConn); ok {
 			f.conn = known
 			if f.http1 && f.srv.deadline != nil {
-				f.timeout.progress = &progress{conn: known, watcher: known.watcher}
+				f.timeout.progress = &progress{conn: known, watcher: known.watcher, plain: known.plain}
 			}
 		}
 	}
@@ -494,6 +497,8 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 		return nil, nil, err
 	}
 	defer f.releaseLocked()
+	f.parkLocked(true) // what is accepted from here on would not get down any more
+	defer f.parkLocked(false)
 	if f.fixed {
 		f.stopHoldingLocked()
 		f.moveLocked()
@@ -507,10 +512,7 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 			return nil, nil, f.fail
 		}
 	}
-	f.parkLocked(true)
-	f.callLocked(func() { conn, rw, err = h.Hijack() })
-	f.parkLocked(false)
-	if err != nil {
+	if conn, rw, err = f.hijackConnLocked(h); err != nil {
 		return nil, nil, err
 	}
 	f.hijacked = true
@@ -522,6 +524,15 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 	f.stopTimersLocked()
 	f.dropStackLocked()
 	return conn, rw, nil
+}
+
+// hijackConnLocked is one call of the server's Hijack. From then on its deadlines
+// are not ours.
+func (f *Flusher) hijackConnLocked(h http.Hijacker) (conn net.Conn, rw *bufio.ReadWriter, err error) {
+	f.hijacking = true
+	defer func() { f.hijacking = false }()
+	f.callLocked(func() { conn, rw, err = h.Hijack() })
+	return conn, rw, err
 }
 
 // CloseNotify is there for code that still asks for http.CloseNotifier. Where
@@ -549,9 +560,10 @@ func (f *Flusher) CloseNotify() <-chan bool {
 // has begun, as [http.ResponseController.EnableFullDuplex].
 //
 // Without it, on HTTP/1, the server drains what is left of the request body
-// when headers go out. So until the body has been read to its end, headers
-// leave only on the goroutine of a Write, a flush (FlushAsync included),
-// SendHeaders or Close, which may block on the upload as in net/http.
+// when headers go out. So until the body has been read to its end, a Write, a
+// flush that waits, SendHeaders and Close may block on the upload as in net/http.
+// FlushAsync, TryWrite and timers leave that to the background; with [New]
+// headers leave only on the goroutine of a call, FlushAsync included.
 func (f *Flusher) EnableFullDuplex() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -597,6 +609,9 @@ func (f *Flusher) TryWrite(p []byte) error {
 // tryWriteLocked is TryWrite. It drops mu while a filter runs.
 func (f *Flusher) tryWriteLocked(p []byte) error {
 	s := f.stack
+	if f.fail != nil {
+		return f.fail // a buffer would take it all the same
+	}
 	if s.running != nil {
 		_, err := writeStackLocked(f, p)
 		return err
