@@ -26,6 +26,15 @@ import (
 // server without deadlines, however long the server's call takes. If a begun
 // Write cannot finish the response is aborted.
 //
+// In a handler that goes on it completes the response where the protocol lets it
+// (ngx.eof, fastcgi_finish_request): one that has sent nothing goes out with its
+// exact length, one that has reached the length it declared is flushed, and the
+// client has the end before the handler returns. Where only the server can write
+// the end (chunks, HTTP/2 but for HEAD, HTTP/1.0 without a length, CGI, FastCGI)
+// what there is is flushed, and the end comes with the return. The next request
+// on the same HTTP/1 connection waits for that, too: work of more than moments
+// belongs behind [Flusher.Detach], or after "Connection: close". The context goes on.
+//
 // It returns the failure that sticks and errors of filters, or nil if
 // everything was handed over. A second Close returns what the first did. A
 // panic of the server's writer that was met in the background goes on here.
@@ -213,8 +222,9 @@ func (f *Flusher) handRestLocked() {
 		return
 	}
 	defer f.releaseLocked()
+	early := f.completesLocked()
 	f.timeout.closing = true
-	f.timeout.quiet = f.srv.ownHeader && f.flow.bytes+int64(f.q.len) <= serverMeasures
+	f.timeout.quiet = !early && f.srv.ownHeader && f.flow.bytes+int64(f.q.len) <= serverMeasures
 	for f.dueLocked() {
 		f.roundLocked()
 	}
@@ -222,7 +232,7 @@ func (f *Flusher) handRestLocked() {
 	switch {
 	case f.fail != nil:
 		return
-	case !f.fixed:
+	case !f.fixed && !early:
 		// Nothing was written: the server answers for itself, as it would
 		// have without us.
 		f.passHeaderLocked()
@@ -231,10 +241,16 @@ func (f *Flusher) handRestLocked() {
 		}
 		f.headersSent = true
 	default:
+		if !f.fixed {
+			f.fixLocked(http.StatusOK)
+		}
 		if !f.headersSent {
-			f.measureLocked()
+			f.measureLocked(early)
 		}
 		f.moveLocked()
+		if early {
+			f.sendBareHeadersLocked(false)
+		}
 		f.sendHeadersLocked(false)
 		if f.srv.netHTTP && f.http1 && !f.http10 && f.length < 0 && f.hasPrefixedTrailersLocked() {
 			// A whole response would get a length instead of trailers.
@@ -242,12 +258,24 @@ func (f *Flusher) handRestLocked() {
 			f.pushLocked()
 		}
 		f.carryTrailersLocked()
+		if early {
+			f.pushLocked()
+		}
 	}
 	f.drainLocked()
 	f.boundEndLocked()
 	if f.fail == nil {
 		f.endWireLocked()
 	}
+}
+
+// completesLocked reports whether the response is to be complete before the
+// handler has returned, as it goes on: it is the handler that closes it. Where
+// nothing says that there is a handler, as under a writer of one's own, nobody
+// waits for the end.
+func (f *Flusher) completesLocked() bool {
+	return (f.context != nil || f.srv.netHTTP) && !f.handlerIs(handlerReturned) && f.detached < kept &&
+		f.srv.flusher != nil && f.cfg.SAPI.Headers != OutputOnly
 }
 
 // boundEndLocked gives the bytes that the server writes after us SendTimeout to

@@ -431,14 +431,15 @@ func (f *Flusher) typeLocked() {
 const serverMeasures = 2048
 
 // measureLocked sets the exact Content-Length of a response that ends before
-// anything went out, where net/http would for a small one.
-func (f *Flusher) measureLocked() {
+// anything went out, where net/http would for a small one. With early it is
+// complete before net/http could.
+func (f *Flusher) measureLocked(early bool) {
 	n := f.q.len
-	if n == 0 || !bodyAllowed(f.status) || f.cfg.SAPI.Headers == OutputOnly {
+	if n == 0 && (!early || f.head) || !bodyAllowed(f.status) || f.cfg.SAPI.Headers == OutputOnly {
 		return
 	}
 	trailers := f.hasTrailersLocked()
-	if f.srv.netHTTP && n <= serverMeasures && !f.head && !trailers {
+	if !early && f.srv.netHTTP && n <= serverMeasures && !f.head && !trailers {
 		return
 	}
 	if trailers && f.http1 && !f.http10 {
