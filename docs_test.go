@@ -58,7 +58,10 @@ func goCommand(t *testing.T, dir string, args ...string) {
 
 // taken is what the pieces of Go in a document take for granted.
 var taken = map[string]string{
-	"docs/buffers.md":      ``,
+	"docs/buffers.md": ``,
+	"docs/detach.md":  `mux *http.ServeMux, room *flush.Group`,
+	"docs/recipes.md": `mux *http.ServeMux, ctx context.Context, room, streams *flush.Group, event []byte, f *flush.Flusher,
+		tokens []string, errSlow, errGap error, work func(context.Context)`,
 	"docs/compat.md":       `mux *http.ServeMux, logging, compress func(http.Handler) http.Handler`,
 	"docs/headers.md":      `render func(http.ResponseWriter) error`,
 	"docs/slow-clients.md": `mux *http.ServeMux, f *flush.Flusher, event []byte, replaceable bool`,
