@@ -43,7 +43,9 @@ func detaches(t *testing.T, s subject, p proto) {
 			out <- nil
 			return
 		}
-		f.Header().Del("Content-Encoding") // gorilla's compressor says that it compresses before it does
+		if s.place == inside {
+			f.Header().Del("Content-Encoding") // gorilla's compressor says that it compresses before it does
+		}
 		if err := f.Detach(); err != nil {
 			t.Error(err)
 		}
