@@ -146,20 +146,23 @@ func TestReadFromTellsRefusal(t *testing.T) {
 	f.Close()
 }
 
-// A call of the server that returns is progress, the Write before a flush, too.
-func TestWriteBeforeFlushIsProgress(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		slow := func() { time.Sleep(15 * time.Millisecond) }
-		f := flush.New(deadlineServer{flushingServer{
-			newFuncServer(func(p []byte) (int, error) { slow(); return len(p), nil }),
-			func() error { slow(); return nil },
-		}}, nil, &flush.Options{SendTimeout: 20 * time.Millisecond})
-		f.Write([]byte("event"))
-		if err := f.FlushWait(noContext); err != nil {
-			t.Error(err)
+// A call that fails after it took more than the first block of what it was given
+// is counted to the byte.
+func TestFailureInTheMiddleOfACopy(t *testing.T) {
+	for _, took := range []int{0, 100, 4064, 5000, 65536} {
+		f := flush.New(deadlineServer{flushingServer{newFuncServer(func(p []byte) (int, error) {
+			return min(took, len(p)), errHammerFault
+		}), func() error { return nil }}}, nil, &flush.Options{BufferSize: 1 << 20, MaxPending: 1 << 20})
+		const size = 100_000
+		f.Write(make([]byte, size))
+		if err := f.FlushWait(noContext); !errors.Is(err, flush.ErrClientGone) {
+			t.Errorf("%d taken: %v", took, err)
 		}
 		f.Close()
-	})
+		if st := f.Stats(); st.Bytes > int64(took) || st.Bytes+st.Lost != size || f.Buffered() != 0 {
+			t.Errorf("%d taken: %+v, %d held", took, st, f.Buffered())
+		}
+	}
 }
 
 // On a server without deadlines the wait for headers ends, too.

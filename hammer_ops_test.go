@@ -240,7 +240,7 @@ func (r *reply) rest() {
 	time.Sleep((2*r.h.stretches()+6)*r.sendTimeout() + 2*time.Second) // stalls that are under way end
 	r.onFloor2(r.owed)
 	upTo := r.known()
-	if r.f.FlushAsync() != nil || r.ended.Load() {
+	if err, returned := r.try("FlushAsync at rest", r.mustNotWait(), 0, r.f.FlushAsync); err != nil || !returned || r.ended.Load() {
 		return
 	}
 	time.Sleep(time.Second)

@@ -408,13 +408,15 @@ func (r *reply) checkFailureLocked() {
 	}
 }
 
-// excess is how much a FollowFlush buffer, FlushAll(false) or TryWrite may bring
-// beyond the mark: once. What a buffer holds is not bounded, so it is everything.
+// excess is how much a FollowFlush buffer, FlushAll(false), TryWrite or what an
+// ended wait has left may bring beyond the mark: once. What a buffer holds is not
+// bounded, so it is everything.
 func (r *reply) excess() int {
 	n := 0
+	whole := r.buffers.Load() && (r.h.has&(hasFollow|hasFlushAll|hasNoDeadline) != 0 || r.tried.Load())
 	for _, w := range r.writers {
 		for _, rec := range w.all {
-			if rec.by == w && r.buffers.Load() && r.h.has&(hasFollow|hasFlushAll) != 0 {
+			if whole {
 				n += len(rec.data) + 2
 			} else if r.tried.Load() {
 				n = max(n, len(rec.data))
@@ -522,8 +524,8 @@ func (r *reply) checkTime(what string, took time.Duration, kind timeKind, most t
 		if r.write > 0 && r.opts.SendTimeout == 0 && has&hasDeadline != 0 {
 			most += time.Hour // the handler's own deadline in the place of the server's
 		}
-		if kind == ends {
-			most += long
+		if kind == ends || has&hasNoDeadline != 0 && has&hasBuffers != 0 {
+			most += long // in line for the buffers, behind the end of the response
 		}
 	}
 	if took > most {

@@ -375,8 +375,9 @@ func (s *hammerServer) take(name string, p []byte) (n int, err error) {
 		}
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		s.refused = s.refused || n < len(p)
-		s.wire.gap = s.wire.gap || n < len(p)
+		if n < len(p) || len(p) >= 32<<10 { // of a slice the rest is not passed on either
+			s.refused, s.wire.gap = true, true
+		}
 		return n, http.ErrContentLength
 	}
 	if err != nil {

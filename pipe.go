@@ -337,6 +337,10 @@ func (p *pipe) wrotePieceLocked(size, n int, pushed bool, err error) {
 		p.passOverLocked(size - n)
 		n = size
 	}
+	if more := n - p.q.len; more > 0 {
+		p.flow.lost -= int64(more) // a failure has dropped what the call took of a copy
+		n = p.q.len
+	}
 	p.q.pop(n)
 	if p.q.renewed() {
 		// It came during the call, or little before: a Write that finds bytes in
