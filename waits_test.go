@@ -76,6 +76,8 @@ var waitPlaces = []struct{ name, noRow string }{
 	{"Broadcast", "for its own workers, which wait for nobody"},
 	{"Shutdown", "its ends are its own: see TestShutdown"},
 	{"cutAll", "for a second at most"},
+	{"runUntil", "for its own response, and 10 s after its context: see TestServeOneResponseEndsWhole"},
+	{"serveFastCGI", "the same for the connections: see TestServeFastCGIEndsWhole"},
 	{"readClient", "the wire's own goroutine"},
 	{"passTurnLocked", "its channel has room"},
 	{"filterLocked", "its channels have room"},
