@@ -34,11 +34,15 @@ func (f *Flusher) FlushError() error {
 // FlushAsync asks for a flush and returns at once (ngx.flush()). A carrier
 // goroutine hands the output down and ends when nothing is left; what is asked
 // for meanwhile becomes one flush. A nil error says that the flush will be
-// done or the failure reported by a later call.
+// done or the failure reported by a later call. It never waits for the client.
+//
+// With [ConnContext], on HTTP/1, small output that comes alone is handed to the
+// server by FlushAsync itself while the kernel is sure to have room for it: that
+// costs less than a carrier.
 //
 // From the first FlushAsync on, output that moves down by itself is carried in
-// the background too. Before the request body has been read, headers go out on
-// the caller's goroutine instead; see [Flusher.EnableFullDuplex].
+// the background too. With [New], and before the request body has been read,
+// headers go out on the caller's goroutine instead; see [Flusher.EnableFullDuplex].
 func (f *Flusher) FlushAsync() error {
 	if !f.quick.Load() {
 		return f.flushAsync()
@@ -70,6 +74,10 @@ func (f *Flusher) flushAsync() error {
 // flushAsyncLocked asks for a flush. If later is given, it says that the caller
 // is to start the carrier, with mu dropped.
 func (f *Flusher) flushAsyncLocked(later *bool) error {
+	if f.pushAtOnceLocked() {
+		f.timeout.progress.room.at = now()
+		return f.fail
+	}
 	ask, err := f.askFlushLocked()
 	if err != nil || ask.seq == 0 {
 		return err

@@ -113,7 +113,7 @@ func TestBudgetNoCandidateWithNothingHeld(t *testing.T) {
 		client := newTap(true)
 		f := flush.New(client, nil, &flush.Options{Budget: budget, SendTimeout: -1})
 		f.WriteString("held once")
-		f.FlushWait(nil)
+		f.FlushWait(noContext)
 		client.pace = time.Hour
 		large := writes(f, 10_000)
 		time.Sleep(time.Second)
@@ -322,7 +322,7 @@ func TestBudgetNoCandidateAfterTheCall(t *testing.T) {
 		client.pace = time.Second
 		f := flush.New(client, nil, opts)
 		f.WriteString("x")
-		if err := f.FlushWait(nil); err != nil {
+		if err := f.FlushWait(noContext); err != nil {
 			t.Fatal(err)
 		}
 		f.WriteString("held")

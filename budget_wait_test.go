@@ -32,7 +32,7 @@ func TestBudgetWaitEnds(t *testing.T) {
 		f, holder *flush.Flusher
 		leave     context.CancelFunc
 	}
-	back := func(t *testing.T, s scene) { s.holder.FlushWait(nil) }
+	back := func(t *testing.T, s scene) { s.holder.FlushWait(noContext) }
 	for _, tc := range []struct {
 		name  string
 		bare  bool // the server has no deadlines
@@ -66,7 +66,7 @@ func TestBudgetWaitEnds(t *testing.T) {
 		{
 			name: "Hijack, and memory comes back at the same time",
 			end: func(t *testing.T, s scene) {
-				go s.holder.FlushWait(nil)
+				go s.holder.FlushWait(noContext)
 				s.f.Hijack()
 			},
 			want: http.ErrHijacked,
@@ -161,7 +161,7 @@ func TestBudgetWaitThatTimedOutCutsTheResponse(t *testing.T) {
 		srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, "first")
 			f, _ := flush.From(w)
-			f.FlushWait(nil)
+			f.FlushWait(noContext)
 			holder = hold(budget, 1)
 			io.WriteString(w, "second") // and looks at nothing
 		}), opts), 0)
@@ -401,7 +401,7 @@ func TestBudgetAvailable(t *testing.T) {
 			t.Error(got.err)
 		}
 		uploads[0].expectEnd("x")
-		f.FlushWait(nil)
+		f.FlushWait(noContext)
 		if n := f.Available(); n != blockBytes {
 			t.Errorf("Available says %d with one block left", n)
 		}

@@ -535,7 +535,7 @@ func TestBufferOutlivesAWait(t *testing.T) {
 		"then a flush of the response": {func(t *testing.T, f *flush.Flusher, b *flush.Buffer) {
 			expectError(t, "Flush", b.Flush(), flush.ErrTimeout)
 			time.Sleep(time.Hour)
-			for f.FlushWait(nil) != nil {
+			for f.FlushWait(noContext) != nil {
 			}
 			if got := f.Stats().Bytes; got != int64(len(page)) {
 				t.Errorf("%d bytes have been flushed", got)

@@ -124,6 +124,9 @@ func (f *Flusher) notePushLocked(err error) {
 	if err = f.verdictLocked(err); err != nil || f.rare != nil {
 		f.rareLocked().lastPush = err
 	}
+	if p := f.timeout.progress; p != nil {
+		p.room.flushed = err == nil
+	}
 }
 
 // lastPushLocked is what the server's last flush said that does not stick.

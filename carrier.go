@@ -130,6 +130,17 @@ func (p *pipe) pushPlainLocked() {
 	}
 }
 
+// pushAtOnceLocked is pushPlainLocked for a caller who must not wait for the
+// client. It reports whether it was done; else it is for a carrier.
+func (p *pipe) pushAtOnceLocked() bool {
+	if !p.plainLocked() || !p.down.takesAtOnceLocked(p.q.len) {
+		return false
+	}
+	p.async = true
+	p.pushPlainLocked()
+	return true
+}
+
 // regrantLocked is releaseLocked, and settles what the next Writes may do.
 func (p *pipe) regrantLocked() {
 	p.releaseLocked()

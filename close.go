@@ -26,6 +26,15 @@ import (
 // server without deadlines, however long the server's call takes. If a begun
 // Write cannot finish the response is aborted.
 //
+// In a handler that goes on it completes the response where the protocol lets it
+// (ngx.eof, fastcgi_finish_request): one that has sent nothing goes out with its
+// exact length, one that has reached the length it declared is flushed, and the
+// client has the end before the handler returns. Where only the server can write
+// the end (chunks, HTTP/2 but for HEAD, HTTP/1.0 without a length, CGI, FastCGI)
+// what there is is flushed, and the end comes with the return. The next request
+// on the same HTTP/1 connection waits for that, too: work of more than moments
+// belongs behind [Flusher.Detach], or after "Connection: close". The context goes on.
+//
 // It returns the failure that sticks and errors of filters, or nil if
 // everything was handed over. A second Close returns what the first did. A
 // panic of the server's writer that was met in the background goes on here.
@@ -50,7 +59,12 @@ func (f *Flusher) Close() error {
 // [http.ErrAbortHandler], the server's own way to cut a response. With [New]
 // the caller does that. Called by a [Filter] it only marks the response, which
 // ends with the return of the handler, Close or another Abort.
-func (f *Flusher) Abort(cause error) { f.finish(true, cause) }
+func (f *Flusher) Abort(cause error) {
+	f.mu.Lock()
+	f.rareLocked().abort = true
+	f.mu.Unlock()
+	f.finish(true, cause)
+}
 
 // finish is Close and Abort. Whoever comes first ends the response; the others
 // wait for that.
@@ -208,8 +222,9 @@ func (f *Flusher) handRestLocked() {
 		return
 	}
 	defer f.releaseLocked()
+	early := f.completesLocked()
 	f.timeout.closing = true
-	f.timeout.quiet = f.srv.ownHeader && f.flow.bytes+int64(f.q.len) <= serverMeasures
+	f.timeout.quiet = !early && f.srv.ownHeader && f.flow.bytes+int64(f.q.len) <= serverMeasures
 	for f.dueLocked() {
 		f.roundLocked()
 	}
@@ -217,7 +232,7 @@ func (f *Flusher) handRestLocked() {
 	switch {
 	case f.fail != nil:
 		return
-	case !f.fixed:
+	case !f.fixed && !early:
 		// Nothing was written: the server answers for itself, as it would
 		// have without us.
 		f.passHeaderLocked()
@@ -226,10 +241,16 @@ func (f *Flusher) handRestLocked() {
 		}
 		f.headersSent = true
 	default:
+		if !f.fixed {
+			f.fixLocked(http.StatusOK)
+		}
 		if !f.headersSent {
-			f.measureLocked()
+			f.measureLocked(early)
 		}
 		f.moveLocked()
+		if early {
+			f.sendBareHeadersLocked(false)
+		}
 		f.sendHeadersLocked(false)
 		if f.srv.netHTTP && f.http1 && !f.http10 && f.length < 0 && f.hasPrefixedTrailersLocked() {
 			// A whole response would get a length instead of trailers.
@@ -237,12 +258,24 @@ func (f *Flusher) handRestLocked() {
 			f.pushLocked()
 		}
 		f.carryTrailersLocked()
+		if early {
+			f.pushLocked()
+		}
 	}
 	f.drainLocked()
 	f.boundEndLocked()
 	if f.fail == nil {
 		f.endWireLocked()
 	}
+}
+
+// completesLocked reports whether the response is to be complete before the
+// handler has returned, as it goes on: it is the handler that closes it. Where
+// nothing says that there is a handler, as under a writer of one's own, nobody
+// waits for the end.
+func (f *Flusher) completesLocked() bool {
+	return (f.context != nil || f.srv.netHTTP) && !f.handlerIs(handlerReturned) && f.detached < kept &&
+		f.srv.flusher != nil && f.cfg.SAPI.Headers != OutputOnly
 }
 
 // boundEndLocked gives the bytes that the server writes after us SendTimeout to
@@ -262,10 +295,11 @@ func (f *Flusher) boundEndLocked() {
 // broken reports whether the client must be shown a cut, once the response has
 // ended: it was aborted, or accepted bytes are lost and the connection does not
 // tell by itself. It does if it is the server's own writer that failed, or if the
-// client has gone.
+// client has gone. Where the cut would end the process, and all other responses
+// with it (net/http/fcgi), only a caller's Abort does that.
 func (f *Flusher) broken() bool {
 	switch {
-	case f.hijacked:
+	case f.hijacked, f.srv.oneProcess && !f.rarely().abort:
 		return false
 	case f.aborted, f.rarely().torn:
 		return true

@@ -2,6 +2,7 @@ package flush
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -54,7 +55,7 @@ func (o ConnOptions) ConnContext(ctx context.Context, c net.Conn) context.Contex
 	if _, err := k.acked(); err != nil {
 		return ctx
 	}
-	return withConn(ctx, &knownConn{connection: k, watcher: &theWatcher})
+	return withConn(ctx, &knownConn{connection: k, watcher: &theWatcher, plain: plainConn(c)})
 }
 
 // connContextUsed spares responses the search for a connection that nobody has
@@ -73,6 +74,7 @@ type connKey struct{}
 type knownConn struct {
 	connection
 	watcher *watcher
+	plain   bool            // only the kernel can make its writes wait
 	base    context.Context // what ConnContext was given: it ends with the server's BaseContext
 }
 
@@ -94,6 +96,9 @@ type connection interface {
 
 	// room is how many bytes the kernel takes in all before a write blocks.
 	room() (int64, error)
+
+	// takes is how much more a write hands over before one blocks.
+	takes() (kernelRoom, error)
 
 	// established reports whether both sides are there: neither has ended or
 	// reset the connection.
@@ -124,6 +129,16 @@ func rawConn(c net.Conn) syscall.RawConn {
 		c = n.NetConn()
 	}
 	return nil
+}
+
+// plainConn reports whether c is a connection, or TLS on one, with nothing
+// between that may make a write wait.
+func plainConn(c net.Conn) bool {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	_, ok := c.(*net.TCPConn)
+	return ok
 }
 
 var (

@@ -168,6 +168,7 @@ func (f *Flusher) detachLocked() error {
 	if f.fail != nil {
 		f.endAsideLocked()
 	}
+	f.endLateStreamLocked()
 	return nil
 }
 
@@ -305,7 +306,7 @@ func (f *Flusher) dropHandlerLocked(own *http.Request) {
 		f.req = own.WithContext(own.Context())
 		f.req.Body = http.NoBody // the server's leads to its buffers
 	}
-	if r.handlerDeadline.IsZero() && r.lastPush == nil && r.refused == nil && r.panicked == nil && r.cutBy == nil && len(r.hooks) == 0 {
+	if r.handlerDeadline.IsZero() && r.lastPush == nil && r.refused == nil && r.panicked == nil && r.cutBy == nil && len(r.hooks) == 0 && r.interval == nil {
 		f.rare = nil
 	}
 }
@@ -354,9 +355,14 @@ func (f *Flusher) endAsideLocked() {
 // others must not wait behind it.
 func (f *Flusher) clientLeft(writable bool) {
 	f.mu.Lock()
-	waits := !writable || f.held || f.q.len > 0 || f.penTakenLocked() || f.stack.active()
-	f.mu.Unlock()
-	if waits {
+	defer f.mu.Unlock()
+	f.endSoonLocked(writable)
+}
+
+// endSoonLocked has a detached response end on another goroutine: on one of its
+// own if that may have to wait for the client.
+func (f *Flusher) endSoonLocked(writable bool) {
+	if !writable || f.held || f.q.len > 0 || f.penTakenLocked() || f.stack.active() {
 		go f.endAlone()
 	} else {
 		closers.do(f.endAlone)

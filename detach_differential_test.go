@@ -70,7 +70,7 @@ func (s *detachScript) begin(w http.ResponseWriter, rng *rand.Rand) *flush.Flush
 	if s.detach {
 		err = f.Detach()
 	} else {
-		err = f.FlushWait(nil)
+		err = f.FlushWait(noContext)
 	}
 	s.note("detach", 0, err)
 	return f
@@ -101,7 +101,7 @@ func (s *detachScript) end(f *flush.Flusher, rng *rand.Rand) {
 		case 2:
 			s.note("async", 0, f.FlushAsync())
 		case 3, 4:
-			s.note("wait", 0, f.FlushWait(nil))
+			s.note("wait", 0, f.FlushWait(noContext))
 		case 5:
 			s.note("all", 0, f.FlushAll(rng.IntN(2) == 0))
 		case 6:
@@ -126,7 +126,7 @@ func (s *detachScript) end(f *flush.Flusher, rng *rand.Rand) {
 		}
 	}
 	if rng.IntN(5) == 0 {
-		f.FlushWait(nil)
+		f.FlushWait(noContext)
 		f.Abort(errors.New("enough"))
 	} else {
 		s.note("close", 0, f.Close())

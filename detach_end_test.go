@@ -226,7 +226,7 @@ func TestDetachedClientSends(t *testing.T) {
 				for range 10 {
 					fmt.Fprintf(s.conn, "GET /again HTTP/1.1\r\nHost: x\r\n\r\n")
 					io.WriteString(f, "event")
-					if err := f.FlushWait(nil); err != nil {
+					if err := f.FlushWait(noContext); err != nil {
 						t.Fatal(err)
 					}
 					s.expect("event")

@@ -129,7 +129,7 @@ func hammerDetached(t *testing.T, n int) {
 				case 1:
 					h.f.Close()
 				case 2, 3, 4:
-					h.f.FlushWait(nil)
+					h.f.FlushWait(noContext)
 				case 5, 6, 7:
 					h.f.FlushAsync()
 				case 8:

@@ -64,7 +64,7 @@ func TestDetachedResponseOutlivesItsHandler(t *testing.T) {
 		s.expect("a")
 		for _, want := range []string{"b", "c"} {
 			io.WriteString(f, want)
-			if err := f.FlushWait(nil); err != nil {
+			if err := f.FlushWait(noContext); err != nil {
 				t.Fatal(err)
 			}
 			s.expect(want)
@@ -197,7 +197,7 @@ func TestDetachRefused(t *testing.T) {
 			}},
 			{"a byte is out", flush.ErrHeadersSent, func(_ http.ResponseWriter, _ *http.Request, f *flush.Flusher) error {
 				io.WriteString(f, "a")
-				f.FlushWait(nil)
+				f.FlushWait(noContext)
 				return f.Detach()
 			}},
 			{"Connection: close set too late", flush.ErrHeadersSent, func(_ http.ResponseWriter, _ *http.Request, f *flush.Flusher) error {

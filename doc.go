@@ -35,7 +35,8 @@
 //
 // An asynchronous flush is carried by a goroutine that exists only while there
 // is something to carry. Floor 2 holds at most [Options.MaxPending] bytes, then
-// Write waits. What is asked for during one slow write becomes one flush.
+// Write waits, and [Flusher.TryWrite] takes nothing. What is asked for during one
+// slow write becomes one flush.
 //
 // # Fixed is not sent
 //
@@ -61,10 +62,11 @@
 //
 // [Options.SendTimeout] is the longest time without progress while bytes are
 // outstanding. It is not a bound on the response and an idle stream never meets
-// it. Progress is a piece of at most 32 KiB that the server's Write has taken
-// (sendfile: at most 1 MiB). The kernel wakes a blocked writer when about a
-// third of its send buffer is free, so the slowest client that survives reads a
-// third of that buffer per SendTimeout.
+// it. Progress is a call of the server that returns: a Write and the flush behind
+// it are one. Of a large body it is given slices of 32 KiB, which grow to 1 MiB
+// while the client has never been slow. The kernel wakes a blocked writer when
+// about a third of its send buffer is free, so the slowest client that survives
+// reads a third of that buffer per SendTimeout.
 //
 // # Concurrency
 //
@@ -72,12 +74,22 @@
 // by another, and they enter first come first served. Finish the headers before
 // another goroutine writes or flushes, as in net/http. Nothing of a Flusher
 // outlives the response: background work is joined before [NewHandler] returns
-// to the server, also after a panic, and later calls return [ErrClosed].
+// to the server, also after a panic, and later calls return [ErrClosed]. Why a
+// response ended, [Cause] says.
 //
 // On HTTP/1 the server drains an unread request body when headers go out. So
 // until the handler has read the body to its end, or has called
-// [Flusher.EnableFullDuplex], headers leave only on the goroutine of a call of
-// the Flusher.
+// [Flusher.EnableFullDuplex], a Write, a flush that waits, SendHeaders and Close
+// may wait for the upload, as in net/http. Asynchronous flushes and timers do not:
+// the background does, for at most SendTimeout without progress. Meanwhile a Read
+// of the handler's waits. With [New], which does not see the body read, headers
+// leave only on the goroutine of a call then.
+//
+// # Many responses
+//
+// A [Group] is told the same by one call, which waits for no client, and ends
+// its streams with the server. A [Budget] bounds what all responses hold together.
+// [Install] sets a server up with both.
 //
 // # Sources
 //

@@ -58,14 +58,48 @@ func goCommand(t *testing.T, dir string, args ...string) {
 
 // taken is what the pieces of Go in a document take for granted.
 var taken = map[string]string{
-	"README.md": `mux *http.ServeMux, logging, compress func(http.Handler) http.Handler,
-		export, render func(http.ResponseWriter) error, subscribe func() (<-chan string, func()), t *testing.T`,
+	"docs/buffers.md":      ``,
+	"docs/compat.md":       `mux *http.ServeMux, logging, compress func(http.Handler) http.Handler`,
+	"docs/headers.md":      `render func(http.ResponseWriter) error`,
+	"docs/slow-clients.md": `mux *http.ServeMux, f *flush.Flusher, event []byte, replaceable bool`,
+	"docs/watching.md":     `mux *http.ServeMux, t *testing.T`,
 	"docs/migration.md": `srv *http.Server, rc *http.ResponseController, f *flush.Flusher,
 		c struct{ events chan string }, e string, drop func()`,
 }
 
-// Every piece of Go compiles inside a function that has what it takes for
-// granted, save for README's first one, which is a whole program.
+// isProgram reports whether a piece of Go is a whole program.
+func (b goBlock) isProgram() bool { return strings.HasPrefix(b.code, "package main\n") }
+
+// Every whole program builds, and what the README says about building one from a
+// checkout works without a network.
+func TestDocumentPrograms(t *testing.T) {
+	root, err := filepath.Abs(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for doc, text := range documents(t) {
+		for _, b := range goBlocks(text) {
+			if !b.isProgram() {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s:%d", doc, b.line), func(t *testing.T) {
+				dir := t.TempDir()
+				program := fmt.Sprintf("//line %s:%d\n%s", doc, b.line, b.code)
+				if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(program), 0o666); err != nil {
+					t.Fatal(err)
+				}
+				goCommand(t, dir, "mod", "init", "hello")
+				goCommand(t, dir, "mod", "edit", "-replace", "github.com/fa492104/flush="+root)
+				goCommand(t, dir, "mod", "tidy")
+				goCommand(t, dir, "vet", ".")
+				goCommand(t, dir, "build", "-o", os.DevNull, ".")
+			})
+		}
+	}
+}
+
+// Every other piece of Go compiles inside a function that has what it takes for
+// granted.
 func TestDocumentSnippets(t *testing.T) {
 	root, err := filepath.Abs(".")
 	if err != nil {
@@ -76,6 +110,8 @@ func TestDocumentSnippets(t *testing.T) {
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -89,6 +125,8 @@ import (
 
 var (
 	_ = bytes.ToUpper
+	_ = context.Cause
+	_ = errors.Is
 	_ = fmt.Print
 	_ = io.Copy
 	_ = log.Print
@@ -103,10 +141,10 @@ var (
 		if len(blocks) != strings.Count(text, "```go") {
 			t.Errorf("%s has a piece of Go that is not found", doc)
 		}
-		if doc == "README.md" {
-			blocks = blocks[1:]
-		}
 		for _, b := range blocks {
+			if b.isProgram() {
+				continue
+			}
 			result := ""
 			if strings.Contains(b.code, "\nreturn f.Close()") {
 				result = "error"
@@ -130,17 +168,88 @@ var (
 	goCommand(t, dir, "vet", ".")
 }
 
-// Links within the repository lead somewhere.
+// Links within the repository lead somewhere, headings included.
 func TestDocumentLinks(t *testing.T) {
-	link := regexp.MustCompile(`\]\(([^)#]+)[^)]*\)`)
-	for name, text := range documents(t) {
+	link := regexp.MustCompile(`\]\(([^)#]*)#?([^)]*)\)`)
+	texts := documents(t)
+	for name, text := range texts {
 		for _, m := range link.FindAllStringSubmatch(text, -1) {
 			if strings.Contains(m[1], "://") {
 				continue
 			}
-			if _, err := os.Stat(filepath.Join(filepath.Dir(name), m[1])); err != nil {
-				t.Errorf("%s: %v", name, err)
+			target := name
+			if m[1] != "" {
+				target = filepath.Join(filepath.Dir(name), m[1])
 			}
+			if _, err := os.Stat(target); err != nil {
+				t.Errorf("%s: %v", name, err)
+			} else if m[2] != "" && !anchors(texts[filepath.ToSlash(target)])[m[2]] {
+				t.Errorf("%s: %s has no heading #%s", name, target, m[2])
+			}
+		}
+	}
+}
+
+// anchors returns what a link can call the headings of text by.
+func anchors(text string) map[string]bool {
+	found := make(map[string]bool)
+	dropped := regexp.MustCompile(`[^\p{L}\p{N} _-]`)
+	for _, m := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(text, -1) {
+		found[strings.ReplaceAll(dropped.ReplaceAllString(strings.ToLower(m[1]), ""), " ", "-")] = true
+	}
+	return found
+}
+
+// What docs/how-it-works.md quotes stands in a comment of the code.
+func TestDocumentQuotesComments(t *testing.T) {
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var comments strings.Builder
+	for _, name := range names {
+		source, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range regexp.MustCompile(`(?m)^\t*//\t?(.*)$`).FindAllStringSubmatch(string(source), -1) {
+			fmt.Fprintln(&comments, m[1])
+		}
+	}
+	quotes := regexp.MustCompile("(?s)\n```text\n(.*?)```\n").FindAllStringSubmatch(documents(t)["docs/how-it-works.md"], -1)
+	if len(quotes) == 0 {
+		t.Error("docs/how-it-works.md quotes nothing")
+	}
+	for _, q := range quotes {
+		if !strings.Contains(comments.String(), q[1]) {
+			t.Errorf("no comment says\n%s", q[1])
+		}
+	}
+}
+
+// CONTRIBUTING.md says of every file of the root package what it holds, once.
+func TestDocumentMap(t *testing.T) {
+	_, text, _ := strings.Cut(documents(t)["CONTRIBUTING.md"], "\n## Which file holds what\n")
+	text, _, _ = strings.Cut(text, "\n## ")
+	holds := make(map[string]int)
+	for _, row := range regexp.MustCompile(`(?m)^\| (.*?) \|`).FindAllStringSubmatch(text, -1) {
+		for _, m := range regexp.MustCompile("`([^`]+)`").FindAllStringSubmatch(row[1], -1) {
+			names, err := filepath.Glob(m[1])
+			if err != nil || len(names) == 0 {
+				t.Errorf("there is no %s: %v", m[1], err)
+			}
+			for _, name := range names {
+				holds[name]++
+			}
+		}
+	}
+	names, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range names {
+		if n := holds[name]; !strings.HasSuffix(name, "_test.go") && n != 1 {
+			t.Errorf("the map has %s %d times", name, n)
 		}
 	}
 }

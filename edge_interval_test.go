@@ -95,8 +95,7 @@ func TestIntervalOfEveryWayIn(t *testing.T) {
 			return errors.Join(wrote(f.Write(make([]byte, 1000))), b.Flush())
 		}},
 		{"a filter's own write", 5, func(_ *testing.T, f *flush.Flusher) error {
-			var b *flush.Buffer
-			b = f.StartBuffer(&flush.BufferOptions{ChunkSize: 1, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+			b := f.StartBuffer(&flush.BufferOptions{ChunkSize: 1, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
 				if len(p) == 3 {
 					io.WriteString(f, "de")
 				}

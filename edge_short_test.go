@@ -345,8 +345,7 @@ func TestServerThatPanics(t *testing.T) {
 		} {
 			t.Run(way.name+"/"+fault.name, func(t *testing.T) {
 				broken := false
-				var s *callee
-				s = newCallee(t, func(call string) error {
+				s := newCallee(t, func(call string) error {
 					if broken || !way.plain {
 						return fault.first(call)
 					}

@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/signal"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/fa492104/flush"
@@ -428,7 +430,9 @@ func ExampleServe() {
 	hello := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintln(w, "hello from", r.URL.Path)
 	})
-	if err := flush.Serve(hello, nil); err != nil {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	if err := flush.Serve(ctx, hello, nil); err != nil {
 		log.Fatal(err)
 	}
 }

@@ -61,6 +61,8 @@ func (c fakeConn) room() (int64, error) {
 
 func (c fakeConn) established() bool { return true }
 
+func (c fakeConn) takes() (kernelRoom, error) { return kernelRoom{}, nil }
+
 func (c fakeConn) hangUp() error { return errors.ErrUnsupported }
 
 // A SharedWrite is what one broadcast has for detached responses.

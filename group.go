@@ -123,7 +123,8 @@ func (g *Group) All() iter.Seq[*Flusher] {
 }
 
 // Broadcast writes p to every member and asks for a flush, as
-// [Flusher.TryWrite] and [Flusher.FlushAsync]: it waits for no client. It
+// [Flusher.TryWrite] and [Flusher.FlushAsync]: it waits for no client. On a
+// detached response with nothing queued p goes to the kernel as it is. Broadcast
 // returns the members that had no room for p. They have got nothing of it; the
 // usual answer is to abort them:
 //
@@ -149,6 +150,9 @@ func (g *Group) Broadcast(p []byte) (missed []*Flusher) {
 		}
 	}()
 	out := fanOut{to: g.fan, p: p}
+	if len(p) > 0 {
+		out.shared = newSharedWrite(p)
+	}
 	workers := min(runtime.GOMAXPROCS(0), len(g.fan)/perWorker)
 	if workers <= 1 {
 		missed = out.work()
@@ -170,10 +174,11 @@ func (g *Group) Broadcast(p []byte) (missed []*Flusher) {
 
 // Shutdown ends the Group: Add returns [ErrShutdown] from now on. The contexts
 // of streams end at once, with that as their [Cause]: handlers say goodbye and
-// return. A stream is a response that was added by Add, or one of
-// [Options.Group] whose fixed headers say text/event-stream: its client comes
-// back by itself, which that of a download cannot. All others finish undisturbed.
-// A response that becomes a stream later ends at once, too.
+// return, and what has been detached is closed with what is queued. A stream is a
+// response that was added by Add, a detached one, or one of [Options.Group] whose
+// fixed headers say text/event-stream: its client comes back by itself, which that
+// of a download cannot. All others finish undisturbed. A response that becomes a
+// stream later ends at once, too.
 //
 // It waits until the responses that were members when it began have left. When
 // ctx ends it aborts those that are left, with the error that it then returns
@@ -458,6 +463,12 @@ func (f *Flusher) noteStreamLocked() {
 	if !f.eventStream {
 		return
 	}
+	f.endLateStreamLocked()
+}
+
+// endLateStreamLocked ends a response that has become a stream after one of its
+// Groups has been shut down.
+func (f *Flusher) endLateStreamLocked() {
 	for m := range f.groups.all() {
 		if m.g.isShutDown() {
 			f.endStreamLocked()
@@ -466,17 +477,23 @@ func (f *Flusher) noteStreamLocked() {
 	}
 }
 
-// tellShutdown ends the context of a stream.
+// tellShutdown ends a stream.
 func (f *Flusher) tellShutdown(added bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if added || f.eventStream {
+	if added || f.eventStream || f.detached >= kept {
 		f.endStreamLocked()
 	}
 }
 
-// endStreamLocked has a stream end because its Group has been shut down.
-func (f *Flusher) endStreamLocked() { f.endContextLocked(ErrShutdown) }
+// endStreamLocked has a stream end because its Group has been shut down: its
+// handler is told by the context, and one that has none left is closed.
+func (f *Flusher) endStreamLocked() {
+	f.endContextLocked(ErrShutdown)
+	if f.detached >= kept && !f.closing {
+		f.endSoonLocked(true)
+	}
+}
 
 // cutGrace bounds what Shutdown waits for its cuts, which may call a writer that
 // takes its time.
@@ -533,8 +550,13 @@ func (f *Flusher) showCut() {
 	if f.timeout.calling || !f.http1 {
 		f.unblockLocked()
 	}
-	if f.http1 && f.conn != nil && !(f.http10 && f.length < 0) {
+	switch {
+	case f.detached >= taken: // its end closes the connection
+	case f.http1 && f.conn != nil && !(f.http10 && f.length < 0):
 		f.conn.hangUp()
+	}
+	if f.detached >= kept && !f.closing {
+		f.endSoonLocked(false)
 	}
 }
 
@@ -543,9 +565,10 @@ const perWorker = 64
 
 // A fanOut is one event on its way to many.
 type fanOut struct {
-	to   []*Flusher
-	p    []byte
-	next atomic.Int64
+	to     []*Flusher
+	p      []byte
+	shared *sharedWrite // p for detached ones; nil: p is empty
+	next   atomic.Int64
 
 	mu       sync.Mutex
 	panicked any // the first panic of a filter
@@ -577,8 +600,14 @@ func (o *fanOut) workOn(missed *[]*Flusher) (done bool) {
 		if i >= int64(len(o.to)) {
 			return true
 		}
-		if o.to[i].offer(o.p) == ErrNoRoom {
-			*missed = append(*missed, o.to[i])
+		f := o.to[i]
+		if o.shared != nil {
+			if taken, _ := f.writeShared(o.shared); taken {
+				continue
+			}
+		}
+		if f.offer(o.p) == ErrNoRoom {
+			*missed = append(*missed, f)
 		}
 	}
 }

@@ -701,7 +701,7 @@ func TestGzipIsImmutable(t *testing.T) {
 			b.Flush()
 			f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
 				if phase&flush.PhaseClean != 0 {
-					expectError(t, "FlushWait", f.FlushWait(nil), nil)
+					expectError(t, "FlushWait", f.FlushWait(noContext), nil)
 				}
 				return p, nil
 			}})

@@ -70,7 +70,7 @@ func (f *Flusher) headerLocked() http.Header {
 	case f.header != nil:
 	case f.ended:
 		f.header = make(http.Header)
-	case f.srv.ownHeader && !f.fixed && f.interval == nil:
+	case f.srv.ownHeader && !f.fixed && f.rarely().interval == nil:
 		f.shared = true
 		f.header = f.srv.w.Header()
 	default:
@@ -174,7 +174,7 @@ func (f *Flusher) WriteHeader(code int) {
 	if !f.fixed {
 		f.fixLocked(code)
 	}
-	if f.interval != nil {
+	if f.rarely().interval != nil {
 		f.watchIntervalLocked()
 	}
 }
@@ -431,14 +431,15 @@ func (f *Flusher) typeLocked() {
 const serverMeasures = 2048
 
 // measureLocked sets the exact Content-Length of a response that ends before
-// anything went out, where net/http would for a small one.
-func (f *Flusher) measureLocked() {
+// anything went out, where net/http would for a small one. With early it is
+// complete before net/http could.
+func (f *Flusher) measureLocked(early bool) {
 	n := f.q.len
-	if n == 0 || !bodyAllowed(f.status) || f.cfg.SAPI.Headers == OutputOnly {
+	if n == 0 && (!early || f.head) || !bodyAllowed(f.status) || f.cfg.SAPI.Headers == OutputOnly {
 		return
 	}
 	trailers := f.hasTrailersLocked()
-	if f.srv.netHTTP && n <= serverMeasures && !f.head && !trailers {
+	if !early && f.srv.netHTTP && n <= serverMeasures && !f.head && !trailers {
 		return
 	}
 	if trailers && f.http1 && !f.http10 {
@@ -609,8 +610,8 @@ func (f *Flusher) Clean() (err error) {
 		}
 	}
 	f.resetLocked()
-	if f.interval != nil {
-		f.interval.upTo = 0
+	if f.rarely().interval != nil {
+		f.rarely().interval.upTo = 0
 	}
 	f.status, f.written, f.length, f.fixed, f.eventStream = 0, 0, -1, false, false
 	f.holdLocked(f.holdsLocked())

@@ -32,7 +32,7 @@ var flushers = map[string]struct {
 	do   func(f *flush.Flusher) error
 }{
 	"FlushAsync": {nil, (*flush.Flusher).FlushAsync},
-	"FlushWait":  {nil, func(f *flush.Flusher) error { return f.FlushWait(nil) }},
+	"FlushWait":  {nil, func(f *flush.Flusher) error { return f.FlushWait(noContext) }},
 	"ended context": {nil, func(f *flush.Flusher) error {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
@@ -253,7 +253,7 @@ func TestFilterFlushes(t *testing.T) {
 		do    func(t *testing.T, f *flush.Flusher) error
 		later bool
 	}{
-		"FlushWait": {func(t *testing.T, f *flush.Flusher) error { return f.FlushWait(nil) }, false},
+		"FlushWait": {func(t *testing.T, f *flush.Flusher) error { return f.FlushWait(noContext) }, false},
 		"with context": {func(_ *testing.T, f *flush.Flusher) error {
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
@@ -265,7 +265,7 @@ func TestFilterFlushes(t *testing.T) {
 			var deep func(int) error
 			deep = func(n int) error {
 				if n == 0 {
-					return f.FlushWait(nil)
+					return f.FlushWait(noContext)
 				}
 				err := deep(n - 1)
 				return err
@@ -321,7 +321,7 @@ func TestFilterFlushes(t *testing.T) {
 	f := flush.New(rec, httptest.NewRequest("GET", "/", nil), &flush.Options{SendTimeout: time.Minute})
 	b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
 		f.Header().Set("X-Filter", "1")
-		expectError(t, "FlushWait", f.FlushWait(nil), nil)
+		expectError(t, "FlushWait", f.FlushWait(noContext), nil)
 		return p, nil
 	}})
 	expectError(t, "Flush", b.Flush(), nil)
@@ -338,7 +338,7 @@ func TestFilterFlushesNothing(t *testing.T) {
 		srv := serveMemory(t, http1, wrapped(&flush.Options{SAPI: flush.OpenResty()}, func(w http.ResponseWriter, _ *http.Request) {
 			f := flusher(w)
 			b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
-				expectError(t, "FlushWait", f.FlushWait(nil), nil)
+				expectError(t, "FlushWait", f.FlushWait(noContext), nil)
 				go f.SendHeaders()
 				synctest.Wait()
 				if f.HeadersSent() {
@@ -362,7 +362,7 @@ func TestFilterFlushesNothing(t *testing.T) {
 func TestFilterWaitsForAFlush(t *testing.T) {
 	bubble(t, func(t *testing.T, p proto) {
 		for name, ask := range map[string]func(*flush.Flusher) error{
-			"FlushWait":   func(f *flush.Flusher) error { return f.FlushWait(nil) },
+			"FlushWait":   func(f *flush.Flusher) error { return f.FlushWait(noContext) },
 			"SendHeaders": (*flush.Flusher).SendHeaders,
 		} {
 			srv := serveMemory(t, p, wrapped(&flush.Options{SendTimeout: 10 * time.Second}, func(w http.ResponseWriter, _ *http.Request) {
@@ -393,7 +393,7 @@ func TestFilterWaitsForAFlush(t *testing.T) {
 			f := flusher(w)
 			asked := make(chan error, 1)
 			b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
-				go func() { asked <- f.FlushWait(nil) }()
+				go func() { asked <- f.FlushWait(noContext) }()
 				time.Sleep(10*time.Second - 1)
 				return p, nil
 			}})
@@ -532,9 +532,9 @@ func TestFlushDuringClean(t *testing.T) {
 					switch {
 					case phase&flush.PhaseClean == 0:
 					case own:
-						asked <- f.FlushWait(nil)
+						asked <- f.FlushWait(noContext)
 					default:
-						go func() { asked <- f.FlushWait(nil) }()
+						go func() { asked <- f.FlushWait(noContext) }()
 						synctest.Wait()
 					}
 					return p, nil
@@ -729,7 +729,7 @@ func TestHeadWithoutHeaders(t *testing.T) {
 			if n, err := f.Write(bytes.Repeat([]byte("x"), size)); n != size || err != nil {
 				t.Errorf("Write of %d: %d, %v", size, n, err)
 			}
-			expectError(t, "FlushWait", f.FlushWait(nil), nil)
+			expectError(t, "FlushWait", f.FlushWait(noContext), nil)
 		}
 		expectError(t, "Close", f.Close(), nil)
 		if got := strings.Count(p.String(), "x"); got != 2*size {
@@ -747,7 +747,7 @@ func TestAbortInAFilterAtAnyPhase(t *testing.T) {
 		"Clean":       func(f *flush.Flusher, b *flush.Buffer) { b.Clean() },
 		"Close":       func(f *flush.Flusher, b *flush.Buffer) { b.Close() },
 		"Discard":     func(f *flush.Flusher, b *flush.Buffer) { b.Discard() },
-		"FlushWait":   func(f *flush.Flusher, b *flush.Buffer) { f.FlushWait(nil) },
+		"FlushWait":   func(f *flush.Flusher, b *flush.Buffer) { f.FlushWait(noContext) },
 		"FlushAsync":  func(f *flush.Flusher, b *flush.Buffer) { f.FlushAsync() },
 		"FlushAll":    func(f *flush.Flusher, b *flush.Buffer) { f.FlushAll(true) },
 		"f.Clean":     func(f *flush.Flusher, b *flush.Buffer) { f.Clean() },

@@ -15,7 +15,7 @@ type flushInterval struct {
 
 // watchIntervalLocked notes that bytes were accepted, or headers fixed.
 func (f *Flusher) watchIntervalLocked() {
-	i := f.interval
+	i := f.rarely().interval
 	if !f.lyingLocked() || i.upTo > f.asked.pos || i.headers && f.accepted == 0 {
 		return // a flush is on its way, or something older counts already
 	}
@@ -43,7 +43,7 @@ func (f *Flusher) lyingLocked() bool {
 func (f *Flusher) intervalFired() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	i := f.interval
+	i := f.rarely().interval
 	i.running = false
 	if f.refuse != nil || !f.lyingLocked() {
 		return

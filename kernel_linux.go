@@ -4,7 +4,11 @@ package flush
 
 import (
 	"encoding/binary"
+	"math"
 	"os"
+	"strconv"
+	"strings"
+	"sync"
 	"syscall"
 	"time"
 	"unsafe"
@@ -16,6 +20,12 @@ const (
 	tcpNotsentLowat = 0x19
 	tcpUserTimeout  = 0x12
 	siocOutqNSD     = 0x894b // unsent bytes
+	soMeminfo       = 55     // of asm-generic/socket.h
+
+	// Words of what soMeminfo tells, of linux/sock_diag.h.
+	memSendBuffer = 3
+	memQueued     = 5
+	memWords      = 9
 
 	infoState        = 0   // offset in struct tcp_info, 1 byte
 	infoBytesAcked   = 120 // 8 bytes
@@ -24,6 +34,7 @@ const (
 )
 
 func (k *kernelConn) set(o ConnOptions) {
+	systemLowat() // it reads a file: not while a response waits
 	k.raw.Control(func(fd uintptr) {
 		if o.NotSentLowat > 0 {
 			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotsentLowat, o.NotSentLowat)
@@ -114,3 +125,45 @@ func (k *kernelConn) hangUp() (err error) {
 	}
 	return err
 }
+
+// takes is what the kernel's sk_stream_memory_free asks, before it takes a
+// segment.
+func (k *kernelConn) takes() (r kernelRoom, err error) {
+	var mem [memWords]uint32
+	var unsent int32
+	lowat := 0
+	cerr := k.raw.Control(func(fd uintptr) {
+		size := uint32(unsafe.Sizeof(mem))
+		if _, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.SOL_SOCKET, soMeminfo,
+			uintptr(unsafe.Pointer(&mem)), uintptr(unsafe.Pointer(&size)), 0); errno != 0 {
+			err = os.NewSyscallError("getsockopt", errno)
+			return
+		}
+		if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, fd, siocOutqNSD, uintptr(unsafe.Pointer(&unsent))); errno != 0 {
+			err = os.NewSyscallError("ioctl", errno)
+			return
+		}
+		lowat, err = syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotsentLowat)
+	})
+	if cerr != nil {
+		err = cerr
+	}
+	if err != nil {
+		return kernelRoom{}, err
+	}
+	most := int64(uint32(lowat))
+	if most == 0 {
+		most = systemLowat()
+	}
+	return kernelRoom{int64(mem[memSendBuffer]) - int64(mem[memQueued]), most - int64(unsent)}, nil
+}
+
+// systemLowat is TCP_NOTSENT_LOWAT where it has not been set; 0: not known.
+var systemLowat = sync.OnceValue(func() int64 {
+	text, err := os.ReadFile("/proc/sys/net/ipv4/tcp_notsent_lowat")
+	if err != nil {
+		return 0
+	}
+	n, _ := strconv.ParseInt(strings.TrimSpace(string(text)), 10, 64)
+	return n & math.MaxUint32
+})

@@ -10,4 +10,8 @@ func (k *kernelConn) queued() (unsent, unacked int64, err error) { return 0, 0, 
 
 func (k *kernelConn) room() (int64, error) { return 0, errNoCount }
 
+func (k *kernelConn) takes() (kernelRoom, error) { return kernelRoom{}, errNoCount }
+
 func (k *kernelConn) established() bool { return false }
+
+func (k *kernelConn) hangUp() error { return errNoCount }

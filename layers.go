@@ -80,6 +80,7 @@ type server struct {
 	flusher    flushErrorer   // the layer whose flush counts; nil: none can
 	deadline   writeDeadliner // nil: none is supported
 	direct     bool           // w is a server\'s own writer: nothing stands between
+	oneProcess bool           // and a panic there ends the process
 	netHTTP    bool           // the request came through an http.Server
 	takesInfo  bool           // a 1xx reaches the client as such
 	fixesEmpty bool           // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
@@ -116,6 +117,7 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 		switch t.String() {
 		case "*http.response", "*http.http2responseWriter", "*http2.responseWriter", "*http3.responseWriter", "*cgi.response", "*fcgi.response", "*flush.output", "*flush.deadlineOutput":
 			s.direct = true
+			s.oneProcess = t.String() == "*fcgi.response"
 		}
 	}
 	s.takesInfo = s.netHTTP || !gateway(w, r)

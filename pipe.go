@@ -123,6 +123,10 @@ type down interface {
 	shortAskLocked() bool
 	shortPushLocked() bool
 
+	// takesAtOnceLocked reports whether floor 1 is sure to take n bytes, and to
+	// flush them, without waiting for the client. The next call is that one.
+	takesAtOnceLocked(n int) bool
+
 	// calledLocked is when the last call began or got on, as now says.
 	calledLocked() time.Duration
 

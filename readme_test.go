@@ -7,11 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
-	"reflect"
-	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,92 +14,20 @@ import (
 	"github.com/fa492104/flush"
 )
 
-// The first block is a whole program, and what the README says about building
-// it from a checkout works without a network.
-func TestReadmeProgram(t *testing.T) {
-	root, err := filepath.Abs(".")
-	if err != nil {
-		t.Fatal(err)
+// The README is short, and so is its first program.
+func TestReadmeIsShort(t *testing.T) {
+	text := documents(t)["README.md"]
+	if n := strings.Count(text, "\n"); n > 250 {
+		t.Errorf("the README has %d lines, want at most 250", n)
 	}
-	program := goBlocks(documents(t)["README.md"])[0].code
-	if n := strings.Count(program, "\n"); n > 25 {
+	first := goBlocks(text)[0]
+	if n := strings.Count(first.code, "\n"); n > 25 || !first.isProgram() {
 		t.Errorf("the first program has %d lines, want at most 25", n)
 	}
-	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, "main.go"), []byte(program), 0o666); err != nil {
-		t.Fatal(err)
-	}
-	goCommand(t, dir, "mod", "init", "hello")
-	goCommand(t, dir, "mod", "edit", "-replace", "github.com/fa492104/flush="+root)
-	goCommand(t, dir, "mod", "tidy")
-	goCommand(t, dir, "vet", ".")
-	goCommand(t, dir, "build", "-o", os.DevNull, ".")
 }
 
-// The table of options has every field, in order, with its type.
-func TestReadmeOptions(t *testing.T) {
-	_, text, _ := strings.Cut(documents(t)["README.md"], "\n## Options\n")
-	text, _, _ = strings.Cut(text, "\n## ")
-	rows := regexp.MustCompile(`(?m)^\| .*`).FindAllString(text, -1)
-	var got, want []string
-	for _, row := range rows[min(2, len(rows)):] {
-		cells := strings.Split(strings.Trim(row, "| "), " | ")
-		got = append(got, strings.Join(cells[:min(2, len(cells))], " "))
-		if len(cells) != 5 || slices.Contains(cells, "") {
-			t.Errorf("%s: %d cells, want 5, none of them empty", row, len(cells))
-		}
-	}
-	options := reflect.TypeFor[flush.Options]()
-	for i := range options.NumField() {
-		field := options.Field(i)
-		want = append(want, fmt.Sprintf("`%s` `%s`", field.Name, strings.ReplaceAll(field.Type.String(), "flush.", "")))
-	}
-	if !slices.Equal(got, want) {
-		t.Errorf("the table has\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
-	}
-}
-
-// The table of profiles says what the profiles say.
-func TestReadmeProfiles(t *testing.T) {
-	text, err := os.ReadFile("README.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	headers := map[flush.HeaderOrder]string{
-		flush.HeadersFirst:      "headers first",
-		flush.HeadersWithOutput: "headers with the first output",
-		flush.OutputOnly:        "output only",
-	}
-	implicit := map[flush.Mode]string{0: "off", flush.Wait: "after each write"}
-	held := map[int]string{0: "–", 1 << 20: "1 MiB"}
-	for _, p := range []struct {
-		funcs string
-		sapi  flush.SAPI
-	}{
-		{"`NetHTTP()`, the default", flush.NetHTTP()},
-		{"`Apache2Handler()`", flush.Apache2Handler()},
-		{"`CGI()`, `FastCGI()`", flush.CGI()},
-		{"`CGI()`, `FastCGI()`", flush.FastCGI()},
-		{"`FPM()`", flush.FPM()},
-		{"`OpenResty()`", flush.OpenResty()},
-		{"`CLI()`", flush.CLI()},
-		{"`Embed()`", flush.Embed()},
-	} {
-		contentType := p.sapi.ContentType
-		if contentType == "" {
-			contentType = "–"
-		}
-		row := "\n| " + strings.Join([]string{
-			p.funcs, p.sapi.Name, headers[p.sapi.Headers], contentType, implicit[p.sapi.Implicit], held[p.sapi.HTTP10Buffer],
-		}, " | ") + " |\n"
-		if !strings.Contains(string(text), row) {
-			t.Errorf("README.md has no row %q", row)
-		}
-	}
-}
-
-// Under "Fixed is not sent".
-func TestReadmeFixedIsNotSent(t *testing.T) {
+// In docs/headers.md.
+func TestDocumentFixedIsNotSent(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/late", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-When", "in time")
@@ -232,8 +155,8 @@ func (g *gzipWriter) FlushError() error {
 	return http.NewResponseController(g.ResponseWriter).Flush()
 }
 
-// Under "Order of middleware".
-func TestReadmeMiddlewareOrder(t *testing.T) {
+// In docs/compat.md, under "The order to wrap in".
+func TestDocumentMiddlewareOrder(t *testing.T) {
 	eachProto(t, func(t *testing.T, p proto) {
 		for _, wait := range []bool{true, false} {
 			for name, wrap := range map[string]func(http.Handler) http.Handler{

@@ -2,8 +2,9 @@
 
 package flush
 
-// stdinListens is false: no FastCGI server here hands a socket to a process as
-// its standard input.
-func stdinListens() bool { return false }
+import "net"
+
+// inheritedListeners are none: no FastCGI server here hands sockets to a process.
+func inheritedListeners() ([]net.Listener, error) { return nil, nil }
 
 func catchBrokenPipe() (stop func()) { return func() {} }

@@ -15,6 +15,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
 	"syscall"
 	"testing"
@@ -40,7 +41,11 @@ func init() {
 	if os.Getenv(serveEnv) == "embed" {
 		opts.SAPI = flush.Embed()
 	}
-	err := flush.Serve(http.HandlerFunc(serveChild), opts)
+	var ctx context.Context // nil unless the test sends signals
+	if os.Getenv(serveEnv) == "signal" {
+		ctx, _ = signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	}
+	err := flush.Serve(ctx, http.HandlerFunc(serveChild), opts)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "Serve:", err)
 		os.Exit(3)
@@ -68,6 +73,16 @@ func serveChild(w http.ResponseWriter, r *http.Request) {
 			_, err = io.Copy(w, r.Body)
 		case "request":
 			_, err = fmt.Fprintf(w, "%s %s host=%s uri=%s sent=%t", r.Method, r.URL.Path, r.Host, r.RequestURI, f.HeadersSent())
+		case "stream":
+			w.Header().Set("Content-Type", "text/event-stream")
+			io.WriteString(w, "hello")
+			if err = flush.Flush(w, true); err == nil {
+				<-r.Context().Done()
+				_, err = fmt.Fprintf(w, "goodbye: %v", flush.Cause(r.Context()))
+			}
+		case "sleep":
+			<-r.Context().Done()
+			err = flush.Cause(r.Context())
 		case "park":
 			var resp *http.Response
 			if resp, err = http.Get(r.URL.Query().Get("doorway")); err == nil {
@@ -399,25 +414,38 @@ func TestServeFastCGI(t *testing.T) {
 // fcgiRequest writes one FastCGI request without a body, as a web server does.
 func fcgiRequest(t *testing.T, w io.Writer, params map[string]string) {
 	t.Helper()
+	fcgiRequests(t, w, false, params)
+}
+
+// fcgiRequests writes requests without bodies, numbered from 1 on. keep says that
+// the connection is to stay.
+func fcgiRequests(t *testing.T, w io.Writer, keep bool, requests ...map[string]string) {
+	t.Helper()
 	const begin, paramsType, stdin, responder = 1, 4, 5, 1
 	var b bytes.Buffer
-	record := func(kind byte, content []byte) {
-		b.Write([]byte{1, kind, 0, 1})
-		binary.Write(&b, binary.BigEndian, uint16(len(content)))
-		b.Write([]byte{0, 0})
-		b.Write(content)
-	}
-	record(begin, []byte{0, responder, 0, 0, 0, 0, 0, 0})
-	var p []byte
-	for k, v := range params {
-		for _, s := range []string{k, v} {
-			p = binary.BigEndian.AppendUint32(p, uint32(len(s))|1<<31)
+	for i, params := range requests {
+		record := func(kind byte, content []byte) {
+			b.Write([]byte{1, kind, 0, byte(i + 1)})
+			binary.Write(&b, binary.BigEndian, uint16(len(content)))
+			b.Write([]byte{0, 0})
+			b.Write(content)
 		}
-		p = append(append(p, k...), v...)
+		flags := byte(0)
+		if keep {
+			flags = 1
+		}
+		record(begin, []byte{0, responder, flags, 0, 0, 0, 0, 0})
+		var p []byte
+		for k, v := range params {
+			for _, s := range []string{k, v} {
+				p = binary.BigEndian.AppendUint32(p, uint32(len(s))|1<<31)
+			}
+			p = append(append(p, k...), v...)
+		}
+		record(paramsType, p)
+		record(paramsType, nil)
+		record(stdin, nil)
 	}
-	record(paramsType, p)
-	record(paramsType, nil)
-	record(stdin, nil)
 	if _, err := w.Write(b.Bytes()); err != nil {
 		t.Fatal(err)
 	}
@@ -436,7 +464,9 @@ func (b *fcgiBody) Read(p []byte) (int, error) {
 			return 0, err
 		}
 		var h [8]byte
-		if _, err := io.ReadFull(b.r, h[:]); err != nil {
+		if _, err := io.ReadFull(b.r, h[:]); err == io.EOF {
+			return 0, io.ErrUnexpectedEOF // the request has not ended
+		} else if err != nil {
 			return 0, err
 		}
 		n := int(binary.BigEndian.Uint16(h[4:]))

@@ -337,3 +337,82 @@ func openDescriptors(t *testing.T) int {
 	}
 	return len(all)
 }
+
+// A detached response has no handler that could say goodbye: the goodbye is a
+// Broadcast before, and Shutdown closes it with what is queued, whoever joined it.
+func TestShutdownOfDetachedResponses(t *testing.T) {
+	for _, p := range []proto{http1, https1, http10, h2} {
+		for _, joins := range []string{"Add", "Options.Group"} {
+			t.Run(fmt.Sprintf("%v/%s", p, joins), func(t *testing.T) {
+				var g flush.Group
+				ended, joined := make(chan error, 3), make(chan struct{}, 3)
+				opts := &flush.Options{OnClose: func(r *http.Request, _ flush.Stats, err error) {
+					ended <- errors.Join(err, flush.Cause(r.Context()))
+				}}
+				if joins == "Options.Group" {
+					opts.Group = &g
+				}
+				srv := serve(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					io.WriteString(w, hello)
+					f := flusher(w)
+					must(t, f.Detach())
+					defer func() { joined <- struct{}{} }()
+					if joins == "Add" {
+						if err := g.Add(f); err != nil && !errors.Is(err, flush.ErrShutdown) {
+							t.Error(err)
+						}
+					}
+				}))
+				s := open(t, srv, "GET", "/", nil)
+				s.expect(hello)
+				<-joined
+				if missed := g.Broadcast([]byte(goodbye)); len(missed) > 0 {
+					t.Error("it has missed the goodbye")
+				}
+				ctx, cancel := context.WithTimeout(t.Context(), patience())
+				defer cancel()
+				must(t, g.Shutdown(ctx))
+				s.expectEnd(goodbye)
+				if err := <-ended; !errors.Is(err, flush.ErrShutdown) || errors.Is(err, flush.ErrClientGone) {
+					t.Error("OnClose:", err)
+				}
+				if joins == "Options.Group" {
+					late := open(t, srv, "GET", "/", nil)
+					late.expectEnd(hello)
+					late.leave()
+				}
+				s.leave()
+			})
+		}
+	}
+}
+
+// One that does not read costs the deadline, and is cut.
+func TestShutdownCutsDetachedResponses(t *testing.T) {
+	var g flush.Group
+	ended, joined := make(chan error, 1), make(chan struct{})
+	opts := &flush.Options{MaxPending: 2 * much, OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}
+	srv := serve(t, http1, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, hello)
+		f := flusher(w)
+		must(t, f.Detach())
+		must(t, f.TryWrite(make([]byte, much)))
+		f.FlushAsync()
+		must(t, g.Add(f))
+		close(joined)
+	}), smallBuffers)
+	s := open(t, srv, "GET", "/", nil)
+	s.expect(hello)
+	<-joined
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	if err := g.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Error("Shutdown:", err)
+	}
+	if err := <-ended; !errors.Is(err, flush.ErrShutdown) {
+		t.Error("OnClose:", err)
+	}
+	if _, _, end := s.rest(); end != cut {
+		t.Error("it ended", end)
+	}
+}

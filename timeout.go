@@ -43,6 +43,9 @@ type sendTimeout struct {
 func (f *Flusher) beginCallLocked() {
 	t := &f.timeout
 	t.calling = true
+	if t.progress != nil {
+		t.progress.room.begin()
+	}
 	closing := t.closing && t.progress == nil && !f.drainingLocked()
 	budget := f.cfg.Budget != nil && !t.quiet
 	if budget || t.d > 0 && !closing {
@@ -204,7 +207,7 @@ func (f *Flusher) stopTimersLocked() {
 	if f.timeout.timer != nil {
 		f.timeout.timer.Stop()
 	}
-	if f.interval != nil && f.interval.timer != nil {
-		f.interval.timer.Stop()
+	if f.rarely().interval != nil && f.rarely().interval.timer != nil {
+		f.rarely().interval.timer.Stop()
 	}
 }

@@ -27,6 +27,8 @@ type progress struct {
 	watched bool
 	looked  bool  // it has been watched: the client has looked stalled in this response
 	acked   int64 // as last looked at
+	plain   bool  // see knownConn
+	room    sureRoom
 }
 
 // pollEvery is how often a response with send timeout d is looked at, and how

@@ -36,15 +36,14 @@ type Flusher struct {
 	timeout  sendTimeout
 	deadline writeDeadline
 
-	req      *http.Request   // the handler's; nil: none. Set before the first use; dropped by releaseLocked
-	context  *requestContext // the handler's; nil: none. Never changed
-	body     *requestBody    // nil: no request body to wait for. Changed by Detach alone
-	conn     *knownConn      // nil: not known. Never changed
-	interval *flushInterval  // nil: none
-	groups   *groups         // that it is in; nil: never was in one
-	began    time.Duration   // as now says. Never changed
-	member   *member         // in the budget; nil: holds nothing yet, or there is none
-	rare     *rare           // nil: nothing of it
+	req     *http.Request   // the handler's; nil: none. Set before the first use; dropped by releaseLocked
+	context *requestContext // the handler's; nil: none. Never changed
+	body    *requestBody    // nil: no request body to wait for. Changed by Detach alone
+	conn    *knownConn      // nil: not known. Never changed
+	groups  *groups         // that it is in; nil: never was in one
+	began   time.Duration   // as now says. Never changed
+	member  *member         // in the budget; nil: holds nothing yet, or there is none
+	rare    *rare           // nil: nothing of it
 }
 
 // response is what is known of the response, apart from its bytes' way down.
@@ -72,16 +71,18 @@ const (
 
 // rare is what few responses ever have.
 type rare struct {
-	handlerDeadline time.Time   // set by SetWriteDeadline
-	serverDeadline  time.Time   // when the server's WriteTimeout ends
-	lastPush        error       // what the server's last flush said that does not stick
-	refused         error       // bytes that the server did not take, without failing; filters that failed at the end
-	panicked        any         // from the carrier, for the handler's goroutine
-	torn            bool        // the server refused accepted bytes
-	cutBy           error       // why the response is cut at its end; nil: a Write that had begun did not finish
-	hooks           []closeHook // of handlers that joined
-	handover        *handover   // until the handler returns; nil: Detach was not called
-	framing         *framing    // of a response that may be detached though its headers are out; nil: the plain one
+	handlerDeadline time.Time      // set by SetWriteDeadline
+	serverDeadline  time.Time      // when the server's WriteTimeout ends
+	lastPush        error          // what the server's last flush said that does not stick
+	refused         error          // bytes that the server did not take, without failing; filters that failed at the end
+	panicked        any            // from the carrier, for the handler's goroutine
+	torn            bool           // the server refused accepted bytes
+	abort           bool           // Abort was called
+	cutBy           error          // why the response is cut at its end; nil: a Write that had begun did not finish
+	hooks           []closeHook    // of handlers that joined
+	interval        *flushInterval // nil: none
+	handover        *handover      // until the handler returns; nil: Detach was not called
+	framing         *framing       // of a response that may be detached though its headers are out; nil: the plain one
 }
 
 // rareLocked returns f.rare for writing. For reading there is rarely.
@@ -127,14 +128,14 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	}
 	f.pipe.init(&cfg.marks, f, cfg.Flush == Async || cfg.Implicit == Async || cfg.FlushInterval > 0, f.holdsLocked())
 	if cfg.FlushInterval > 0 {
-		f.interval = &flushInterval{d: cfg.FlushInterval}
+		f.rareLocked().interval = &flushInterval{d: cfg.FlushInterval}
 	}
 	f.initTimeout(by)
 	if r != nil && connContextUsed.Load() {
 		if known, ok := r.Context().Value(connKey{}).(*knownConn); ok {
 			f.conn = known
 			if f.http1 && f.srv.deadline != nil {
-				f.timeout.progress = &progress{conn: known, watcher: known.watcher}
+				f.timeout.progress = &progress{conn: known, watcher: known.watcher, plain: known.plain}
 			}
 		}
 	}
@@ -259,7 +260,7 @@ func writeOnLocked[T []byte | string](f *Flusher, p T, whole bool) (n int, err e
 // came: the interval begins, and the implicit flush is done, without waiting if
 // whole. err is what their Write has met; it returns what the Write returns.
 func (f *Flusher) acceptedLocked(err error, whole bool) error {
-	if f.interval != nil {
+	if f.rarely().interval != nil {
 		f.watchIntervalLocked()
 	}
 	if f.implicit != Off {
@@ -271,7 +272,7 @@ func (f *Flusher) acceptedLocked(err error, whole bool) error {
 // shortWriteLocked is the part of the predicate of Write's short way that is
 // not the pipe's: see grantLocked.
 func (f *Flusher) shortWriteLocked() bool {
-	return f.fixed && bodyAllowed(f.status) && !f.stack.active() && f.length < 0 && !f.head && f.implicit == Off && f.interval == nil
+	return f.fixed && bodyAllowed(f.status) && !f.stack.active() && f.length < 0 && !f.head && f.implicit == Off && f.rarely().interval == nil
 }
 
 // shortAskLocked is the same for FlushAsync.
@@ -441,7 +442,7 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 // acceptedByHolderLocked is acceptedLocked for who has the baton: the implicit
 // flush is a round of its own.
 func (f *Flusher) acceptedByHolderLocked() {
-	if f.interval != nil {
+	if f.rarely().interval != nil {
 		f.watchIntervalLocked()
 	}
 	if f.implicit != Off {
@@ -559,9 +560,10 @@ func (f *Flusher) CloseNotify() <-chan bool {
 // has begun, as [http.ResponseController.EnableFullDuplex].
 //
 // Without it, on HTTP/1, the server drains what is left of the request body
-// when headers go out. So until the body has been read to its end, headers
-// leave only on the goroutine of a Write, a flush (FlushAsync included),
-// SendHeaders or Close, which may block on the upload as in net/http.
+// when headers go out. So until the body has been read to its end, a Write, a
+// flush that waits, SendHeaders and Close may block on the upload as in net/http.
+// FlushAsync, TryWrite and timers leave that to the background; with [New]
+// headers leave only on the goroutine of a call, FlushAsync included.
 func (f *Flusher) EnableFullDuplex() error {
 	f.mu.Lock()
 	defer f.mu.Unlock()

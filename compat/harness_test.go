@@ -454,7 +454,7 @@ func gone(t *testing.T, s subject, p proto) string {
 		// A server may buffer what it is given, and say so one write later.
 		var err error
 		for range 20 {
-			if err = c.own(noise()); err != nil {
+			if err = c.own(noise(6 << 10)); err != nil {
 				break
 			}
 		}
@@ -484,8 +484,23 @@ func gone(t *testing.T, s subject, p proto) string {
 // sendTimeout is far below the 60 s and 90 s that others use.
 const sendTimeout = 10 * time.Second
 
-// timesOut is the outcome of a client that does not read.
+// timesOut is the outcome of a client that does not read: the worse of what
+// events give that fit the Flusher's buffer, so that the flush meets that client,
+// and of what larger ones give, where it is the write.
 func timesOut(t *testing.T, s subject, p proto) string {
+	small, large := stalls(t, s, p, 2<<10), stalls(t, s, p, 6<<10)
+	switch {
+	case small == large || small == laterWrite && large == yes:
+		return small
+	case small == yes && large == laterWrite:
+		return large
+	}
+	t.Errorf("small events give %q, large ones %q", small, large)
+	return ""
+}
+
+// stalls is timesOut for events of one size.
+func stalls(t *testing.T, s subject, p proto, size int) string {
 	type end struct {
 		err    error
 		after  time.Duration // when the call returned that the client held up
@@ -508,7 +523,7 @@ func timesOut(t *testing.T, s subject, p proto) string {
 			if e.after > 0 {
 				e.late++
 			}
-			err = c.own(noise())
+			err = c.own(noise(size))
 			if e.after == 0 {
 				e.after = time.Since(began)
 			}
@@ -549,9 +564,9 @@ func timesOut(t *testing.T, s subject, p proto) string {
 	return ""
 }
 
-// noise is 8 KiB of text that does not compress well.
-func noise() string {
-	p := make([]byte, 6<<10)
+// noise is text that does not compress well, a third longer than n bytes.
+func noise(n int) string {
+	p := make([]byte, n)
 	rand.Read(p)
 	return base64.StdEncoding.EncodeToString(p)
 }

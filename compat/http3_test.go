@@ -156,7 +156,7 @@ func TestHTTP3ClientGone(t *testing.T) {
 		result <- flush.Cause(r.Context())
 		var err error
 		for range 64 {
-			io.WriteString(w, noise())
+			io.WriteString(w, noise(6<<10))
 			if err = flush.Flush(w, true); err != nil {
 				break
 			}
@@ -181,7 +181,7 @@ func TestHTTP3SendTimeout(t *testing.T) {
 	c, url := serveQUIC(t, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var err error
 		for range 64 {
-			io.WriteString(w, noise())
+			io.WriteString(w, noise(6<<10))
 			if err = flush.Flush(w, true); err != nil {
 				break
 			}

@@ -61,7 +61,7 @@ func TestWriteByteTimeout(t *testing.T) {
 			<-held
 			var err error
 			for range 64 {
-				io.WriteString(w, noise())
+				io.WriteString(w, noise(6<<10))
 				if err = flush.Flush(w, true); err != nil {
 					break
 				}

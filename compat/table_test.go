@@ -19,7 +19,7 @@ func rows() []subject {
 	var all []subject
 	for _, rows := range []func() []subject{
 		nethttpRows, chiRows, gorillaRows, gzhttpRows, httpcompressionRows, httpsnoopRows,
-		otelhttpRows, ginRows, echoRows, goSSERows, connectRows, grpcRows,
+		otelhttpRows, ginRows, echoRows, goSSERows, datastarRows, mcpRows, goproxyRows, connectRows, grpcRows,
 	} {
 		all = append(all, rows()...)
 	}

@@ -24,9 +24,10 @@ const screenshotFile = "../docs/progress.png"
 func progressSite(t *testing.T) (*process, string) {
 	t.Helper()
 	bin := progressProgram.get(t)
-	folder := t.TempDir()
+	parent := t.TempDir()
+	folder := filepath.Join(parent, "holidays")
 	for _, trip := range []string{"harbour", "lighthouse", "marsh", "ridge"} {
-		if err := os.Mkdir(filepath.Join(folder, trip), 0o755); err != nil {
+		if err := os.MkdirAll(filepath.Join(folder, trip), 0o755); err != nil {
 			t.Fatal(err)
 		}
 		for i := range 16 {
@@ -41,7 +42,9 @@ func progressSite(t *testing.T) (*process, string) {
 			f.Close()
 		}
 	}
-	return examplePage(t, "progress", exec.Command(bin, "-addr", "127.0.0.1:0", "-dir", folder))
+	cmd := exec.Command(bin, "-addr", "127.0.0.1:0", "-dir", filepath.Base(folder)) // which the page shows
+	cmd.Dir = parent
+	return examplePage(t, "progress", cmd)
 }
 
 // examplePage starts an example and returns the address that it prints.
@@ -198,5 +201,14 @@ func TestBrowser(t *testing.T) {
 	p := until("end", func(p progressPage) bool { return p.State == "complete" && p.Percent == 100 })
 	if p.Lines != 64 {
 		t.Errorf("the log has %d lines in the end, want one for each of the 64 files", p.Lines)
+	}
+	// What a screen reader meets: one bar, and the outcome in the live region.
+	met, err := chromedp.Run(ctx, chromedp.Evaluate[string](`[
+		[...document.querySelectorAll("[role=progressbar]")].filter((e) => e.checkVisibility()).map((e) => e.ariaValueText),
+		document.querySelector(".end").assignedSlot.closest("[role=status][aria-live=polite]")?.role,
+		document.querySelector(".end").textContent,
+	].join("; ")`))
+	if want := "100%, 2.1 GB of 2.1 GB; status; 64 of 64 files hashed"; met != want || err != nil {
+		t.Errorf("a screen reader meets %q, %v, want %q", met, err, want)
 	}
 }

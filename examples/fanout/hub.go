@@ -1,9 +1,10 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 
@@ -27,8 +28,8 @@ type hub struct {
 // hub's mutex guards cursor, and nobody else writes.
 type stream struct {
 	f      *flush.Flusher
-	cursor uint64 // the last event the client has, or has queued
-	drop   context.CancelCauseFunc
+	cursor uint64      // the last event the client has, or has queued
+	drop   func(error) // ends it, without waiting
 }
 
 const (
@@ -84,7 +85,7 @@ func (h *hub) sendLocked(s *stream, text string) {
 		h.dropped++
 		s.drop(errSlow)
 	}
-	delete(h.streams, s) // its handler knows by its context
+	delete(h.streams, s) // its handler, if it has one, knows by its context
 }
 
 // join makes s a live stream if it has all events before the next, and
@@ -113,6 +114,21 @@ func (h *hub) leave(s *stream) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	delete(h.streams, s)
+}
+
+// end ends all streams that have no handler to do it: what they hold still goes
+// out.
+func (h *hub) end() {
+	h.mu.Lock()
+	streams := slices.Collect(maps.Keys(h.streams))
+	h.mu.Unlock()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for _, s := range streams {
+		if s.f.Stats().Detached {
+			wg.Go(func() { s.f.Close() })
+		}
+	}
 }
 
 // A count is what GET /stats answers.

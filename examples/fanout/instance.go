@@ -35,6 +35,7 @@ type instance struct {
 	events jetstream.Stream
 	live   jetstream.ConsumeContext
 	turns  chan struct{} // held while the store is read for a client
+	detach bool          // streams outlive their handlers
 	log    *log.Logger
 }
 
@@ -130,6 +131,7 @@ func (in *instance) serve(ctx context.Context, ln net.Listener) error {
 		case <-ctx.Done():
 		}
 		stopStreams(errStopping)
+		in.hub.end()
 		left, cancel := context.WithTimeout(context.Background(), grace)
 		defer cancel()
 		if err := srv.Shutdown(left); err != nil {
@@ -180,7 +182,15 @@ func (in *instance) stream(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancelCause(r.Context())
 	defer cancel(nil)
 	s := &stream{f: f, drop: cancel}
-	f.FlushAsync() // the headers: the first event may be long in coming
+	if in.detach {
+		if err := f.Detach(); err != nil {
+			in.log.Printf("%s: %v", r.RemoteAddr, err)
+			return
+		}
+		s.drop = func(err error) { go in.cutOff(f, r.RemoteAddr, err) }
+	} else {
+		f.FlushAsync() // the headers: the first event may be long in coming
+	}
 	last, err := strconv.ParseUint(r.Header.Get("Last-Event-ID"), 10, 64)
 	if err == nil {
 		s.cursor = last
@@ -192,10 +202,19 @@ func (in *instance) stream(w http.ResponseWriter, r *http.Request) {
 	} else {
 		in.hub.joinNow(s)
 	}
+	if in.detach {
+		context.AfterFunc(r.Context(), func() { in.hub.leave(s) })
+		return
+	}
 	defer in.hub.leave(s)
 	<-ctx.Done()
 	if cause := context.Cause(ctx); errors.Is(cause, errSlow) {
-		in.log.Printf("%s: dropped with %d bytes: %v", r.RemoteAddr, f.Buffered(), cause)
-		f.Abort(cause) // what it holds is in the store
+		in.cutOff(f, r.RemoteAddr, cause)
 	}
+}
+
+// cutOff drops a stream. What it holds is in the store.
+func (in *instance) cutOff(f *flush.Flusher, addr string, why error) {
+	in.log.Printf("%s: dropped with %d bytes: %v", addr, f.Buffered(), why)
+	f.Abort(why)
 }

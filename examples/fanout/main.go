@@ -25,13 +25,14 @@ func main() {
 	url := flag.String("nats", "", "URLs of a NATS cluster with JetStream; empty: start a server")
 	store := flag.String("store", "", "folder of the server that is started; empty: a temporary one")
 	replicas := flag.Int("replicas", 1, "how many servers of the cluster keep each event")
+	detach := flag.Bool("detach", true, "have the streams outlive their handlers; false shows what one costs that does not")
 	flag.Parse()
-	if err := run(*addr, *url, *store, *replicas); err != nil {
+	if err := run(*addr, *url, *store, *replicas, *detach); err != nil {
 		log.Fatal(err)
 	}
 }
 
-func run(addr, url, store string, replicas int) error {
+func run(addr, url, store string, replicas int, detach bool) error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	context.AfterFunc(ctx, stop) // a second Ctrl-C kills
 	if url == "" {
@@ -60,6 +61,7 @@ func run(addr, url, store string, replicas int) error {
 	if err != nil {
 		return errors.Join(err, ln.Close())
 	}
+	in.detach = detach
 	fmt.Printf("listen:  curl -N http://%[1]v/events\npublish: curl -d hello http://%[1]v/events\n", ln.Addr())
 	return in.serve(ctx, ln)
 }

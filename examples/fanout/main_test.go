@@ -28,7 +28,9 @@ type machine struct {
 	ln  *listener
 }
 
-func startMachine(t *testing.T, natsURL string) *machine {
+func startMachine(t *testing.T, natsURL string) *machine { return startMachineThat(t, natsURL, true) }
+
+func startMachineThat(t *testing.T, natsURL string, detaches bool) *machine {
 	t.Helper()
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -38,6 +40,7 @@ func startMachine(t *testing.T, natsURL string) *machine {
 	if err != nil {
 		t.Fatal(err)
 	}
+	in.detach = detaches
 	in.turns = make(chan struct{}, 1) // the fewest, so that clients have to wait for each other
 	m := &machine{in, "http://" + tcp.Addr().String() + "/", &listener{Listener: tcp}}
 	ctx, stop := context.WithCancel(context.Background())
@@ -293,8 +296,13 @@ func TestMachineDies(t *testing.T) {
 // A client that does not read is dropped and counted, holds up nobody, and
 // gets what it missed when it comes back.
 func TestSlowClient(t *testing.T) {
+	t.Run("detached", func(t *testing.T) { testSlowClient(t, true) })
+	t.Run("with its handler", func(t *testing.T) { testSlowClient(t, false) })
+}
+
+func testSlowClient(t *testing.T, detach bool) {
 	ctx := soon(t)
-	m := startMachine(t, natsServer(t))
+	m := startMachineThat(t, natsServer(t), detach)
 	dialer := &net.Dialer{}
 	slowTransport := &http.Transport{
 		ReadBufferSize: 1 << 10,

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	_ "embed"
 	"encoding/json"
 	"fmt"
@@ -15,8 +14,9 @@ import (
 )
 
 const (
-	lump     = 4 << 10 // what a proxy that buffers waits for; nginx has 4 or 8 KiB
-	slowRate = 3 << 10 // bytes a second that a slow reader takes
+	lump     = 4 << 10                // what a proxy that buffers waits for; nginx has 4 or 8 KiB
+	slowRate = 3 << 10                // bytes a second that a slow reader takes
+	slack    = 100 * time.Millisecond // for so long its line takes more, as kernels do
 )
 
 //go:embed page.html
@@ -40,7 +40,7 @@ type comparison struct {
 
 func (c *comparison) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a := new(account)
-	bottom := &line{ResponseWriter: w, ctx: r.Context(), account: a}
+	bottom := &line{ResponseWriter: w, account: a}
 	if r.URL.Query().Get("reader") == "slow" {
 		bottom.rate = slowRate
 	}
@@ -122,9 +122,9 @@ func (m *meter) FlushError() error {
 // takes its time, as it does when the kernel's buffers are full.
 type line struct {
 	http.ResponseWriter
-	ctx     context.Context
 	account *account
-	rate    int // bytes a second; 0: all there are
+	rate    int       // bytes a second; 0: all there are
+	free    time.Time // when the line will have taken what it has
 }
 
 func (l *line) Unwrap() http.ResponseWriter { return l.ResponseWriter }
@@ -145,11 +145,11 @@ func (l *line) Write(p []byte) (n int, err error) {
 		if err != nil {
 			return n, err
 		}
-		select {
-		case <-time.After(time.Duration(m) * time.Second / time.Duration(l.rate)):
-		case <-l.ctx.Done():
-			return n, context.Cause(l.ctx)
+		if now := time.Now(); l.free.Before(now) {
+			l.free = now
 		}
+		l.free = l.free.Add(time.Duration(m) * time.Second / time.Duration(l.rate))
+		time.Sleep(time.Until(l.free) - slack)
 	}
 	return n, nil
 }

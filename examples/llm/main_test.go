@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"log"
+	"maps"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -66,11 +67,17 @@ type client struct {
 
 func (p *program) ask(t *testing.T) *client {
 	t.Helper()
-	tr := &http.Transport{DialContext: p.ln.Dial}
-	req, err := http.NewRequestWithContext(t.Context(), "POST", "http://proxy/v1/chat/completions", strings.NewReader(`{"stream": true}`))
+	return p.request(t, "POST", "/v1/chat/completions", nil)
+}
+
+func (p *program) request(t *testing.T, method, path string, header http.Header) *client {
+	t.Helper()
+	tr := &http.Transport{DialContext: p.ln.Dial, DisableCompression: true}
+	req, err := http.NewRequestWithContext(t.Context(), method, "http://proxy"+path, strings.NewReader(`{"stream": true}`))
 	if err != nil {
 		t.Fatal(err)
 	}
+	maps.Copy(req.Header, header)
 	resp, err := tr.RoundTrip(req)
 	if err != nil {
 		t.Fatal(err)
@@ -228,6 +235,27 @@ func TestModelBreaks(t *testing.T) {
 		close(heard)
 		if rest, err := io.ReadAll(c); err == nil {
 			t.Errorf("the answer looks whole, with %q", rest)
+		}
+	})
+}
+
+// Whatever the client accepts, and if it says nothing: a compressed stream comes
+// in lumps, and http.Transport asks for gzip by itself where no header is set.
+func TestModelIsAskedForPlainText(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		asked := make(chan string, 1)
+		p := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked <- r.Header.Get("Accept-Encoding")
+		}), new(output))
+		for _, accept := range []string{"", "gzip, br", "identity"} {
+			header := make(http.Header)
+			if accept != "" {
+				header.Set("Accept-Encoding", accept)
+			}
+			p.request(t, "POST", "/v1/chat/completions", header)
+			if got := <-asked; got != "identity" {
+				t.Errorf("the client accepts %q, the proxy %q", accept, got)
+			}
 		}
 	})
 }

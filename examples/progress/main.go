@@ -55,14 +55,14 @@ func main() {
 }
 
 func listen(addr, dir string) error {
-	folder, what := fs.FS(newSample()), fmt.Sprintf("of a made-up folder, %.0f seconds long", sampleTime.Seconds())
+	folder, what := fs.FS(newSample()), fmt.Sprintf("in a made-up folder that takes %.0f seconds", sampleTime.Seconds())
 	if dir != "" {
 		root, err := os.OpenRoot(dir)
 		if err != nil {
 			return err
 		}
 		defer root.Close()
-		folder, what = root.FS(), "of "+dir
+		folder, what = root.FS(), "in "+dir
 	}
 	ln, err := net.Listen("tcp", addr)
 	if err != nil {

@@ -10,11 +10,14 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"fmt"
 	"log"
 	"net/http"
+	"os/signal"
 	"strconv"
+	"syscall"
 
 	"github.com/fa492104/flush"
 )
@@ -25,7 +28,9 @@ const (
 )
 
 func main() {
-	err := flush.Serve(http.HandlerFunc(chain), &flush.Options{NoProxyBuffering: true})
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer stop()
+	err := flush.Serve(ctx, http.HandlerFunc(chain), &flush.Options{NoProxyBuffering: true})
 	if err != nil {
 		log.Fatal(err)
 	}

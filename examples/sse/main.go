@@ -142,10 +142,11 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request) {
 		}
 		slow := false
 		for _, e := range events {
-			if slow = f.Available() < len(e); slow {
+			err := f.TryWrite(e)
+			if slow = errors.Is(err, flush.ErrNoRoom); slow {
 				break
 			}
-			if _, err := f.WriteString(e); err != nil {
+			if err != nil {
 				return
 			}
 			cursor++
@@ -173,7 +174,7 @@ func (h *handler) stream(w http.ResponseWriter, r *http.Request) {
 // from any goroutine and never mixes two of them. It shows proxies that the
 // connection lives, and shows us when it does not.
 func heartbeat(ctx context.Context, f *flush.Flusher) {
-	const sign = ":\n\n"
+	sign := []byte(":\n\n")
 	ticker := time.NewTicker(beat)
 	defer ticker.Stop()
 	for {
@@ -182,10 +183,11 @@ func heartbeat(ctx context.Context, f *flush.Flusher) {
 		case <-ctx.Done():
 			return
 		}
-		if f.Available() < len(sign) {
+		err := f.TryWrite(sign)
+		if errors.Is(err, flush.ErrNoRoom) {
 			continue // there is enough on its way
 		}
-		if _, err := io.WriteString(f, sign); err != nil || f.FlushAsync() != nil {
+		if err != nil || f.FlushAsync() != nil {
 			return
 		}
 	}
@@ -197,7 +199,7 @@ type feed struct {
 
 	mu     sync.Mutex
 	forgot int64    // events that are not held any more
-	events []string // those that came after
+	events [][]byte // those that came after
 	more   chan struct{}
 }
 
@@ -229,7 +231,7 @@ func (f *feed) publish(data string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	id := f.forgot + int64(len(f.events)) + 1
-	f.events = append(f.events, fmt.Sprintf("id: %s-%d\ndata: %s\n\n", f.run, id, data))
+	f.events = append(f.events, fmt.Appendf(nil, "id: %s-%d\ndata: %s\n\n", f.run, id, data))
 	if len(f.events) > keep {
 		f.events = f.events[1:]
 		f.forgot++
@@ -240,7 +242,7 @@ func (f *feed) publish(data string) {
 
 // since returns the events behind the first n, how many of them are gone, and
 // a channel that is closed when there are more.
-func (f *feed) since(n int64) (events []string, gone int64, more <-chan struct{}) {
+func (f *feed) since(n int64) (events [][]byte, gone int64, more <-chan struct{}) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	gone = max(f.forgot-n, 0)

@@ -5,11 +5,14 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"log"
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/fa492104/flush"
@@ -28,7 +31,13 @@ func main() {
 	var err error
 	switch os.Getenv("STEPS_SERVER") {
 	case "":
-		err = flush.Serve(handler, opts)
+		ctx := context.Background()
+		if os.Getenv("STEPS_GRACEFUL") != "" { // Apache sends one to a CGI program whose client has left
+			var stop context.CancelFunc
+			ctx, stop = signal.NotifyContext(ctx, syscall.SIGTERM)
+			defer stop()
+		}
+		err = flush.Serve(ctx, handler, opts)
 	case "http":
 		err = http.Serve(must(net.FileListener(os.Stdin)), flush.NewHandler(steps.Handler, opts))
 	case "bare":
