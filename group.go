@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/fa492104/flush/internal/peek"
 )
 
 // A Group is many responses that are told the same, counted, or ended together:
@@ -446,6 +448,25 @@ func newAbout(method, path, client string) about {
 // strings returns what newAbout was given.
 func (a *about) strings() (method, path, client string) {
 	return a.text[:a.path], a.text[a.path:a.addr], a.text[a.addr:]
+}
+
+func init() {
+	peek.Look = func(flusher any) peek.Response {
+		f := flusher.(*Flusher)
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		var r peek.Response
+		if f.groups != nil {
+			r.Method, r.Path, r.Client = f.groups.about.strings()
+		}
+		if f.cfg.Budget != nil {
+			r.Budget = f.cfg.Budget
+		}
+		if f.conn != nil {
+			r.Conn = f.conn
+		}
+		return r
+	}
 }
 
 // clip returns s, or its beginning if it is longer than most.

@@ -116,7 +116,7 @@ func TestShutdown(t *testing.T) {
 		added := open(t, srv, "GET", "/added", nil)
 		added.expect(hello)
 		synctest.Wait()
-		ended = after(func() error { return room.Shutdown(nil) })
+		ended = after(func() error { return room.Shutdown(noContext) })
 		added.expectEnd(goodbye)
 		must(t, <-ended)
 		for _, s := range append(streams, added) {
