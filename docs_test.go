@@ -62,6 +62,7 @@ var taken = map[string]string{
 		export, render func(http.ResponseWriter) error, subscribe func() (<-chan string, func()), t *testing.T`,
 	"docs/migration.md": `srv *http.Server, rc *http.ResponseController, f *flush.Flusher,
 		c struct{ events chan string }, e string, drop func()`,
+	"docs/detach.md": `join, leave func(*flush.Flusher)`,
 }
 
 // Every piece of Go compiles inside a function that has what it takes for
@@ -76,6 +77,7 @@ func TestDocumentSnippets(t *testing.T) {
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"log"
@@ -89,6 +91,7 @@ import (
 
 var (
 	_ = bytes.ToUpper
+	_ = context.Cause
 	_ = fmt.Print
 	_ = io.Copy
 	_ = log.Print
