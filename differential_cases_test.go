@@ -619,7 +619,7 @@ func diffCases() []diffCase {
 	get("hijack", func(w http.ResponseWriter, r *http.Request) { hijack(w, r, raw) })
 	get("hijack by assertion", func(w http.ResponseWriter, r *http.Request) {
 		if r.ProtoMajor == 2 {
-			return // there the server's writer has no such method, and ours has one that fails
+			return // there the server's writer has no such method
 		}
 		c, rw, err := w.(http.Hijacker).Hijack()
 		if err != nil {
@@ -652,6 +652,18 @@ func diffCases() []diffCase {
 	get("panic after a hijack", func(w http.ResponseWriter, r *http.Request) {
 		hijack(w, r, raw)
 		panic(boom)
+	})
+
+	get("asked what it can", func(w http.ResponseWriter, r *http.Request) {
+		_, flusher := w.(http.Flusher)
+		_, flushError := w.(interface{ FlushError() error })
+		_, stringWriter := w.(io.StringWriter)
+		_, closeNotifier := w.(http.CloseNotifier)
+		_, pusher := w.(http.Pusher)
+		_, hijacker := w.(http.Hijacker)
+		_, readerFrom := w.(io.ReaderFrom)
+		note(r, "flush %t %t, string %t, close notify %t, push %t", flusher, flushError, stringWriter, closeNotifier, pusher)
+		note(r, "hijack %t, read from %t", hijacker, readerFrom)
 	})
 
 	// Flushes.

@@ -61,6 +61,7 @@ type seen struct {
 	Trailer []string
 	End     ending
 	Reused  bool     // the connection took another request
+	Served  []string // the requests that the server saw, but for that one
 	Notes   []string // what the handler saw
 	Log     []string
 
@@ -87,6 +88,7 @@ func (d *did) wrote() string { return strings.Join(d.writes, "") }
 type sighting struct {
 	mu    sync.Mutex
 	notes []string
+	seen  []string // the requests
 	did   did
 	temp  string // a temporary file that the server should remove
 }
@@ -135,6 +137,9 @@ func observe(t *testing.T, v variant, c diffCase, wrap func(http.Handler) http.H
 			io.WriteString(w, "again")
 			return
 		}
+		o.rec.mu.Lock()
+		o.rec.seen = append(o.rec.seen, r.Method+" "+r.URL.Path)
+		o.rec.mu.Unlock()
 		defer func() { note(r, "pattern %q", r.Pattern) }()
 		h.ServeHTTP(w, r)
 	}), []serveOption{cleartext, configure(func(s *http.Server) {
@@ -198,7 +203,7 @@ type observation struct {
 
 // settle adds what is known for certain only when the server has gone.
 func (o *observation) settle() seen {
-	o.Notes, o.did = o.rec.notes, o.rec.did
+	o.Notes, o.Served, o.did = o.rec.notes, o.rec.seen, o.rec.did
 	if o.rec.temp != "" {
 		if _, err := os.Stat(o.rec.temp); err == nil {
 			o.Notes = append(o.Notes, "temporary file left behind")
@@ -267,7 +272,7 @@ func (c comparison) improved(except string) seen {
 
 func (s seen) clone() seen {
 	s.Head, s.Interim, s.Trailer = slices.Clone(s.Head), slices.Clone(s.Interim), slices.Clone(s.Trailer)
-	s.Notes, s.Log = slices.Clone(s.Notes), slices.Clone(s.Log)
+	s.Notes, s.Log, s.Served = slices.Clone(s.Notes), slices.Clone(s.Log), slices.Clone(s.Served)
 	return s
 }
 
@@ -275,7 +280,7 @@ func (s seen) clone() seen {
 func (s seen) same(o seen) bool {
 	return slices.Equal(s.Head, o.Head) && slices.Equal(s.Interim, o.Interim) && s.Body == o.Body &&
 		slices.Equal(s.Trailer, o.Trailer) && s.End == o.End && s.Reused == o.Reused &&
-		slices.Equal(s.Notes, o.Notes) && slices.Equal(s.Log, o.Log)
+		slices.Equal(s.Served, o.Served) && slices.Equal(s.Notes, o.Notes) && slices.Equal(s.Log, o.Log)
 }
 
 // differences says where o is not s.
@@ -287,7 +292,7 @@ func (s seen) differences(o seen) string {
 	}{
 		{"head", s.Head, o.Head}, {"1xx", s.Interim, o.Interim}, {"body", clip([]byte(s.Body)), clip([]byte(o.Body))},
 		{"length", len(s.Body), len(o.Body)},
-		{"trailer", s.Trailer, o.Trailer}, {"end", s.End, o.End}, {"reused", s.Reused, o.Reused},
+		{"trailer", s.Trailer, o.Trailer}, {"end", s.End, o.End}, {"reused", s.Reused, o.Reused}, {"served", s.Served, o.Served},
 		{"handler", s.Notes, o.Notes}, {"log", s.Log, o.Log},
 	} {
 		if w, g := quoted(f.want), quoted(f.got); w != g {
@@ -338,14 +343,16 @@ func casesFor(v variant) []diffCase {
 	})
 }
 
-// TestDifferential runs every case bare and through NewHandler with the default
-// options: client, handler and operator must see the same, but for the rules.
+// TestDifferential runs every case bare, through NewHandler and through New with
+// the default options: client, handler and operator must see the same, but for
+// the rules.
 func TestDifferential(t *testing.T) {
+	ways := []string{"NewHandler", "New"}
 	needed := make(map[string]bool)
 	all := true
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
-			results := runCases(t, v, bare, wrappedBy(nil))
+			results := runCases(t, v, bare, wrappedBy(nil), endedNew)
 			for _, c := range casesFor(v) {
 				r := results[c.name]
 				if r == nil {
@@ -353,16 +360,19 @@ func TestDifferential(t *testing.T) {
 					continue
 				}
 				t.Run("compare/"+c.name, func(t *testing.T) {
-					cmp := comparison{diffCase: c, variant: v, bare: r[0].settle()}
-					ours := r[1].settle()
-					want := cmp.improved("")
-					if !want.same(ours) {
-						t.Error(want.differences(ours))
-						return
-					}
-					for _, r := range rules {
-						if !cmp.improved(r.name).same(ours) {
-							needed[r.name] = true
+					bare := r[0].settle()
+					for i, way := range ways {
+						cmp := comparison{diffCase: c, variant: v, way: way, bare: bare}
+						ours := r[1+i].settle()
+						want := cmp.improved("")
+						if !want.same(ours) {
+							t.Error(way, want.differences(ours))
+							continue
+						}
+						for _, r := range rules {
+							if !cmp.improved(r.name).same(ours) {
+								needed[r.name] = true
+							}
 						}
 					}
 				})

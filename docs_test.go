@@ -58,7 +58,10 @@ func goCommand(t *testing.T, dir string, args ...string) {
 
 // taken is what the pieces of Go in a document take for granted.
 var taken = map[string]string{
-	"docs/buffers.md":      ``,
+	"docs/buffers.md": ``,
+	"docs/detach.md":  `mux *http.ServeMux, hub interface{ join(*flush.Flusher); leave(*flush.Flusher) }`,
+	"docs/recipes.md": `mux *http.ServeMux, ctx context.Context, room, streams *flush.Group, event []byte, f *flush.Flusher,
+		tokens []string, errSlow, errGap error, work func(context.Context)`,
 	"docs/compat.md":       `mux *http.ServeMux, logging, compress func(http.Handler) http.Handler`,
 	"docs/headers.md":      `render func(http.ResponseWriter) error`,
 	"docs/slow-clients.md": `mux *http.ServeMux, f *flush.Flusher, event []byte, replaceable bool`,
@@ -115,6 +118,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"net/http"
 	"testing"
 	"time"
@@ -130,6 +134,7 @@ var (
 	_ = fmt.Print
 	_ = io.Copy
 	_ = log.Print
+	_ = slog.Info
 	_ = time.Now
 	_ = flush.New
 	_ = flushtest.Probe

@@ -165,7 +165,7 @@ func TestStops(t *testing.T) {
 		"for { f.cond.Wait() }":             true,
 		"time.Sleep(1)":                     true,
 		"g(func() { f.waitLocked() })":      true,
-		"b.wait()":                          true,
+		"f.awaitLocked(true, nil, g)":       true,
 		"select { case <-c: }":              true,
 		"select { case <-c: default: }":     false,
 		"select { case <-c: <-d; default:}": true,

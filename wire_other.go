@@ -7,6 +7,3 @@ func (w *wire) dropInput([]byte) (gone bool) { return false }
 
 // writeNow reports that nothing could be written without waiting.
 func (w *wire) writeNow([]byte) (n int, err error) { return 0, nil }
-
-// writable reports whether a small write would not wait.
-func (w *wire) writable() bool { return false }
