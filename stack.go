@@ -440,6 +440,9 @@ func (f *Flusher) passTurnLocked() {
 	s := f.stack
 	if len(s.waiting) == 0 {
 		s.busy = false
+		if f.owed {
+			f.kickLocked() // nobody else would see that it can be paid now
+		}
 		return
 	}
 	w := s.waiting[0]
