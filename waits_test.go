@@ -77,6 +77,8 @@ var waitPlaces = []struct{ name, noRow string }{
 	{"Shutdown", "its ends are its own: see TestShutdown"},
 	{"cutAll", "for a second at most"},
 	{"readClient", "the wire's own goroutine"},
+	{"runUntil", "for the end of its server's context"},
+	{"serveFastCGI", "for its responses, 10 s at most"},
 	{"passTurnLocked", "its channel has room"},
 	{"filterLocked", "its channels have room"},
 	{"CloseNotify", "its channel has room"},
