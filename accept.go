@@ -40,6 +40,9 @@ func (p *pipe) takePenLocked(begun bool) error {
 
 func (p *pipe) dropPenLocked() {
 	p.pen = false
+	if p.owed {
+		p.kickLocked() // it may be paid now
+	}
 	p.wakeLocked()
 }
 
