@@ -60,8 +60,8 @@ func goCommand(t *testing.T, dir string, args ...string) {
 var taken = map[string]string{
 	"docs/buffers.md": ``,
 	"docs/detach.md":  `mux *http.ServeMux, hub interface{ join(*flush.Flusher); leave(*flush.Flusher) }`,
-	"docs/recipes.md": `mux *http.ServeMux, ctx context.Context, room, streams *flush.Group, event []byte, f *flush.Flusher,
-		tokens []string, errSlow, errGap error, work func(context.Context)`,
+	"docs/recipes.md": `mux *http.ServeMux, l net.Listener, ctx context.Context, all, room, streams *flush.Group, event []byte,
+		f *flush.Flusher, tokens <-chan string, longest time.Duration, errSlow, errGap error, work func(context.Context)`,
 	"docs/compat.md":       `mux *http.ServeMux, logging, compress func(http.Handler) http.Handler`,
 	"docs/headers.md":      `render func(http.ResponseWriter) error`,
 	"docs/slow-clients.md": `mux *http.ServeMux, f *flush.Flusher, event []byte, replaceable bool`,
@@ -119,6 +119,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"net"
 	"net/http"
 	"testing"
 	"time"
@@ -135,6 +136,7 @@ var (
 	_ = io.Copy
 	_ = log.Print
 	_ = slog.Info
+	_ net.Conn
 	_ = time.Now
 	_ = flush.New
 	_ = flushtest.Probe

@@ -80,6 +80,8 @@ func serveChild(w http.ResponseWriter, r *http.Request) {
 				<-r.Context().Done()
 				_, err = fmt.Fprintf(w, "goodbye: %v", flush.Cause(r.Context()))
 			}
+		case "work":
+			recipeWork(w, r, f, func(context.Context) { fmt.Fprintln(os.Stderr, "worked") })
 		case "sleep":
 			<-r.Context().Done()
 			err = flush.Cause(r.Context())
