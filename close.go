@@ -244,8 +244,7 @@ func (f *Flusher) handRestLocked() {
 		if !f.fixed {
 			f.fixLocked(http.StatusOK)
 		}
-		told := f.headersSent
-		if !told {
+		if !f.headersSent {
 			f.measureLocked(early)
 		}
 		f.moveLocked()
@@ -259,7 +258,7 @@ func (f *Flusher) handRestLocked() {
 			f.pushLocked()
 		}
 		f.carryTrailersLocked()
-		if early && !(told && f.measurableLocked()) {
+		if early && !f.measurableLocked() {
 			f.pushLocked()
 		}
 	}
@@ -273,7 +272,12 @@ func (f *Flusher) handRestLocked() {
 // measurableLocked reports whether net/http still holds the whole response, and
 // will find its length when the handler returns: a push would make it chunked.
 func (f *Flusher) measurableLocked() bool {
-	return f.srv.netHTTP && f.http1 && f.length < 0 && f.flow.bytes <= serverMeasures && f.flow.pushes == 0 && !f.rarely().bare
+	holds := int64(serverMeasures)
+	if !f.http1 {
+		holds = serverMeasuresHTTP2
+	}
+	_, measured := f.below["Content-Length"]
+	return f.srv.netHTTP && !measured && !f.head && bodyAllowed(f.status) && f.flow.bytes <= holds && f.flow.pushes == 0 && !f.rarely().bare
 }
 
 // completesLocked reports whether the response is to be complete before the

@@ -430,6 +430,9 @@ func (f *Flusher) typeLocked() {
 // response by itself.
 const serverMeasures = 2048
 
+// serverMeasuresHTTP2 is the same on HTTP/2.
+const serverMeasuresHTTP2 = 4096
+
 // measureLocked sets the exact Content-Length of a response that ends before
 // anything went out, where net/http would for a small one. With early it is
 // complete before net/http could.
@@ -442,7 +445,7 @@ func (f *Flusher) measureLocked(early bool) {
 	if !early && f.srv.netHTTP && n <= serverMeasures && !f.head && !trailers {
 		return
 	}
-	if trailers && f.http1 && !f.http10 {
+	if trailers && f.http1 && (n == 0 || !f.http10) {
 		return // HTTP/2 has both; an HTTP/1.0 client is sent no trailers
 	}
 	h := f.belowLocked()
