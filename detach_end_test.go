@@ -553,3 +553,21 @@ func TestDetachedSharedWriteTakesTheOrdinaryWay(t *testing.T) {
 		next(t, f.ctx.Done())
 	})
 }
+
+// What the client has just sent, and nobody has read, does not cost it the end of
+// the response: the kernel resets a connection that is closed over such bytes.
+func TestDetachedEndsOverUnreadInput(t *testing.T) {
+	h, out := detacher(t, nil, nil)
+	srv := serve(t, http1, h)
+	for range 200 {
+		s := open(t, srv, "GET", "/", nil)
+		f := next(t, out)
+		s.response()
+		io.WriteString(f, text(20_000))
+		fmt.Fprintf(s.conn, "GET /next HTTP/1.1\r\nHost: x\r\n\r\n")
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s.expectEnd(text(20_000))
+	}
+}
