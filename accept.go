@@ -1,6 +1,7 @@
 package flush
 
 import (
+	"math/bits"
 	"slices"
 	"time"
 )
@@ -39,6 +40,9 @@ func (p *pipe) takePenLocked(begun bool) error {
 
 func (p *pipe) dropPenLocked() {
 	p.pen = false
+	if p.owed {
+		p.kickLocked() // it may be paid now
+	}
 	p.wakeLocked()
 }
 
@@ -199,19 +203,16 @@ type sliceSizes struct {
 	began time.Duration
 }
 
-// A pace is how a client has taken large pieces.
+// A pace is how a client has taken large pieces: the power of two by which they
+// have grown, or paceSlow.
 type pace uint8
 
-const (
-	paceUnknown pace = iota
-	paceQuick        // they begin larger
-	paceSlow         // once: they do not grow any more
-)
+const paceSlow pace = 0xff // once: they do not grow any more
 
 // sliceSizes begins with first, or more.
 func (p *pipe) sliceSizes(first int) sliceSizes {
-	if p.pace == paceQuick {
-		first = max(first, 2*firstSlice)
+	if p.pace != paceSlow {
+		first = max(first, firstSlice<<p.pace)
 	}
 	return sliceSizes{next: first}
 }
@@ -224,7 +225,8 @@ func (s *sliceSizes) endLocked(p *pipe) {
 		return
 	}
 	if s.quick++; s.quick == 4 && s.next < lastSlice {
-		s.next, s.quick, p.pace = 2*s.next, 0, paceQuick
+		s.next, s.quick = 2*s.next, 0
+		p.pace = max(p.pace, pace(bits.TrailingZeros(uint(s.next/firstSlice))))
 	}
 }
 

@@ -244,7 +244,8 @@ func (f *Flusher) handRestLocked() {
 		if !f.fixed {
 			f.fixLocked(http.StatusOK)
 		}
-		if !f.headersSent {
+		told := f.headersSent
+		if !told {
 			f.measureLocked(early)
 		}
 		f.moveLocked()
@@ -258,7 +259,7 @@ func (f *Flusher) handRestLocked() {
 			f.pushLocked()
 		}
 		f.carryTrailersLocked()
-		if early {
+		if early && !(told && f.measurableLocked()) {
 			f.pushLocked()
 		}
 	}
@@ -267,6 +268,12 @@ func (f *Flusher) handRestLocked() {
 	if f.fail == nil {
 		f.endWireLocked()
 	}
+}
+
+// measurableLocked reports whether net/http still holds the whole response, and
+// will find its length when the handler returns: a push would make it chunked.
+func (f *Flusher) measurableLocked() bool {
+	return f.srv.netHTTP && f.http1 && f.length < 0 && f.flow.bytes <= serverMeasures && f.flow.pushes == 0 && !f.rarely().bare
 }
 
 // completesLocked reports whether the response is to be complete before the

@@ -474,7 +474,7 @@ func TestDetachedSharedWrite(t *testing.T) {
 			var want strings.Builder
 			direct, ordinary := 0, 0
 			for i := range 3000 {
-				event := []byte(fmt.Sprintf("event %d %s\n", i, strings.Repeat("x", rand.IntN(300))))
+				event := fmt.Appendf(nil, "event %d %s\n", i, strings.Repeat("x", rand.IntN(300)))
 				want.Write(event)
 				taken, err := flush.WriteShared(f.Flusher, flush.NewSharedWrite(event))
 				if err != nil {

@@ -95,3 +95,50 @@ func loopback(up bool) error {
 	}
 	return nil
 }
+
+// FlushAcked and Backlog know the connection of a detached response as before.
+func TestDetachedFlushAcked(t *testing.T) {
+	for _, p := range []proto{http1, https1} {
+		t.Run(p.String(), func(t *testing.T) {
+			h, out := detacher(t, nil, nil)
+			srv := serve(t, p, h, configure(func(s *http.Server) { s.ConnContext = flush.ConnContext }))
+			s := open(t, srv, "GET", "/", nil)
+			f := next(t, out)
+			s.response()
+			f.WriteString("event")
+			if err := f.FlushAcked(t.Context()); err != nil {
+				t.Error(err)
+			}
+			if _, unacked, err := f.Backlog(); unacked != 0 || err != nil {
+				t.Errorf("%d bytes unacknowledged, %v", unacked, err)
+			}
+			f.Close()
+			s.expectEnd("event")
+		})
+	}
+}
+
+// An event of a response that has ended is nobody else's, although another has its
+// place.
+func TestDetachedLateEvent(t *testing.T) {
+	h, out := detacher(t, nil, nil)
+	srv := serve(t, http1, h)
+	first := open(t, srv, "GET", "/", nil)
+	f := next(t, out)
+	late := flush.EventOf(f.Flusher)
+	if !flush.FindEvent(late) {
+		t.Error("it is not watched")
+	}
+	f.Close()
+	first.expectEnd("")
+	second := open(t, srv, "GET", "/", nil)
+	f = next(t, out)
+	if ev := flush.EventOf(f.Flusher); ev.Fd != late.Fd {
+		t.Errorf("its place is %d, not %d: the test shows nothing", ev.Fd, late.Fd)
+	}
+	if flush.FindEvent(late) {
+		t.Error("the late event is taken for the second response's")
+	}
+	f.Close()
+	second.expectEnd("")
+}

@@ -94,3 +94,34 @@ func dialBare(t *testing.T, addr string) int {
 	}
 	return fd
 }
+
+// A flush and a broadcast's write of a detached response allocate nothing.
+func TestDetachedAllocates(t *testing.T) {
+	h, out := detacher(t, nil, nil)
+	srv := serve(t, http1, h)
+	fd := dialBare(t, srv.Addr)
+	defer syscall.Close(fd)
+	syscall.Write(fd, []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
+	f := next(t, out)
+	p, event := make([]byte, 32<<10), []byte("data: event\n\n")
+	shared := flush.NewSharedWrite(event)
+	for name, do := range map[string]func(){
+		"Write and FlushWait": func() {
+			f.Write(event)
+			f.FlushWait(nil)
+		},
+		"a broadcast's write": func() {
+			if taken, err := flush.WriteShared(f.Flusher, shared); !taken || err != nil {
+				t.Errorf("%v, %v", taken, err)
+			}
+		},
+	} {
+		if n := testing.AllocsPerRun(1000, func() {
+			do()
+			syscall.Read(fd, p)
+		}); n > 0 {
+			t.Errorf("%s: %v allocations", name, n)
+		}
+	}
+	f.Close()
+}

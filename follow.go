@@ -80,7 +80,7 @@ func (f *Flusher) owesLocked() bool {
 // payableLocked reports whether a carrier, which has the baton, can flush the
 // buffers now.
 func (f *Flusher) payableLocked() bool {
-	return !f.stack.busy && !f.penTakenLocked() && f.roomLocked() > 0 && f.refuse == nil
+	return !f.stack.busy && !f.stack.paying && !f.penTakenLocked() && f.roomLocked() > 0 && f.refuse == nil
 }
 
 // payLocked flushes the buffers that are owed, on a carrier's goroutine. What a

@@ -3,10 +3,12 @@ package flush_test
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"net"
 	"net/http"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -144,6 +146,33 @@ func TestReadFromTellsRefusal(t *testing.T) {
 		t.Errorf("%d of 2000 and no error", n)
 	}
 	f.Close()
+}
+
+// What is owed while somebody works on the buffers is paid once he has ended,
+// whoever called the server last.
+func TestOwedBehindTheOneWhoWorks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newSink(t)
+		f := flush.New(deadlineSink{s}, nil, nil)
+		b := f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+		s.hold(0)
+		mustWrite(t, f, "first")
+		go b.Flush() // calls the server itself, as nothing is asynchronous
+		synctest.Wait()
+		mustWrite(t, f, strings.Repeat("w", 20_000))
+		go b.Flush()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		done := make(chan error, 1)
+		go func() { done <- f.FlushWait(ctx) }()
+		synctest.Wait()
+		s.release()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		must(t, f.Close())
+	})
 }
 
 // A call that fails after it took more than the first block of what it was given

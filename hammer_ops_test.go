@@ -218,8 +218,12 @@ func (r *reply) handle(workers *sync.WaitGroup) {
 		k.do(op{kind: opAbort})
 	}
 	if !r.handler {
-		k.call("Close at the end", ends, 0, r.f.Close)
-		return
+		for {
+			if err, _ := k.call("Close at the end", ends, 0, r.f.Close); err != flush.ErrReentrant {
+				return
+			}
+			time.Sleep(10 * time.Microsecond) // another worker's filter runs
+		}
 	}
 	switch r.ending {
 	case endsPanic:

@@ -542,6 +542,7 @@ func (f *Flusher) SendHeaders() error {
 	}
 	defer f.releaseLocked()
 	if !f.headersSent {
+		f.rareLocked().bare = true
 		f.sendBareHeadersLocked(true)
 		f.pushLocked()
 	}

@@ -372,7 +372,7 @@ func (f *Flusher) passRestLocked() error {
 func (f *Flusher) keepLocked(p []byte, err error) error {
 	switch {
 	case len(p) == 0:
-	case f.waitEndedLocked(err):
+	case f.waitEndedLocked(err), errors.Is(err, ErrClosed) && f.haltedLocked(true) == nil: // Close hands them over
 		f.slowLocked() // Writes must not pass them
 		f.stack.rest = append(f.stack.rest, p...)
 		if f.stack.unwinding {
@@ -440,6 +440,9 @@ func (f *Flusher) passTurnLocked() {
 	s := f.stack
 	if len(s.waiting) == 0 {
 		s.busy = false
+		if f.owed {
+			f.kickLocked() // nobody else would see that it can be paid now
+		}
 		return
 	}
 	w := s.waiting[0]

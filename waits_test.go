@@ -79,6 +79,8 @@ var waitPlaces = []struct{ name, noRow string }{
 	{"runUntil", "for its own response, and 10 s after its context: see TestServeOneResponseEndsWhole"},
 	{"serveFastCGI", "the same for the connections: see TestServeFastCGIEndsWhole"},
 	{"readClient", "the wire's own goroutine"},
+	{"runUntil", "for the end of its server's context"},
+	{"serveFastCGI", "for its responses, 10 s at most"},
 	{"passTurnLocked", "its channel has room"},
 	{"filterLocked", "its channels have room"},
 	{"CloseNotify", "its channel has room"},

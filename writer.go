@@ -78,6 +78,7 @@ type rare struct {
 	panicked        any            // from the carrier, for the handler's goroutine
 	torn            bool           // the server refused accepted bytes
 	abort           bool           // Abort was called
+	bare            bool           // SendHeaders has sent the headers alone
 	cutBy           error          // why the response is cut at its end; nil: a Write that had begun did not finish
 	hooks           []closeHook    // of handlers that joined
 	interval        *flushInterval // nil: none

@@ -26,10 +26,11 @@ type job struct {
 	// where the server does not notice.
 	source func(done <-chan struct{}) func() (message, bool)
 
-	gzip    bool                // compress, and flush each event so that it can be decoded
-	pending int                 // Options.MaxPending of this library
-	held    func(time.Duration) // told how long a handler took; nil: nobody asks
-	deaf    bool                // do not ask the request's context for its end
+	gzip      bool                // compress, and flush each event so that it can be decoded
+	pending   int                 // Options.MaxPending of this library
+	held      func(time.Duration) // told how long a handler took; nil: nobody asks
+	unflushed bool                // no flushes
+	deaf      bool                // do not ask the request's context for its end
 }
 
 // A message is one event.
@@ -81,6 +82,9 @@ func (j *job) flushed(w http.ResponseWriter, r *http.Request, flush func() error
 	j.send(done, func(m message) error {
 		if _, err := w.Write(m.text); err != nil {
 			return err
+		}
+		if j.unflushed {
+			return nil
 		}
 		return flush()
 	})

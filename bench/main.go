@@ -31,11 +31,15 @@ func main() {
 	ask := flag.String("ask", "", "be a client that asks this address for responses")
 	stream := flag.String("stream", "", "be a client that reads one stream from this address")
 	upstream := flag.Bool("upstream", false, "be a server of events for a proxy")
+	clients := flag.Int("clients", 0, "the client asks for so many responses at a time")
 	http2 := flag.Bool("http2", false, "the client speaks HTTP/2")
 	gzip := flag.Bool("gzip", false, "the client accepts gzip")
 	paced := flag.Bool("paced", false, "the client measures paced events")
 	flag.Parse()
 	switch {
+	case *ask != "" && *clients > 0:
+		answerTogether(*ask, *clients)
+		return
 	case *ask != "":
 		answerAsks(*ask, *gzip, *paced)
 		return

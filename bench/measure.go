@@ -28,6 +28,7 @@ type comparison struct {
 	limit  float64 // promised bound of the ratio; 0: none
 	ci     float64 // the bound at twice the margin, beyond which -short fails
 	delta  bool    // the figure is ours minus bare, not a ratio
+	why    string  // what a missed promise is missed for
 	allocs bool    // and no allocation per unit was promised
 }
 

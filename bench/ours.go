@@ -19,6 +19,26 @@ func (j *job) options(mode flush.Mode) *flush.Options {
 	return o
 }
 
+// known has the server of c make its connections known.
+func known(c contender) contender {
+	open := c.open
+	c.open = func(j job) server {
+		s := open(j)
+		s.(*http.Server).ConnContext = flush.ConnContext
+		return s
+	}
+	return c
+}
+
+// background has what moves by itself move in the background from the start.
+var background = contender{open: func(j job) server {
+	h := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		j.flushed(w, r, func() error { return nil })
+	})
+	o := j.options(flush.Async)
+	return httpServer(flush.NewHandler(h, o))
+}}
+
 // ours calls this library's Flush after each Write.
 func ours(name string, wait bool) contender {
 	how := "`flush.Flush(w, false)` after each `Write`"

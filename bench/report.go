@@ -49,6 +49,14 @@ func promisesTable(results []result) string {
 		promised := ""
 		if r.limit != 0 {
 			promised = r.bound(r.limit)
+			switch {
+			case !r.beyond(r.limit):
+				promised += ": kept"
+			case r.why == "":
+				promised += ": **missed**"
+			default:
+				promised += ": **missed**: " + r.why
+			}
 		}
 		what := r.what
 		if r.comparison.allocs {

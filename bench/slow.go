@@ -11,12 +11,17 @@ import (
 // slow has a contender send 256 KiB in 1000 events to a client that reads
 // 32 KiB every five milliseconds from small kernel buffers. The cost is how
 // long the handler is held. This library may hold it all.
-func slow(c contender) (lane, func()) {
+func slow(c contender) (lane, func()) { return slowWith(c, 1<<20) }
+
+// slowDefault is slow with the default MaxPending.
+func slowDefault(c contender) (lane, func()) { return slowWith(c, 0) }
+
+func slowWith(c contender, pending int) (lane, func()) {
 	held := make(chan time.Duration, 1)
 	m := newMessage(strings.Repeat("x", 256-len(eventPrefix)-len(eventEnd)))
 	addr, stop := listen(c.open(job{
 		source:  repeated(m, 1000),
-		pending: 1 << 20,
+		pending: pending,
 		held:    func(d time.Duration) { held <- d },
 	}), func(l net.Listener) net.Listener { return smallBuffers{l} })
 	conn, err := net.Dial("tcp", addr)
