@@ -207,3 +207,16 @@ func TestOtherResponses(t *testing.T) {
 type failing struct{}
 
 func (failing) Write([]byte) (int, error) { return 0, fmt.Errorf("broken") }
+
+func TestNumbersForPeople(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 999: "999 B", 1000: "1.0 kB", 9949: "9.9 kB", 9950: "10 kB", 999_499: "999 kB", 999_500: "1.0 MB", 1 << 62: "4.6 EB"} {
+		if got := flushdebug.Size(n); got != want {
+			t.Errorf("%d bytes: %s, want %s", n, got, want)
+		}
+	}
+	for s, want := range map[float64]string{0: "–", 1e-9: "1 ms", 0.25: "250 ms", 1: "1.0 s", 99.9: "99.9 s", 100: "0:01:40", 86_400: "24:00:00", 260_000: "3 d"} {
+		if got := flushdebug.Span(s); got != want {
+			t.Errorf("%v seconds: %s, want %s", s, got, want)
+		}
+	}
+}

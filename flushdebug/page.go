@@ -18,16 +18,16 @@ var page = template.Must(template.New("page").Funcs(template.FuncMap{
 func size(n int64) string {
 	const units = "kMGTPE"
 	if n < 1000 {
-		return fmt.Sprint(n)
+		return fmt.Sprintf("%d B", n)
 	}
 	v, i := float64(n)/1000, 0
 	for v >= 999.5 && i < len(units)-1 {
 		v, i = v/1000, i+1
 	}
 	if v < 9.95 {
-		return fmt.Sprintf("%.1f %c", v, units[i])
+		return fmt.Sprintf("%.1f %cB", v, units[i])
 	}
-	return fmt.Sprintf("%.0f %c", v, units[i])
+	return fmt.Sprintf("%.0f %cB", v, units[i])
 }
 
 // span is a time in seconds for people.

@@ -1,0 +1,3 @@
+package flushdebug
+
+var Size, Span = size, span
