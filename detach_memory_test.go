@@ -108,7 +108,7 @@ func TestDetachedAllocates(t *testing.T) {
 	for name, do := range map[string]func(){
 		"Write and FlushWait": func() {
 			f.Write(event)
-			f.FlushWait(nil)
+			f.FlushWait(noContext)
 		},
 		"a broadcast's write": func() {
 			if taken, err := flush.WriteShared(f.Flusher, shared); !taken || err != nil {

@@ -658,7 +658,7 @@ func diffCases() []diffCase {
 		_, flusher := w.(http.Flusher)
 		_, flushError := w.(interface{ FlushError() error })
 		_, stringWriter := w.(io.StringWriter)
-		_, closeNotifier := w.(http.CloseNotifier)
+		_, closeNotifier := w.(http.CloseNotifier) //lint:ignore SA1019 asserted in the wild
 		_, pusher := w.(http.Pusher)
 		_, hijacker := w.(http.Hijacker)
 		_, readerFrom := w.(io.ReaderFrom)

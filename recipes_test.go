@@ -1,3 +1,5 @@
+//go:build unix
+
 package flush_test
 
 import (

@@ -590,7 +590,7 @@ func (e *waiter) once(reason string, deadlines bool) {
 	select {
 	case r := <-got:
 		if !slices.ContainsFunc(want, func(o waitOutcome) bool { return o.is(r.err, r.at, e.row.slack) }) {
-			e.t.Errorf("%v, want %v", waitOutcome{r.err, r.at}, want)
+			e.t.Errorf("%v, want %v", waitOutcome(r), want)
 		}
 		synctest.Wait()
 	case <-end.C:
