@@ -244,9 +244,7 @@ func (f *Flusher) handRestLocked() {
 		if !f.fixed {
 			f.fixLocked(http.StatusOK)
 		}
-		if !f.headersSent {
-			f.measureLocked(early)
-		}
+		measured := !f.headersSent && f.measureLocked(early)
 		f.moveLocked()
 		if early {
 			f.sendBareHeadersLocked(false)
@@ -258,7 +256,7 @@ func (f *Flusher) handRestLocked() {
 			f.pushLocked()
 		}
 		f.carryTrailersLocked()
-		if early && !f.measurableLocked() {
+		if early && (measured || !f.measurableLocked()) {
 			f.pushLocked()
 		}
 	}
@@ -277,7 +275,7 @@ func (f *Flusher) measurableLocked() bool {
 		holds = serverMeasuresHTTP2
 	}
 	_, measured := f.below["Content-Length"]
-	return f.srv.netHTTP && !measured && !f.head && bodyAllowed(f.status) && f.flow.bytes <= holds && f.flow.pushes == 0 && !f.rarely().bare
+	return f.srv.netHTTP && !measured && f.length < 0 && !f.head && bodyAllowed(f.status) && f.flow.bytes <= holds && f.flow.pushes == 0 && !f.rarely().bare
 }
 
 // completesLocked reports whether the response is to be complete before the

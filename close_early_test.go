@@ -23,6 +23,7 @@ func TestCloseInAHandler(t *testing.T) {
 		{"nothing written", "GET", "", func(*flush.Flusher) {}, 0, map[proto]bool{http1: true, http10: true, https1: true}},
 		{"status only", "GET", "", func(f *flush.Flusher) { f.WriteHeader(404) }, 0, map[proto]bool{http1: true, http10: true, https1: true}},
 		{"short", "GET", "short", func(f *flush.Flusher) { f.WriteString("sh"); f.WriteString("ort") }, 5, map[proto]bool{http1: true, http10: true, https1: true}},
+		{"short, with headers of its own", "GET", "short", func(f *flush.Flusher) { f.Header().Set("X-Own", "1"); f.WriteString("short") }, 5, map[proto]bool{http1: true, http10: true, https1: true}},
 		{"longer than net/http measures", "GET", strings.Repeat("x", 3000), func(f *flush.Flusher) { f.WriteString(strings.Repeat("x", 3000)) }, 3000, map[proto]bool{http1: true, http10: true, https1: true}},
 		{"declared", "GET", "declared", func(f *flush.Flusher) {
 			f.Header().Set("Content-Length", "8")

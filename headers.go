@@ -435,24 +435,25 @@ const serverMeasuresHTTP2 = 4096
 
 // measureLocked sets the exact Content-Length of a response that ends before
 // anything went out, where net/http would for a small one. With early it is
-// complete before net/http could.
-func (f *Flusher) measureLocked(early bool) {
+// complete before net/http could. It reports whether it has.
+func (f *Flusher) measureLocked(early bool) (measured bool) {
 	n := f.q.len
 	if n == 0 && (!early || f.head) || !bodyAllowed(f.status) || f.cfg.SAPI.Headers == OutputOnly {
-		return
+		return false
 	}
 	trailers := f.hasTrailersLocked()
 	if !early && f.srv.netHTTP && n <= serverMeasures && !f.head && !trailers {
-		return
+		return false
 	}
 	if trailers && f.http1 && (n == 0 || !f.http10) {
-		return // HTTP/2 has both; an HTTP/1.0 client is sent no trailers
+		return false // HTTP/2 has both; an HTTP/1.0 client is sent no trailers
 	}
 	h := f.belowLocked()
 	if _, ok := h["Content-Length"]; ok || h.Get("Transfer-Encoding") != "" {
-		return
+		return false
 	}
 	h.Set("Content-Length", strconv.Itoa(n))
+	return true
 }
 
 func forbidProxyBuffering(h http.Header) {
