@@ -4,6 +4,7 @@ import (
 	"io"
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // A requestBody is the request body as a wrapped handler sees it. It gives each
@@ -209,6 +210,25 @@ func (f *Flusher) cutDrainLocked() {
 	f.body.cutShort = true
 	if d, ok := find[readDeadliner](f.srv.w); ok {
 		f.callAsideLocked(func() { d.SetReadDeadline(aLongTimeAgo) })
+	}
+}
+
+// drainGrace is how long the server may go on to drain after the return of the
+// handler: a client that is still sending would otherwise lose the answer with
+// the connection.
+const drainGrace = 500 * time.Millisecond
+
+// boundDrainLocked ends a drain that is under way as the handler returns, after
+// a grace.
+func (f *Flusher) boundDrainLocked() {
+	if f.drainingLocked() {
+		time.AfterFunc(drainGrace, func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			if !f.ended {
+				f.cutDrainLocked()
+			}
+		})
 	}
 }
 

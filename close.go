@@ -61,7 +61,9 @@ func (f *Flusher) Close() error {
 // ends with the return of the handler, Close or another Abort.
 func (f *Flusher) Abort(cause error) {
 	f.mu.Lock()
-	f.rareLocked().abort = true
+	if !f.ended { // from then on rare is read without the lock
+		f.rareLocked().abort = true
+	}
 	f.mu.Unlock()
 	f.finish(true, cause)
 }
@@ -147,7 +149,7 @@ func (f *Flusher) complete() {
 		f.endLocked(whole, unwound)
 	}()
 	if f.handlerIs(handlerReturned) {
-		f.cutDrainLocked()
+		f.boundDrainLocked()
 	}
 	f.awaitWritesLocked()
 	if !f.aborted && !f.hijacked {

@@ -549,7 +549,7 @@ func (f *Flusher) failForShutdown(err error) bool {
 	if f.ended || f.hijacked {
 		return false
 	}
-	f.aborted = true
+	f.aborted, f.rareLocked().abort = true, true
 	f.failLocked(err)
 	f.aside++
 	return true
