@@ -63,7 +63,7 @@ func detaches(t *testing.T, s subject, p proto) {
 	}
 	for _, text := range texts {
 		io.WriteString(f, text)
-		f.FlushWait(nil)
+		f.FlushWait(t.Context())
 		if s.place == inside && !r.has(text) {
 			t.Errorf("%q has not come", text)
 		}

@@ -1,5 +1,7 @@
 package compat_test
 
+//lint:file-ignore SA1019 h2c is what people still have
+
 import (
 	"context"
 	"io"
