@@ -26,8 +26,8 @@ var fuzzModes = []*flush.Options{
 	{Implicit: flush.Async},
 	{FlushInterval: time.Nanosecond},
 	{Flush: flush.Async, BufferSize: -1},
-	{Flush: flush.Async, BufferSize: 3, MaxPending: 5},
-	{Implicit: flush.Async, MaxPending: 7, BufferSize: 2},
+	{Flush: flush.Async, BufferSize: 3},
+	{Implicit: flush.Async, BufferSize: 2},
 }
 
 // FuzzBuffersAsync is FuzzBuffers for responses that move in the background,
