@@ -285,6 +285,110 @@ func TestFlushAllTellsOfNoFlushBehindSlowClient(t *testing.T) {
 	})
 }
 
+// What is owed where only a caller may call the server is paid by the next who
+// waits for it: no carrier may come.
+func TestOwedWhereOnlyCallerMayPay(t *testing.T) {
+	for _, by := range []string{"Write", "FlushAsync", "FlushWait"} {
+		t.Run(by, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				budget := flush.NewBudget(0, flush.BlockMemory)
+				other := flush.New(newSink(t), nil, &flush.Options{Budget: budget})
+				mustWrite(t, other, "all that the budget has")
+				body, upload := io.Pipe()
+				defer upload.Close()
+				ctx := context.WithValue(t.Context(), http.ServerContextKey, &http.Server{})
+				req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "/", body)
+				req.ContentLength = 10
+				s := newSink(t)
+				f := flush.New(deadlineSink{s}, req, &flush.Options{Budget: budget, SAPI: flush.OpenResty()})
+				f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+				mustWrite(t, f, "held,")
+				must(t, f.FlushAsync()) // the budget has no room
+				switch by {
+				case "Write":
+					mustWrite(t, f, "more,")
+				case "FlushAsync":
+					must(t, f.FlushAsync())
+				case "FlushWait":
+					must(t, f.FlushWait(noContext))
+				}
+				if n := f.Top().Len(); n >= len("held,more,") || by != "Write" && n > 0 {
+					t.Errorf("the buffer still holds %d bytes", n)
+				}
+				must(t, f.FlushWait(noContext))
+				if got := s.body(); !strings.HasPrefix(got, "held,") {
+					t.Errorf("the server has %q", got)
+				}
+				must(t, f.Close())
+				must(t, other.Close())
+			})
+		})
+	}
+}
+
+// A Broadcast waits for nobody, not even where only a caller may call the server:
+// an implicit flush, and what a filter asks for, are left to the next who may wait.
+func TestBroadcastLeavesServerToCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body, upload := io.Pipe()
+		defer upload.Close()
+		ctx := context.WithValue(t.Context(), http.ServerContextKey, &http.Server{})
+		req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "/", body)
+		req.ContentLength = 10
+		s := newSink(t)
+		f := flush.New(deadlineSink{s}, req, &flush.Options{Implicit: flush.Async})
+		var g flush.Group
+		must(t, g.Add(f))
+		s.hold(0)
+		began := time.Now()
+		g.Broadcast([]byte("bare,"))
+		f.StartBuffer(&flush.BufferOptions{ChunkSize: 1, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+			f.FlushAsync()
+			return p, nil
+		}})
+		g.Broadcast([]byte("filtered,"))
+		if took := time.Since(began); took > 0 {
+			t.Errorf("it took %v", took)
+		}
+		s.release()
+		must(t, f.FlushWait(noContext))
+		if got := s.body(); got != "bare,filtered," {
+			t.Errorf("the server has %q", got)
+		}
+		must(t, f.Close())
+	})
+}
+
+// What a Broadcast cannot tell is told at the end.
+func TestCloseTellsWhatBroadcastCannot(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(*flush.Flusher)
+		err     error
+	}{
+		"length": {func(f *flush.Flusher) { f.Header().Set("Content-Length", "5") }, http.ErrContentLength},
+		"filter": {func(f *flush.Flusher) {
+			f.StartBuffer(&flush.BufferOptions{ChunkSize: 1, Filter: func([]byte, flush.Phase) ([]byte, error) { return nil, errHammerFalse }})
+		}, errHammerFalse},
+		"nothing": {func(f *flush.Flusher) {}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSink(t)
+			f := flush.New(deadlineSink{s}, nil, nil)
+			c.prepare(f)
+			var g flush.Group
+			must(t, g.Add(f))
+			for range 3 {
+				if missed := g.Broadcast([]byte("event")); len(missed) > 0 {
+					t.Error("it has room")
+				}
+			}
+			if err := f.Close(); !errors.Is(err, c.err) || c.err == nil && err != nil {
+				t.Errorf("Close: %v", err)
+			}
+		})
+	}
+}
+
 // A filter that is still running when the response ends does not make the
 // response take what is written.
 func TestWriteAfterEndBesideFilter(t *testing.T) {

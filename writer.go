@@ -642,6 +642,5 @@ func (f *Flusher) writeWholeLocked(p []byte) (n int, err error) {
 	}
 	defer f.settleTurnLocked(&err)
 	f.stack.whole = true
-	defer func() { f.stack.whole = false }()
 	return enterLocked(f, len(f.stack.bufs)-1, p)
 }
