@@ -181,9 +181,9 @@ func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 		}
 		switch b := s.bufs[i]; {
 		case !all && !b.opts.FollowFlush:
-		case !b.opts.NoFlush:
+		case !b.opts.NoFlush && !b.disabled: // a filter that has failed does not fail every flush
 			err = joinErrors(err, f.runLocked(b, PhaseFlush))
-		case all:
+		case all && b.opts.NoFlush:
 			err = joinErrors(err, ErrForbidden)
 		}
 	}
@@ -235,7 +235,9 @@ func (f *Flusher) cleanStackLocked() (err error) {
 	s.cleaning = true
 	defer func() { s.cleaning = false }()
 	for _, b := range slices.Backward(s.bufs) {
-		err = joinErrors(err, f.runLocked(b, PhaseClean))
+		if !b.disabled { // else an error page could fail with the page
+			err = joinErrors(err, f.runLocked(b, PhaseClean))
+		}
 	}
 	if f.headersSent {
 		return wrapReentrant(err)
