@@ -516,6 +516,7 @@ func stalls(t *testing.T, s subject, p proto, size int) string {
 	closed := make(chan error, 1)
 	opts := &flush.Options{SendTimeout: sendTimeout, OnClose: func(_ *http.Request, _ flush.Stats, err error) { closed <- err }}
 	srv := start(t, s.serve(t, opts, func(c *session) {
+		f, known := flush.FromContext(c.ctx) // grpc-go returns to the server while this still runs
 		// What others do once, after the first step, is over before the stall.
 		err := c.own(texts[0])
 		time.Sleep(time.Nanosecond)
@@ -534,9 +535,7 @@ func stalls(t *testing.T, s subject, p proto, size int) string {
 			}
 		}
 		e.err = err
-		if f, ok := flush.FromContext(c.ctx); ok {
-			e.sticks = f.Err() != nil
-		}
+		e.sticks = known && f.Err() != nil
 		result <- e
 	}), p)
 	r := srv.ask(t, s)
