@@ -190,9 +190,9 @@ func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 	for b := range s.fromTop() {
 		switch {
 		case !all && !b.opts.FollowFlush:
-		case !b.opts.NoFlush:
+		case !b.opts.NoFlush && !b.disabled: // a filter that has failed does not fail every flush
 			err = joinErrors(err, f.runLocked(b, PhaseFlush))
-		case all && !s.paying: // else FlushAll has said so when it was called
+		case all && b.opts.NoFlush && !s.paying: // else FlushAll has said so when it was called
 			err = joinErrors(err, ErrForbidden)
 		}
 	}
@@ -244,7 +244,9 @@ func (f *Flusher) cleanStackLocked() (err error) {
 	s.cleaning = true
 	defer func() { s.cleaning = false }()
 	for b := range s.fromTop() {
-		err = joinErrors(err, f.runLocked(b, PhaseClean))
+		if !b.disabled { // else an error page could fail with the page
+			err = joinErrors(err, f.runLocked(b, PhaseClean))
+		}
 	}
 	if f.headersSent {
 		return wrapReentrant(err)
