@@ -394,6 +394,17 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 		return 0, err
 	}
 	defer f.dropPenLocked()
+	if n, err = f.passFileLocked(reg, limit); n > 0 && f.fail == nil {
+		err = f.acceptedLocked(err, false)
+	}
+	if f.fail != nil {
+		err = f.fail
+	}
+	return n, err
+}
+
+// passFileLocked is the part of sendFile with the baton.
+func (f *Flusher) passFileLocked(reg file, limit int64) (n int64, err error) {
 	if err := f.takeBatonLocked(true); err != nil {
 		return 0, err
 	}
@@ -431,26 +442,7 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 		}
 		size.endLocked(&f.pipe)
 	}
-	if n > 0 && f.fail == nil {
-		f.acceptedByHolderLocked()
-	}
-	if f.fail != nil {
-		err = f.fail
-	}
 	return n, err
-}
-
-// acceptedByHolderLocked is acceptedLocked for who has the baton: the implicit
-// flush is a round of its own.
-func (f *Flusher) acceptedByHolderLocked() {
-	if f.rarely().interval != nil {
-		f.watchIntervalLocked()
-	}
-	if f.implicit != Off {
-		if ask, err := f.askFlushLocked(); err == nil && ask.seq > 0 {
-			f.roundLocked()
-		}
-	}
 }
 
 // goneLocked returns why the server's writer is not ours any more, or nil. A
