@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -357,6 +359,29 @@ func TestBroadcastLeavesServerToCaller(t *testing.T) {
 		}
 		must(t, f.Close())
 	})
+}
+
+// A handler that panics while another goroutine ends the response asks why the
+// client may have gone: the two do not race.
+func TestPanicBesideAbort(t *testing.T) {
+	for range 100 {
+		var wg sync.WaitGroup
+		func() {
+			defer func() {
+				if v := recover(); v != hammerPanic("handler") {
+					t.Errorf("ServeHTTP: %v", v)
+				}
+			}()
+			req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+			flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				f, _ := flush.From(w)
+				wg.Go(func() { f.Abort(errHammerAbort) })
+				runtime.Gosched()
+				panic(hammerPanic("handler"))
+			}), nil).ServeHTTP(newSink(t), req)
+		}()
+		wg.Wait()
+	}
 }
 
 // What a Broadcast cannot tell is told at the end.
