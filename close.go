@@ -145,6 +145,7 @@ func (f *Flusher) complete() {
 	var unwound error
 	whole := false
 	defer func() {
+		f.dropStackLocked() // after a filter's panic
 		f.joinLocked()
 		f.endLocked(whole, unwound)
 	}()
