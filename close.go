@@ -188,7 +188,7 @@ const mostShown = time.Second
 func (f *Flusher) showBeforeCutLocked(cause error, all bool) {
 	switch {
 	case f.fail != nil || f.gone || f.aborted,
-		f.srv.deadline == nil && f.held, // its call cannot be ended
+		f.srv.deadline == nil && f.timeout.calling && !f.handlerIs(handlerReturned), // who waits behind a call that cannot be ended hears of an Abort at once
 		!all && (!f.dueLocked() || f.asked.seq <= f.done):
 		return
 	}
