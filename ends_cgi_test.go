@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -24,8 +25,8 @@ import (
 // with FLUSH_TEST_END set to the cell and the end.
 const endEnv = "FLUSH_TEST_END"
 
-// cgiLimit is the SendTimeout of cells that set some: nothing under CGI ends by it.
-const cgiLimit = 10 * time.Millisecond
+// cgiLimit is the SendTimeout of cells that set some: no call under CGI ends by it.
+const cgiLimit = 50 * time.Millisecond
 
 func init() {
 	openEndCGI = startEndCGI
@@ -43,10 +44,10 @@ func init() {
 	e.log = func(format string, args ...any) { fmt.Fprintf(os.Stderr, "NOTE "+format+"\n", args...) }
 	e.later = func() {
 		<-e.called
-		time.AfterFunc(5*e.limit, here)
+		time.AfterFunc(4*e.limit, here)
 	}
 	for _, cell := range endCells {
-		if cell.name != name {
+		if cell.name != name || !slices.Contains(cell.ends, end) {
 			continue
 		}
 		if cell.limits != nil {
@@ -91,6 +92,7 @@ func startEndCGI(t *testing.T, cell *endCell, end string) *endCheck {
 	if err := c.cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(c.exit)
 	c.out = bufio.NewReader(c.pipe)
 	return &endCheck{T: t, endClient: c, end: end, limit: cgiLimit}
 }

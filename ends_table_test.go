@@ -46,7 +46,7 @@ type endCell struct {
 type endHost struct {
 	log    func(format string, args ...any) // what happens, in order
 	here   func()                           // waits for the test
-	later  func()                           // without a clock: once the server is called, and SendTimeout has passed, here
+	later  func()                           // without a clock: once the server is called, and a while later, here
 	limit  time.Duration
 	calls  atomic.Int32 // of the server, under way
 	pushes atomic.Int32 // flushes that it got
@@ -296,7 +296,18 @@ var endCells = []endCell{
 			c.expectNoted("at last", " 0 pushes,")
 		}},
 
-	{name: "for at most SendTimeout and a second", ends: endsBadly, opts: background,
+	{name: "for at most SendTimeout and a second", ends: []string{"Abort"}, opts: background,
+		limits: []time.Duration{200 * time.Millisecond, time.Hour},
+		do:     func(_ *endHost, f *flush.Flusher) { writeMuch(f); f.FlushAsync() },
+		check: func(c *endCheck) {
+			if c.fake {
+				if c.over(); c.clock.now() > min(c.limit, time.Second) {
+					c.Error("it took", c.clock.now())
+				}
+			}
+			c.expectCut(muchText)
+		}},
+	{name: "for at most SendTimeout and a second", ends: []string{"panic", "Goexit"}, opts: background,
 		limits: []time.Duration{200 * time.Millisecond, time.Hour}, counts: true,
 		do: func(e *endHost, f *flush.Flusher) { writeMuch(f); f.FlushAsync(); e.later() },
 		check: func(c *endCheck) {
