@@ -339,7 +339,8 @@ come several at a time and by the clock, or parts of the size of a buffer that e
 page. Nothing for as long as the probe lasts is held.
 
 A compressed stream that does not come as it should is fetched once more without compression, and if that is better, once more
-with, as the way may have been busy. What has been compressed counts from when it could be decoded. Half of the time is kept for this. If
+with, as the way may have been busy. What has been compressed counts from when it could be decoded. Half of the time is kept for this. Lines
+that came late are fetched once more, if there is time: in time then, they are unclear, and else the smaller delay counts. If
 the endpoint is held, it is fetched once or twice more as another content type: some proxies look into what they take for text.
 
 All of it ends after ` + "`-for`" + `, 30 s, or with the first interrupt, and the verdict is about what had come. Of what a server sends the probe
