@@ -126,7 +126,7 @@ func (p *Prober) confirm(ctx context.Context, client *http.Client, f *Finding) {
 		f.unclear("its lines came late once, and not the next time: the way may have been busy")
 	case again.Verdict == Delayed:
 		f.Delay = min(f.Delay, again.Delay)
-		f.corked = f.corked || again.corked
+		f.corked = (f.corked || again.corked) && f.Delay >= tooLate
 	}
 }
 
