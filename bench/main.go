@@ -30,6 +30,8 @@ func main() {
 	// What follows is for the processes that the command starts.
 	ask := flag.String("ask", "", "be a client that asks this address for responses")
 	stream := flag.String("stream", "", "be a client that reads one stream from this address")
+	gathered := flag.String("gather", "", "be a server of many streams of that kind")
+	hold := flag.String("hold", "", "be the clients of many streams at this address")
 	upstream := flag.Bool("upstream", false, "be a server of events for a proxy")
 	clients := flag.Int("clients", 0, "the client asks for so many responses at a time")
 	http2 := flag.Bool("http2", false, "the client speaks HTTP/2")
@@ -45,6 +47,12 @@ func main() {
 		return
 	case *stream != "":
 		readStream(*stream, *http2)
+		return
+	case *gathered != "":
+		serveGathering(*gathered)
+		return
+	case *hold != "":
+		holdStreams(*hold)
 		return
 	case *upstream:
 		serveEvents()
@@ -77,7 +85,7 @@ func main() {
 func measureAll(all []comparison, match *regexp.Regexp, repeat float64) []result {
 	var results []result
 	for _, c := range all {
-		if !match.MatchString(c.name) {
+		if !match.MatchString(c.name) || !c.possible() {
 			continue
 		}
 		r := measure(c, max(int(float64(c.pairs)*repeat), 1))

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"os"
-	"os/exec"
 
 	"github.com/fa492104/flush"
 )
@@ -30,20 +29,8 @@ func proxiedTokens() (bare, ours lane, shut func()) {
 // startUpstream runs this command as a server of events, and returns its
 // address.
 func startUpstream() (addr string, stop func()) {
-	self, err := os.Executable()
-	check(err)
-	cmd := exec.Command(self, "-upstream")
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	check(err)
-	out, err := cmd.StdoutPipe()
-	check(err)
-	check(cmd.Start())
-	check(json.NewDecoder(out).Decode(&addr))
-	return addr, func() {
-		in.Close()
-		cmd.Wait()
-	}
+	p := startServer("-upstream")
+	return p.hearAddr(), p.stop
 }
 
 // serveEvents is the upstream: it answers until its standard input ends.

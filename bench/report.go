@@ -115,7 +115,7 @@ func othersTable(others []result) string {
 
 // versions are those of the modules that the contenders come from.
 func versions() []string {
-	named := regexp.MustCompile(`/(gin|echo|chi|fasthttp|go-sse|compress)(/v\d+)?$|/(gin-contrib/gzip)$`)
+	named := regexp.MustCompile(`/(gin|echo|chi|fasthttp|go-sse|compress|nbio)(/v\d+)?$|/(gin-contrib/gzip)$`)
 	var all []string
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range info.Deps {
@@ -128,15 +128,15 @@ func versions() []string {
 }
 
 // value writes a median with its unit.
-func (r *result) value(v float64) string {
+func (c *comparison) value(v float64) string {
 	switch {
-	case r.unit == "events/s" && v >= 1e6:
+	case c.unit == "events/s" && v >= 1e6:
 		return fmt.Sprintf("%.3g M/s", v/1e6)
-	case r.unit == "events/s":
+	case c.unit == "events/s":
 		return fmt.Sprintf("%.3g k/s", v/1e3)
-	case r.unit == "B":
+	case c.unit == "B":
 		return fmt.Sprintf("%.0f B", v)
-	case r.unit != "ns":
+	case c.unit != "ns":
 		return fmt.Sprintf("%.2g", v)
 	case v >= 1e6:
 		return fmt.Sprintf("%.3g ms", v/1e6)
@@ -157,6 +157,8 @@ func (r *result) short() string {
 // figure writes a ratio, or a difference.
 func (r *result) figure(v float64) string {
 	switch {
+	case r.alone:
+		return r.value(v)
 	case r.delta:
 		return strings.TrimSpace(fmt.Sprintf("%+.4g %s", v, r.unit))
 	case v >= 10:

@@ -19,7 +19,7 @@ func everyResult() (results, others []result) {
 		for i, c := range contenders {
 			r := result{comparison: col.comparison, bare: 1, ours: float64(1000 * i), ratio: float64(i), pairs: 1}
 			r.name = cellName(col.name, c)
-			if col.name != "gzip" || c.gzip != "" {
+			if c.does(col) {
 				others = append(others, r)
 			}
 		}
