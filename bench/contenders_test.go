@@ -16,7 +16,7 @@ import (
 
 // TestMain lets the lanes run this program as their reader.
 func TestMain(m *testing.M) {
-	if len(os.Args) > 1 && slices.Contains([]string{"-ask", "-stream", "-upstream", "-gather", "-hold"}, os.Args[1]) {
+	if len(os.Args) > 1 && slices.Contains([]string{"-ask", "-stream", "-upstream", "-gather", "-hold", "-proxy"}, os.Args[1]) {
 		main()
 		return
 	}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -64,6 +65,20 @@ func confined(choose func(all []int) (own, readers []int)) (free func()) {
 		readerCores = nil
 		confine(cpuSet(allCores))
 	}
+}
+
+// processorName is what the processor says it is, for the report: ", " and its name.
+func processorName() string {
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			return ", " + strings.TrimSpace(value)
+		}
+	}
+	return ""
 }
 
 func cpuSet(cores []int) (set unix.CPUSet) {

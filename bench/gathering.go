@@ -40,8 +40,8 @@ var (
 		},
 	}
 	channelsInFlush = gathering{
-		name: "the same in flush",
-		how:  "the same in `flush.NewHandler`",
+		name: "channels in flush",
+		how:  "the same handler in `flush.NewHandler`",
 		ours: true,
 		open: func() (server, func(message)) {
 			h, tell := channelHub()

@@ -11,6 +11,7 @@
 package main
 
 import (
+	"errors"
 	"flag"
 	"fmt"
 	"log"
@@ -32,13 +33,17 @@ func main() {
 	stream := flag.String("stream", "", "be a client that reads one stream from this address")
 	gathered := flag.String("gather", "", "be a server of many streams of that kind")
 	hold := flag.String("hold", "", "be the clients of many streams at this address")
-	upstream := flag.Bool("upstream", false, "be a server of events for a proxy")
+	upstream := flag.String("upstream", "", "be a server of bursts or tokens for a proxy")
+	proxy := flag.String("proxy", "", "be a proxy, bare or flush, of the address to ask")
 	clients := flag.Int("clients", 0, "the client asks for so many responses at a time")
 	http2 := flag.Bool("http2", false, "the client speaks HTTP/2")
 	gzip := flag.Bool("gzip", false, "the client accepts gzip")
 	paced := flag.Bool("paced", false, "the client measures paced events")
 	flag.Parse()
 	switch {
+	case *proxy != "":
+		serveProxy(*proxy, *ask)
+		return
 	case *ask != "" && *clients > 0:
 		answerTogether(*ask, *clients)
 		return
@@ -54,8 +59,8 @@ func main() {
 	case *hold != "":
 		holdStreams(*hold)
 		return
-	case *upstream:
-		serveEvents()
+	case *upstream != "":
+		serveEvents(*upstream)
 		return
 	}
 	match, err := regexp.Compile(*only)
@@ -65,12 +70,16 @@ func main() {
 	if *short {
 		missed = checkPromises(comparisons, match, *repeat)
 	} else {
-		results, others := measureAll(comparisons, match, *repeat), measureColumns(match, *repeat)
-		if *only == "" {
-			check(writeReport(filepath.Join(*dir, "BENCHMARKS.md"), results, others))
-			check(os.WriteFile(filepath.Join(*dir, "docs", "bench.svg"), picture(others), 0o666))
+		all := run{
+			promises: measureAll(comparisons, match, *repeat),
+			others:   measureColumns(match, *repeat),
+			crowds:   measureCrowds(match, *repeat),
+			proxies:  measureStandalones(match, *repeat),
 		}
-		for _, r := range results {
+		if *only == "" {
+			check(all.write(*dir))
+		}
+		for _, r := range all.promises {
 			missed += r.misses(r.limit)
 		}
 	}
@@ -79,6 +88,15 @@ func main() {
 		fmt.Printf("%d promised figures missed\n", missed)
 		os.Exit(1)
 	}
+}
+
+// write writes the tables and the pictures.
+func (all *run) write(dir string) error {
+	return errors.Join(
+		writeReport(filepath.Join(dir, "BENCHMARKS.md"), *all),
+		os.WriteFile(filepath.Join(dir, "docs", "bench.svg"), promisesPicture(all.promises), 0o666),
+		os.WriteFile(filepath.Join(dir, "docs", "bench-others.svg"), othersPicture(*all), 0o666),
+	)
 }
 
 // measureAll measures what matches.
