@@ -77,7 +77,7 @@ func (c *canvas) svg(title string) []byte {
 // made is when and on what, in lines that fit.
 func made() (lines []string) {
 	line := ""
-	for _, part := range strings.Split(where(), ", ") {
+	for part := range strings.SplitSeq(where(), ", ") {
 		if line != "" && len(line)+len(part) > 56 {
 			lines, line = append(lines, line), ""
 		}
