@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -250,7 +249,7 @@ func TestShutdownOfAServer(t *testing.T) {
 	for _, p := range []proto{http1, https1, h2} {
 		for _, stuck := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%v/stuck=%v", p, stuck), func(t *testing.T) {
-				before := openDescriptors(t)
+				before := descriptors(t)
 				var g flush.Group
 				var streams []*stream
 				t.Run("server", func(t *testing.T) {
@@ -316,26 +315,10 @@ func TestShutdownOfAServer(t *testing.T) {
 				if g.Len() != 0 {
 					t.Errorf("%d members are left", g.Len())
 				}
-				tick := time.NewTicker(time.Millisecond) // what has been closed on the other side
-				defer tick.Stop()
-				for end := time.Now().Add(patience()); openDescriptors(t) > before; <-tick.C {
-					if time.Now().After(end) {
-						t.Fatalf("%d descriptors, %d before", openDescriptors(t), before)
-					}
-				}
+				waitFor(t, func() bool { return descriptors(t) <= before }) // what has been closed on the other side
 			})
 		}
 	}
-}
-
-// descriptors counts those that are open; -1 where it cannot be known.
-func openDescriptors(t *testing.T) int {
-	t.Helper()
-	all, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return -1
-	}
-	return len(all)
 }
 
 // A detached response has no handler that could say goodbye: the goodbye is a
