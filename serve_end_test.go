@@ -22,8 +22,9 @@ import (
 // A fcgiServer is a child that serves FastCGI and is told to end by SIGTERM.
 type fcgiServer struct {
 	net.Listener
-	cmd  *exec.Cmd
-	told time.Time
+	cmd    *exec.Cmd
+	stderr *safeBuffer
+	told   time.Time
 }
 
 // startFastCGI starts a child on a socket. inherited hands it over as systemd
@@ -36,7 +37,7 @@ func startFastCGI(t *testing.T, inherited bool) *fcgiServer {
 	file, err := l.(*net.TCPListener).File()
 	must(t, err)
 	defer file.Close()
-	cmd, _ := serveCommand(t, serveEnv+"=signal")
+	cmd, stderr := serveCommand(t, serveEnv+"=signal")
 	if inherited {
 		// LISTEN_PID must be the child's own, which only a shell knows in time.
 		cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0"`, cmd.Path}, cmd.Args[1:]...)
@@ -47,7 +48,7 @@ func startFastCGI(t *testing.T, inherited bool) *fcgiServer {
 	}
 	must(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	return &fcgiServer{Listener: l, cmd: cmd}
+	return &fcgiServer{Listener: l, cmd: cmd, stderr: stderr}
 }
 
 func (s *fcgiServer) dial(t *testing.T, keep bool, queries ...string) *bufio.Reader {
