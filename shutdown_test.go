@@ -244,17 +244,19 @@ func TestShutdownWaitsForNoStuckCall(t *testing.T) {
 
 // 200 clients of handlers that know nothing: each gets its goodbye and a proper
 // end, one that does not read costs the deadline and is cut, a request under way
-// is answered, and nothing is left.
+// is answered, and nothing is left. With Install the server's own Shutdown is all
+// that is called, and is over with the last response.
 func TestShutdownOfAServer(t *testing.T) {
 	for _, p := range []proto{http1, https1, h2} {
-		for _, stuck := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%v/stuck=%v", p, stuck), func(t *testing.T) {
+		for _, how := range []string{"Group", "Group, and one is stuck", "Install"} {
+			t.Run(fmt.Sprintf("%v/%s", p, how), func(t *testing.T) {
+				stuck, installed := how == "Group, and one is stuck", how == "Install"
 				before := descriptors(t)
 				var g flush.Group
 				var streams []*stream
 				t.Run("server", func(t *testing.T) {
 					park := newPark(t)
-					srv := serve(t, p, wrapped(&flush.Options{Group: &g}, func(w http.ResponseWriter, r *http.Request) {
+					handler := func(w http.ResponseWriter, r *http.Request) {
 						switch r.URL.Path {
 						case "/":
 							eventStream(w, r)
@@ -264,7 +266,14 @@ func TestShutdownOfAServer(t *testing.T) {
 						case "/stuck":
 							w.Write(make([]byte, much))
 						}
-					}), smallBuffers)
+					}
+					opts := &flush.Options{Group: &g}
+					var h http.Handler = http.HandlerFunc(handler)
+					install := func(srv *http.Server) { flush.Install(srv, opts) }
+					if !installed {
+						h, install = wrapped(opts, handler), func(*http.Server) {}
+					}
+					srv := serve(t, p, h, smallBuffers, configure(install))
 					for range 200 {
 						s := open(t, srv, "GET", "/", nil)
 						s.expect(hello)
@@ -288,7 +297,11 @@ func TestShutdownOfAServer(t *testing.T) {
 						defer cancel()
 						ctx = short
 					}
-					shut := after(func() error { return g.Shutdown(ctx) })
+					shutdown := g.Shutdown
+					if installed {
+						shutdown = srv.Shutdown
+					}
+					shut := after(func() error { return shutdown(ctx) })
 					for _, s := range streams {
 						s.expectEnd(goodbye)
 					}
@@ -297,8 +310,12 @@ func TestShutdownOfAServer(t *testing.T) {
 						t.Error(page.response().Status)
 					}
 					page.expectEnd("page")
+					ended := time.Now()
 					if err := <-shut; stuck != errors.Is(err, context.DeadlineExceeded) || !stuck && err != nil {
 						t.Error("Shutdown:", err)
+					}
+					if installed {
+						t.Logf("Shutdown returned %v after the last response", time.Since(ended))
 					}
 					if p == h2 {
 						srv.client().CloseIdleConnections()
