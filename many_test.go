@@ -82,11 +82,15 @@ func clientsGet(addr string, secure bool) (*http.Response, error) {
 	if secure {
 		c = tls.Client(c, &tls.Config{InsecureSkipVerify: true, CurvePreferences: []tls.CurveID{tls.X25519}})
 	}
-	if _, err := fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(c, clientsRequest); err != nil {
 		return nil, err
 	}
 	return http.ReadResponse(bufio.NewReaderSize(c, 512), nil)
 }
+
+// clientsRequest is what a browser sends, about.
+const clientsRequest = "GET / HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nAccept-Encoding: gzip, deflate, br\r\nAccept-Language: en\r\n" +
+	"User-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36\r\nCookie: session=0123456789abcdef0123456789abcdef\r\n\r\n"
 
 // inParallel calls do with 0 to n-1, a few at a time.
 func inParallel(n int, do func(i int)) {
