@@ -3,6 +3,7 @@ package flush_test
 import (
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"net/http"
 	"runtime"
@@ -15,26 +16,39 @@ import (
 )
 
 // A link that goes dead, so that nobody says anything any more, ends the response
-// by TCP's keepalive; one on which the client's kernel answers is left alone. The
-// dead one is a client whose socket drops whatever arrives, so that its kernel
-// does not answer.
+// by TCP's keepalive, or, while bytes are on the way, by the kernel's timeout; one
+// on which the client's kernel answers is left alone. The dead one is a client
+// whose socket drops whatever arrives, so that its kernel does not answer.
 func TestDetachedLinkGoesDead(t *testing.T) {
-	for _, p := range []proto{http1, https1} {
-		t.Run(p.String(), func(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		proto proto
+		keep  net.KeepAliveConfig
+		opts  flush.ConnOptions
+		event string
+	}{
+		{"idle", http1, net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2}, flush.ConnOptions{}, ""},
+		{"idle, TLS", https1, net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2}, flush.ConnOptions{}, ""},
+		{"bytes on the way", http1, net.KeepAliveConfig{}, flush.ConnOptions{UserTimeout: time.Second}, "event"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
 			h, out := detacher(t, nil, nil)
-			impatient := net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2}
-			srv := serve(t, p, h, wrapConn(func(c net.Conn) net.Conn {
-				if err := c.(*net.TCPConn).SetKeepAliveConfig(impatient); err != nil {
+			srv := serve(t, test.proto, h, wrapConn(func(c net.Conn) net.Conn {
+				if err := c.(*net.TCPConn).SetKeepAliveConfig(test.keep); err != nil {
 					t.Error(err)
 				}
 				return c
-			}))
+			}), configure(func(s *http.Server) { s.ConnContext = test.opts.ConnContext }))
 			open(t, srv, "GET", "/", nil).response()
 			live := next(t, out)
 			s := open(t, srv, "GET", "/", nil)
 			s.response()
 			dead := next(t, out)
 			dropInput(t, s.conn)
+			for _, f := range []detached{live, dead} {
+				io.WriteString(f, test.event)
+				f.FlushAsync()
+			}
 			next(t, dead.ctx.Done())
 			if cause := flush.Cause(dead.ctx); !errors.Is(cause, flush.ErrClientGone) {
 				t.Errorf("Cause is %v", cause)

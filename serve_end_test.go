@@ -164,6 +164,41 @@ func TestServeFastCGICutsWhatIsLeft(t *testing.T) {
 	s.wait(t, true)
 }
 
+// On FastCGI a cut is the end of the process, and of all its other responses. Only
+// a caller's Abort, or a panic, is worth that: a response that fails otherwise ends,
+// as it does there without us, and the others go on.
+func TestServeFastCGIAbort(t *testing.T) {
+	for _, c := range []struct {
+		name, query string
+		dies        bool
+	}{
+		{"a filter that gives more than it declared", "op=resize&op=write:half", false},
+		{"Abort", "op=write:half&op=flush&op=abort", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := startFastCGI(t, false)
+			g := newDoorway(t)
+			other := &fcgiBody{r: s.dial(t, false, query(g, "write:one", "flush", "park", "write:two"))}
+			g.wait(t)
+			readSome(t, other, "one")
+			got, err := io.ReadAll(&fcgiBody{r: s.dial(t, false, c.query)})
+			if !bytes.Contains(got, []byte("\r\n\r\n")) || c.dies != (err != nil) {
+				t.Errorf("got %q, %v", got, err)
+			}
+			if c.dies {
+				if rest, err := io.ReadAll(other); err == nil || len(rest) > 0 {
+					t.Errorf("the other got %q, %v from a process that has ended", rest, err)
+				}
+				return
+			}
+			g.goOn <- struct{}{}
+			if rest, err := io.ReadAll(other); err != nil || string(rest) != "two" {
+				t.Errorf("the other ended with %q, %v", rest, err)
+			}
+		})
+	}
+}
+
 // A command, and a CGI program, end their one response, too.
 func TestServeOneResponseEndsWhole(t *testing.T) {
 	for _, env := range [][]string{nil, {"GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=GET", "SERVER_PROTOCOL=HTTP/1.1", "REQUEST_URI=/?op=stream"}} {

@@ -70,6 +70,13 @@ func serveChild(w http.ResponseWriter, r *http.Request) {
 			err = flush.Flush(w, true)
 		case "close":
 			err = f.Close()
+		case "abort":
+			f.Abort(errors.New("abort"))
+		case "resize":
+			f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+				w.Header().Set("Content-Length", "1") // more follows
+				return p, nil
+			}})
 		case "header":
 			w.Header().Set("X-Test", arg)
 		case "body":
