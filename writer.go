@@ -353,13 +353,15 @@ var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 // a type of package os that hides its WriteTo. These are the methods that the
 // server's own ReadFrom looks for.
 type file interface {
-	io.Reader
+	io.ReadSeeker
+	io.ReaderAt
 	Stat() (os.FileInfo, error)
 	SyscallConn() (syscall.RawConn, error)
 }
 
 // regularFile returns the regular file that src is, or is one limit around,
-// and how much of it may be read; -1 is no limit.
+// and how much of it may be read; -1 is no limit. One that has nothing to read, or
+// cannot be read, is none: a copy of nothing must not fix the headers.
 func regularFile(src io.Reader) (reg file, limit int64, lr *io.LimitedReader) {
 	limit = -1
 	if l, ok := src.(*io.LimitedReader); ok {
@@ -370,6 +372,14 @@ func regularFile(src io.Reader) (reg file, limit int64, lr *io.LimitedReader) {
 		return nil, 0, nil
 	}
 	if fi, err := reg.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, 0, nil
+	}
+	at, err := reg.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return nil, 0, nil
+	}
+	var first [1]byte
+	if n, _ := reg.ReadAt(first[:], at); n == 0 {
 		return nil, 0, nil
 	}
 	return reg, limit, lr
