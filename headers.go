@@ -617,7 +617,7 @@ func (f *Flusher) Clean() (err error) {
 	}
 	f.resetLocked()
 	if f.rarely().interval != nil {
-		f.rarely().interval.upTo = 0
+		f.rarely().interval.upTo, f.rarely().interval.headers = 0, false
 	}
 	f.status, f.written, f.length, f.fixed, f.eventStream = 0, 0, -1, false, false
 	f.holdLocked(f.holdsLocked())
