@@ -453,6 +453,9 @@ func (f *Flusher) measureLocked(early bool) (measured bool) {
 	if _, ok := h["Content-Length"]; ok || h.Get("Transfer-Encoding") != "" {
 		return false
 	}
+	if !f.srv.direct && h.Get("Content-Encoding") != "" {
+		return false // a compressor may stand between, which knows of no length that it would have to take away
+	}
 	h.Set("Content-Length", strconv.Itoa(n))
 	return true
 }

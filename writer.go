@@ -250,8 +250,14 @@ func writeOnLocked[T []byte | string](f *Flusher, p T, whole bool) (n int, err e
 		acceptWholeLocked(&f.pipe, p)
 		f.acceptedLocked(nil, true)
 		n = len(p)
-	} else if n, err = acceptLocked(&f.pipe, p, f.stack.busy); n > 0 {
-		err = f.acceptedLocked(err, false)
+	} else {
+		n, err = acceptLocked(&f.pipe, p, f.stack.busy)
+		if n < len(p) && !passes(err) {
+			f.written -= int64(len(p) - n) // its wait has ended: what is left may be written again
+		}
+		if n > 0 {
+			err = f.acceptedLocked(err, false)
+		}
 	}
 	f.grantLocked()
 	return n, err
