@@ -171,6 +171,19 @@ func (f *Flusher) start(r *http.Request) {
 	}
 }
 
+// startOwn is start for a Flusher that its maker ends. If OnStart panics, nobody
+// has it yet who could.
+func (f *Flusher) startOwn(r *http.Request) {
+	started := false
+	defer func() {
+		if !started {
+			f.finish(true, errUnwound)
+		}
+	}()
+	f.start(r)
+	started = true
+}
+
 // join lets another handler that was wrapped take part.
 func (f *Flusher) join(cfg *config, r *http.Request) {
 	if cfg.OnClose != nil {
