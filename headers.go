@@ -505,7 +505,7 @@ func (f *Flusher) carryTrailersLocked() {
 	carry := func(k string) {
 		if vv, ok := f.header[k]; ok {
 			f.below[k] = vv
-		} else {
+		} else if f.srv.direct { // else it may be one that a writer between has set
 			delete(f.below, k)
 		}
 	}
