@@ -17,6 +17,10 @@ import (
 //		f.Abort(errSlow) // the client comes back with Last-Event-ID
 //	}
 //
+// Abort waits for the server's call under way, which it ends. That of HTTP/2 on a
+// connection that takes nothing at all only WriteByteTimeout ends, of
+// [http.HTTP2Config]: set it, or abort on another goroutine.
+//
 // All members get the events of one Group in the same order, whoever calls. One
 // that has ended has not missed anything. Buffers and filters are honoured;
 // their time is the caller's, and others who broadcast wait for it. So a filter

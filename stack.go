@@ -133,6 +133,7 @@ type stack struct {
 	lent      bool        // a call of the running filter's has let the baton go
 	ownLength bool        // a filter has set the Content-Length: what the stack lets through is held to it
 	resized   bool        // a filter let through more or less than it was given
+	sniffed   string      // the Content-Type that Gzip has found in the body and set
 	running   *Buffer     // whose filter runs
 	view      filterView  // of the headers, as it has them
 	grown     int64       // by how much filters have lengthened the body under a length that was sent
@@ -254,7 +255,10 @@ func (f *Flusher) cleanStackLocked() (err error) {
 	for _, b := range s.bufs {
 		b.started, b.processed, b.pinned = false, false, false
 	}
-	s.rest, s.grown, s.resized, s.ownLength = nil, 0, false, false
+	if h := f.headerLocked(); s.sniffed != "" && h.Get("Content-Type") == s.sniffed {
+		delete(h, "Content-Type") // it was that of the body
+	}
+	s.rest, s.grown, s.resized, s.ownLength, s.sniffed = nil, 0, false, false, ""
 	return wrapReentrant(err)
 }
 
