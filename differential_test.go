@@ -32,6 +32,10 @@ type diffCase struct {
 	lines  []string
 	only   []proto // nil: all
 
+	// open: a buffer holds the output when the handler sets what bare is too
+	// late, and this is what the headers say then. nil: it is too late.
+	open http.Header
+
 	// unmeasured: the handler switches the automatic Content-Length off, flushes
 	// by other means than flushNow, or copies a file, which goes to the server at
 	// once for sendfile.
