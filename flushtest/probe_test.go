@@ -227,6 +227,20 @@ func slowing(h http.Handler, d time.Duration) http.Handler {
 	return relaying(h, func(time.Duration) time.Duration { return d })
 }
 
+// stalling keeps every nth part for 100 ms.
+func stalling(h http.Handler, n int) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		part := 0
+		relaying(h, func(time.Duration) time.Duration {
+			part++
+			if part%n != 0 {
+				return 0
+			}
+			return 100 * time.Millisecond
+		}).ServeHTTP(w, r)
+	})
+}
+
 // counting counts the requests.
 func counting(h http.Handler, n *int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -360,6 +374,10 @@ func TestProbe(t *testing.T) {
 
 		{name: "lines in a corked socket", h: corking(ticker(38, 45*time.Millisecond, "event\n")),
 			verdict: flushtest.Delayed, delay: 225 * time.Millisecond, layer: "HAProxy", remedy: "http-no-delay"},
+		{name: "lines in a corked socket, on a busy machine", h: stalling(corking(ticker(50, 45*time.Millisecond, "event\n")), 5),
+			verdict: flushtest.Unclear},
+		{name: "several lines now and then", h: stalling(after(200*time.Millisecond, ticker(10, 200*time.Millisecond, strings.Repeat("event\n", 4))), 2),
+			verdict: flushtest.Streamed},
 		{name: "lines by the clock, after a tick", h: after(200*time.Millisecond, ticker(10, 200*time.Millisecond, strings.Repeat("event\n", 4))), verdict: flushtest.Unclear},
 		{name: "the same without a pause", h: ticker(10, 200*time.Millisecond, strings.Repeat("event\n", 4)), verdict: flushtest.Streamed},
 
