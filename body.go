@@ -150,7 +150,7 @@ func (b *requestBody) carryTrailer() {
 // A drain, and the Read before it, may last as long as the client does not go on.
 // They are reads, which no write deadline ends, but a read deadline does, at once,
 // and the client still gets its answer. That is set after the send timeout, by
-// Abort, and by the return of the handler.
+// Abort, and drainGrace after the return of the handler.
 func (f *Flusher) excludeBodyLocked(push bool, size int) {
 	b := f.body
 	if b == nil || !b.drained || f.fullDuplex || b.over.Load() || !push && !f.overflowsLocked(size) {
@@ -159,11 +159,22 @@ func (f *Flusher) excludeBodyLocked(push bool, size int) {
 	b.handing = true
 }
 
-// awaitReadLocked waits for the Read that is under way.
-func (f *Flusher) awaitReadLocked() {
-	for b := f.body; b != nil && b.handing && b.reading > 0 && f.fail == nil && !f.closing; {
+// awaitReadLocked waits for the Read that is under way, but for the end of the
+// response, and reports whether the server may have its turn then. It may not if
+// the response has failed: that Read may go on.
+func (f *Flusher) awaitReadLocked() bool {
+	b := f.body
+	if b == nil || !b.handing {
+		return true
+	}
+	for b.reading > 0 && f.fail == nil && !f.closing {
 		f.waitLocked()
 	}
+	if f.fail != nil {
+		b.handing = false
+		return false
+	}
+	return true
 }
 
 // spareBodyLocked comes before admitBodyLocked if the flush was not to be: the

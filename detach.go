@@ -131,8 +131,7 @@ func (f *Flusher) detachLocked() error {
 		return err
 	}
 	defer f.releaseLocked()
-	f.absorbLocked()
-	f.flow.flushes++
+	f.countAskLocked()
 	f.stopHoldingLocked()
 	if !f.fixed {
 		f.fixLocked(http.StatusOK)
