@@ -642,7 +642,11 @@ func (f *Flusher) tryWriteLocked(p []byte) error {
 	case f.refuse != nil:
 		return f.refuse
 	}
-	if s.busy || len(p) > f.availableLocked() && (f.overLocked() || f.q.len > 0) {
+	if s.busy {
+		return ErrNoRoom
+	}
+	if len(p) > f.availableLocked() && (f.overLocked() || f.q.len > 0) {
+		f.outgrowLocked()
 		return ErrNoRoom
 	}
 	n, err := f.writeWholeLocked(p)
