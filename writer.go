@@ -522,6 +522,7 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 	}
 	f.takeAwayLocked(http.ErrHijacked)
 	f.leaveGroupsLocked()
+	f.partFromGroupsLocked()
 	f.stopTimersLocked()
 	f.dropStackLocked()
 	return conn, rw, nil
@@ -620,6 +621,8 @@ func (f *Flusher) tryWriteLocked(p []byte) error {
 		return err
 	case f.refuse != nil:
 		return f.refuse
+	case s.busy && len(p) == 0:
+		return nil
 	}
 	if s.busy || len(p) > f.availableLocked() && (f.overLocked() || f.q.len > 0) {
 		return ErrNoRoom
