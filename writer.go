@@ -384,10 +384,13 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 	if _, ok := f.srv.w.(io.ReaderFrom); !ok {
 		return 0, nil
 	}
+	if f.stack.active() { // which may take what is refused below it
+		return 0, nil
+	}
 	if f.refuse != nil {
 		return 0, f.refuse
 	}
-	if f.stack.active() || f.head || f.holding || f.carrierOnly() || limit == 0 {
+	if f.head || f.holding || f.carrierOnly() || limit == 0 {
 		return 0, nil
 	}
 	if err := f.takePenLocked(false); err != nil {
