@@ -445,8 +445,9 @@ func TestCloseWaitsForABegunFlush(t *testing.T) {
 // After the client has gone, buffers go on holding what is written, and Write
 // says so. What they let through is lost, and counted.
 func TestBufferAfterTheClientHasGone(t *testing.T) {
-	out := &record{header: http.Header{}, out: newOutcome(0), gone: true}
-	f := flush.NewOutput(recordOutput{out}, &flush.Options{BufferSize: -1})
+	out := newSink(t)
+	out.fault = func([]byte, int) (int, error) { return 0, errBoom }
+	f := flush.NewOutput(out, &flush.Options{BufferSize: -1})
 	f.WriteString("x")
 	expectError(t, "Err", f.Err(), flush.ErrClientGone)
 	before := f.Stats().Lost

@@ -133,7 +133,7 @@ var hostileSizes = []int{9, 4096, pending, pending + 1, 10 * pending}
 
 // An event of any size reaches a client that has taken everything before it.
 func TestReadmeEventsReachAClientThatKeepsUp(t *testing.T) {
-	edges(t, func(t *testing.T, p proto) {
+	bubble(t, func(t *testing.T, p proto) {
 		messages := make(chan string)
 		news = func(context.Context) <-chan string { return messages }
 		srv := serveMemory(t, p, wrapped(nil, liveEvents), 0)
@@ -161,7 +161,7 @@ func TestReadmeEventsReachAClientThatKeepsUp(t *testing.T) {
 func TestReadmeEventsDropAClientThatIsBehind(t *testing.T) {
 	for _, size := range hostileSizes[1:] {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			edges(t, func(t *testing.T, p proto) {
+			bubble(t, func(t *testing.T, p proto) {
 				perRequest := make(chan chan string, 1)
 				news = func(context.Context) <-chan string { return <-perRequest }
 				opts, told := tellClosing(flush.Options{})
@@ -206,7 +206,7 @@ func TestReadmeEventsDropAClientThatIsBehind(t *testing.T) {
 
 // The stream ends when the client leaves.
 func TestReadmeEventsEndWithTheClient(t *testing.T) {
-	edges(t, func(t *testing.T, p proto) {
+	bubble(t, func(t *testing.T, p proto) {
 		news = func(context.Context) <-chan string { return nil }
 		opts, told := tellClosing(flush.Options{})
 		s := open(t, serveMemory(t, p, wrapped(opts, liveEvents), 0), "GET", "/", nil)
@@ -221,7 +221,7 @@ func TestReadmeEventsEndWithTheClient(t *testing.T) {
 
 // A client that is behind misses whole events, and is held up by none.
 func TestSlowClientMissesWholeEvents(t *testing.T) {
-	edges(t, func(t *testing.T, p proto) {
+	bubble(t, func(t *testing.T, p proto) {
 		sizes := []int{3000, pending + 1, 500, 10 * pending, 20}
 		event := func(i int) string {
 			return fmt.Sprintf("%03d%s\n", i, strings.Repeat("x", sizes[i%len(sizes)]))
@@ -229,7 +229,7 @@ func TestSlowClientMissesWholeEvents(t *testing.T) {
 		done := make(chan struct{})
 		srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 			began := time.Now()
-			f := flusherOf(w)
+			f := flusher(w)
 			for i := range 100 {
 				miss(f, []byte(event(i)), true)
 				synctest.Wait()
@@ -262,7 +262,7 @@ func TestSlowClientMissesWholeEvents(t *testing.T) {
 
 // An error page is whole, or the response is cut.
 func TestErrorPageOrCut(t *testing.T) {
-	edges(t, func(t *testing.T, p proto) {
+	bubble(t, func(t *testing.T, p proto) {
 		for _, opts := range []*flush.Options{nil, {Flush: flush.Async}, {BufferSize: 20 * pending}} {
 			for _, size := range hostileSizes {
 				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
@@ -288,7 +288,7 @@ func TestErrorPageOrCut(t *testing.T) {
 }
 
 func TestShout(t *testing.T) {
-	edges(t, func(t *testing.T, p proto) {
+	bubble(t, func(t *testing.T, p proto) {
 		open(t, serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) { shout(w) }), 0), "GET", "/", nil).
 			expectEnd("SHOUTED\n")
 	})
@@ -297,7 +297,7 @@ func TestShout(t *testing.T) {
 // What a flush sends through Gzip can be decoded at once, whatever its size.
 func TestGzipOfEveryResponseDecodesAtEachFlush(t *testing.T) {
 	for _, wait := range []bool{true, false} {
-		edges(t, func(t *testing.T, p proto) {
+		bubble(t, func(t *testing.T, p proto) {
 			goOn := make(chan struct{})
 			var noise []string
 			for _, size := range hostileSizes {

@@ -102,7 +102,7 @@ func TestAskingNeverWaitsForTheUpload(t *testing.T) {
 						started := make(chan *flush.Flusher, 1)
 						srv := serveMemory(t, http1, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
 							reader.do(r)
-							started <- flusherOf(w)
+							started <- flusher(w)
 							clock.until(2 * later)
 							// The server ends the context when a read fails.
 							if err := flush.Cause(r.Context()); errors.Is(err, flush.ErrClientGone) {
@@ -157,7 +157,7 @@ func TestAskingNeverWaitsForARead(t *testing.T) {
 				opts.SendTimeout = patience()
 				started := make(chan *flush.Flusher, 1)
 				srv := serve(t, http1, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
-					started <- flusherOf(w)
+					started <- flusher(w)
 					if got, err := io.ReadAll(r.Body); err == nil && len(got) != 100 {
 						t.Errorf("a clean end after %d bytes of the upload", len(got))
 					}
@@ -223,7 +223,7 @@ func TestHandOverThatDrainsEnds(t *testing.T) {
 					opts, told := tellClosing(way.opts)
 					opts.SendTimeout = limit
 					srv := serveMemory(t, http1, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-						f := flusherOf(w)
+						f := flusher(w)
 						io.WriteString(w, "event")
 						if way.do(f); clock.now() > grain(limit) {
 							t.Errorf("the wait took until %v", clock.now())
@@ -258,7 +258,7 @@ func TestHandOverThatDrainsEnds(t *testing.T) {
 					opts, told := tellClosing(way.opts)
 					opts.SendTimeout = time.Hour
 					srv := serveMemory(t, http1, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-						f := flusherOf(w)
+						f := flusher(w)
 						time.AfterFunc(aborted, func() {
 							if f.Abort(cause); clock.now() != aborted {
 								t.Errorf("Abort returned at %v", clock.now())
@@ -288,7 +288,7 @@ func TestHandOverThatDrainsEnds(t *testing.T) {
 				clock := newClock()
 				opts, told := tellClosing(flush.Options{SendTimeout: time.Hour})
 				srv := serveMemory(t, http1, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-					f := flusherOf(w)
+					f := flusher(w)
 					io.WriteString(w, "event")
 					go f.FlushAsync()
 					clock.until(aborted)
@@ -343,7 +343,7 @@ func TestMovingUploadLives(t *testing.T) {
 					clock := newClock()
 					opts, told := tellClosing(flush.Options{SendTimeout: limit})
 					srv := serveMemory(t, http1, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
-						got, err := test.read(r, flusherOf(w))
+						got, err := test.read(r, flusher(w))
 						if err == nil && len(got) != size || test.whole && err != nil {
 							t.Errorf("%d bytes of the upload and %v", len(got), err)
 						}
@@ -393,7 +393,7 @@ func TestMovingUploadBesideAHub(t *testing.T) {
 				opts, told := tellClosing(opts)
 				opts.SendTimeout = patience()
 				srv := serve(t, http1, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
-					f := flusherOf(w)
+					f := flusher(w)
 					hub := after(func() error {
 						var all error
 						for range events {
@@ -480,7 +480,7 @@ func TestStalledUploadOverHTTP2(t *testing.T) {
 		clock := newClock()
 		started := make(chan *flush.Flusher, 1)
 		srv := serveMemory(t, h2, wrapped(&flush.Options{SendTimeout: 200 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
-			started <- flusherOf(w)
+			started <- flusher(w)
 			if got, err := io.ReadAll(r.Body); string(got) != "abc" || err != nil {
 				t.Errorf("%q, %v", got, err)
 			}

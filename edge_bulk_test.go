@@ -118,7 +118,7 @@ func TestEndOfAHealthyResponseIsNotHeldBack(t *testing.T) {
 					w.Header().Set("Content-Length", fmt.Sprint(len(p)))
 					w.Write(p)
 				}},
-				{"Close", flush.Options{}, func(w http.ResponseWriter, p []byte) { w.Write(p); flusherOf(w).Close() }},
+				{"Close", flush.Options{}, func(w http.ResponseWriter, p []byte) { w.Write(p); flusher(w).Close() }},
 			} {
 				t.Run(fmt.Sprintf("%v/%d/%s", send, size, way.name), func(t *testing.T) {
 					edges(t, func(t *testing.T, p proto) {

@@ -57,7 +57,7 @@ func TestAbortInAFilterOfEveryPhase(t *testing.T) {
 							opts, told := tellClosing(flush.Options{SendTimeout: time.Minute})
 							clock := newClock()
 							srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-								f := flusherOf(w)
+								f := flusher(w)
 								if sent {
 									mustWrite(t, f, "begun")
 									must(t, f.FlushWait(noContext))
@@ -194,7 +194,7 @@ func TestHijackedConnectionIsTheCallersOwn(t *testing.T) {
 					done := make(chan struct{})
 					h := wrapped(&test.opts, func(w http.ResponseWriter, _ *http.Request) {
 						defer close(done)
-						f := flusherOf(w)
+						f := flusher(w)
 						got <- f
 						if before {
 							io.WriteString(f, "HTTP/1.1 ")
@@ -256,7 +256,7 @@ func TestCallsBesideTheCarrier(t *testing.T) {
 		name string
 		do   func(w http.ResponseWriter) error
 	}{
-		{"EnableFullDuplex", func(w http.ResponseWriter) error { return flusherOf(w).EnableFullDuplex() }},
+		{"EnableFullDuplex", func(w http.ResponseWriter) error { return flusher(w).EnableFullDuplex() }},
 		{"EnableFullDuplex by the controller", func(w http.ResponseWriter) error { return http.NewResponseController(w).EnableFullDuplex() }},
 		{"Push", func(w http.ResponseWriter) error {
 			if p, ok := w.(http.Pusher); ok {
@@ -264,8 +264,8 @@ func TestCallsBesideTheCarrier(t *testing.T) {
 			}
 			return http.ErrNotSupported
 		}},
-		{"Hijack", func(w http.ResponseWriter) error { _, _, err := flusherOf(w).Hijack(); return err }},
-		{"SendHeaders", func(w http.ResponseWriter) error { return flusherOf(w).SendHeaders() }},
+		{"Hijack", func(w http.ResponseWriter) error { _, _, err := flusher(w).Hijack(); return err }},
+		{"SendHeaders", func(w http.ResponseWriter) error { return flusher(w).SendHeaders() }},
 		{"103", func(w http.ResponseWriter) error { w.WriteHeader(103); return nil }},
 	} {
 		for _, stays := range []bool{false, true} { // the client stalls for good
@@ -275,7 +275,7 @@ func TestCallsBesideTheCarrier(t *testing.T) {
 					s := newSink(t)
 					s.hold(0)
 					h := wrapped(&flush.Options{Flush: flush.Async, SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
-						f := flusherOf(w)
+						f := flusher(w)
 						io.WriteString(w, "carried")
 						f.FlushAsync()
 						synctest.Wait()
@@ -315,7 +315,7 @@ func TestEnableFullDuplexBesideAHub(t *testing.T) {
 		t.Run(u.name, func(t *testing.T) {
 			begun := make(chan *flush.Flusher, 1)
 			srv := serve(t, http1, wrapped(&flush.Options{SendTimeout: patience()}, func(w http.ResponseWriter, r *http.Request) {
-				f := flusherOf(w)
+				f := flusher(w)
 				hub := after(func() error {
 					_, err := io.WriteString(f, "event")
 					return errors.Join(err, f.FlushAsync())
@@ -356,11 +356,11 @@ func TestTheEndWaitsForEveryCall(t *testing.T) {
 				t.Error("the writer has no Push, but that below has")
 			}
 		}},
-		{"EnableFullDuplex", func(w http.ResponseWriter) { flusherOf(w).EnableFullDuplex() }},
-		{"SetWriteDeadline", func(w http.ResponseWriter) { flusherOf(w).SetWriteDeadline(time.Now().Add(time.Hour)) }},
+		{"EnableFullDuplex", func(w http.ResponseWriter) { flusher(w).EnableFullDuplex() }},
+		{"SetWriteDeadline", func(w http.ResponseWriter) { flusher(w).SetWriteDeadline(time.Now().Add(time.Hour)) }},
 		{"Write", func(w http.ResponseWriter) { w.Write(make([]byte, 10_000)) }},
-		{"FlushWait", func(w http.ResponseWriter) { flusherOf(w).FlushWait(noContext) }},
-		{"SendHeaders", func(w http.ResponseWriter) { flusherOf(w).SendHeaders() }},
+		{"FlushWait", func(w http.ResponseWriter) { flusher(w).FlushWait(noContext) }},
+		{"SendHeaders", func(w http.ResponseWriter) { flusher(w).SendHeaders() }},
 		{"103", func(w http.ResponseWriter) { w.WriteHeader(103) }},
 	} {
 		for _, end := range []struct {
@@ -368,8 +368,8 @@ func TestTheEndWaitsForEveryCall(t *testing.T) {
 			do   func(w http.ResponseWriter)
 		}{
 			{"return", func(http.ResponseWriter) {}},
-			{"Close", func(w http.ResponseWriter) { flusherOf(w).Close() }},
-			{"Abort", func(w http.ResponseWriter) { flusherOf(w).Abort(nil) }},
+			{"Close", func(w http.ResponseWriter) { flusher(w).Close() }},
+			{"Abort", func(w http.ResponseWriter) { flusher(w).Abort(nil) }},
 			{"panic", func(http.ResponseWriter) { panic(http.ErrAbortHandler) }},
 		} {
 			t.Run(call.name+"/"+end.name, func(t *testing.T) {

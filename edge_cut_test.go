@@ -100,7 +100,7 @@ func TestLostBytesCutTheResponse(t *testing.T) {
 							if declared {
 								w.Header().Set("Content-Length", strconv.Itoa(size))
 							}
-							way.do(flusherOf(w))
+							way.do(flusher(w))
 						})
 						srv := serveMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 							h.ServeHTTP(fault.make(w), r)

@@ -180,7 +180,7 @@ func TestLiftedWriteTimeoutLeavesSendTimeout(t *testing.T) {
 							opts, told := tellClosing(flush.Options{MaxPending: 2 * much})
 							got := make(chan *flush.Flusher, 1)
 							srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-								f := flusherOf(w)
+								f := flusher(w)
 								got <- f
 								must(t, f.FlushWait(noContext))
 								blocked.by(f)
@@ -370,7 +370,7 @@ func TestRollingDeadlinesWhileClosing(t *testing.T) {
 		over := make(chan struct{})
 		var rolling sync.WaitGroup
 		srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-			f := flusherOf(w)
+			f := flusher(w)
 			w.Write(make([]byte, much))
 			rolling.Go(func() {
 				for !deadline.Closed(over) {

@@ -104,7 +104,7 @@ func TestAskingNeverWaitsForAStalledClient(t *testing.T) {
 				opts, told := tellClosing(flush.Options{SendTimeout: time.Minute})
 				all := numbered(400_000)
 				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
-					f := flusherOf(w)
+					f := flusher(w)
 					o := &flush.BufferOptions{FollowFlush: true}
 					if zipped {
 						o.Filter = flush.Gzip(f, r, -1)

@@ -130,7 +130,7 @@ func TestIntervalOfEveryWayIn(t *testing.T) {
 				edges(t, func(t *testing.T, p proto) {
 					clock := newClock()
 					srv := serveMemory(t, p, wrapped(&mode.opts, func(w http.ResponseWriter, _ *http.Request) {
-						f := flusherOf(w)
+						f := flusher(w)
 						for range 2 { // silence, and again
 							if err := way.do(t, f); err != nil {
 								t.Error(err)

@@ -39,12 +39,6 @@ func edges(t *testing.T, f func(t *testing.T, p proto)) {
 	}
 }
 
-// flusherOf returns the Flusher that w is or leads to.
-func flusherOf(w http.ResponseWriter) *flush.Flusher {
-	f, _ := flush.From(w)
-	return f
-}
-
 // after calls f on a goroutine of its own and returns a channel on which its
 // error comes.
 func after(f func() error) <-chan error {

@@ -213,7 +213,7 @@ func TestEndedWaitLosesNothing(t *testing.T) {
 					}
 					a := &tally{t: t, limit: limit}
 					cut := serveCut(wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-						a.f = flusherOf(w)
+						a.f = flusher(w)
 						way.do(a)
 						a.write("tail")
 					}), s, r)
@@ -294,7 +294,7 @@ func TestBudgetOfAHeldResponseWithABody(t *testing.T) {
 				opts.SendTimeout, opts.Budget = time.Minute, flush.NewBudget(16<<10, 16<<10)
 				started := make(chan *flush.Flusher, 1)
 				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-					started <- flusherOf(w)
+					started <- flusher(w)
 					for range size / test.write {
 						if n, err := w.Write(make([]byte, test.write)); n != test.write || err != nil {
 							t.Error(n, err)
@@ -436,7 +436,7 @@ func TestWaitForTheBudgetEnds(t *testing.T) {
 				clock := newClock()
 				served := after(func() error {
 					serveCut(wrapped(&opts, func(w http.ResponseWriter, r *http.Request) {
-						got <- flusherOf(w)
+						got <- flusher(w)
 						r.Context().Done() // it is watched
 						_, err := w.Write(make([]byte, 1000))
 						wrote <- err

@@ -321,8 +321,7 @@ func recipeWork(w http.ResponseWriter, r *http.Request, f *flush.Flusher, work f
 	work(context.WithoutCancel(r.Context())) // the client may leave now
 }
 
-// The client has its answer, and may leave, while the work goes on. On the command
-// line, as under CGI, the work is done before the process ends with the handler.
+// The client has its answer, and may leave, while the work goes on.
 func TestRecipeWork(t *testing.T) {
 	eachProto(t, func(t *testing.T, p proto) {
 		park := newPark(t)
@@ -343,12 +342,6 @@ func TestRecipeWork(t *testing.T) {
 		park.resume()
 		must(t, <-worked)
 	})
-	cmd, stderr := serveCommand(t)
-	cmd.Args = append(cmd.Args, "/?op=work")
-	out, err := cmd.Output()
-	if err != nil || string(out) != "accepted\n" || !strings.Contains(stderr.String(), "worked") {
-		t.Errorf("%q, %v, %s", out, err, stderr)
-	}
 }
 
 func recipeH2C(mux http.Handler) *http.Server {

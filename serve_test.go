@@ -81,7 +81,10 @@ func serveChild(w http.ResponseWriter, r *http.Request) {
 				_, err = fmt.Fprintf(w, "goodbye: %v", flush.Cause(r.Context()))
 			}
 		case "work":
-			recipeWork(w, r, f, func(context.Context) { fmt.Fprintln(os.Stderr, "worked") })
+			io.WriteString(w, "accepted\n")
+			if err = f.Close(); err == nil {
+				fmt.Fprintln(os.Stderr, "worked")
+			}
 		case "sleep":
 			<-r.Context().Done()
 			err = flush.Cause(r.Context())
@@ -229,6 +232,17 @@ func TestServeCommandLineFlushesImplicitly(t *testing.T) {
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
+	}
+}
+
+// On the command line, as under CGI, what the handler does after Close is done
+// before the process ends with the handler.
+func TestServeEndsAfterTheWork(t *testing.T) {
+	cmd, stderr := serveCommand(t)
+	cmd.Args = append(cmd.Args, "/?op=work")
+	out, err := cmd.Output()
+	if err != nil || string(out) != "accepted\n" || !strings.Contains(stderr.String(), "worked") {
+		t.Errorf("%q, %v, %s", out, err, stderr)
 	}
 }
 

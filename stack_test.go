@@ -58,7 +58,7 @@ func TestBufferDeepStack(t *testing.T) {
 // While a filter runs, everything that would change the stack is refused and
 // changes nothing; what only reads works, and so does a response flush.
 func TestFilterIsReentrant(t *testing.T) {
-	out := &recordWriter{record: &record{header: http.Header{}, out: newOutcome(0)}}
+	out := newSink(t)
 	f := flush.New(out, httptest.NewRequest("GET", "/", nil), &flush.Options{BufferSize: -1})
 	follows := f.StartBuffer(&flush.BufferOptions{Filter: named("lower"), FollowFlush: true})
 	f.WriteString("1")
@@ -99,10 +99,10 @@ func TestFilterIsReentrant(t *testing.T) {
 	f.WriteString("2")
 	expectError(t, "Flush", b.Flush(), nil)
 	expectError(t, "Close", f.Close(), nil)
-	if got := strings.Join(out.out.Bytes, ""); got != "lower(START|FINAL:12)" {
+	if got := out.body(); got != "lower(START|FINAL:12)" {
 		t.Errorf("got %q", got)
 	}
-	if got := out.final.Get("X-A"); got != "in time" {
+	if got := out.sent.Get("X-A"); got != "in time" {
 		t.Errorf("X-A: %q", got)
 	}
 }
@@ -341,7 +341,7 @@ func TestBuffersAreShared(t *testing.T) {
 
 // Clean takes back what buffers hold; filters begin anew.
 func TestCleanWithBuffers(t *testing.T) {
-	out := &recordWriter{record: &record{header: http.Header{}, out: newOutcome(0)}}
+	out := newSink(t)
 	f := flush.New(out, httptest.NewRequest("GET", "/", nil), nil)
 	var phases []string
 	note := func(name string) flush.Filter {
@@ -368,13 +368,13 @@ func TestCleanWithBuffers(t *testing.T) {
 	if !slices.Equal(phases, want) {
 		t.Errorf("got %q, want %q", phases, want)
 	}
-	if got := strings.Join(out.out.Bytes, ""); got != "sorry" || out.out.Statuses[0] != 500 {
-		t.Errorf("%d %q", out.out.Statuses[0], got)
+	if got := out.body(); got != "sorry" || out.status != 500 {
+		t.Errorf("%d %q", out.status, got)
 	}
 }
 
 func TestCleanIsTooLate(t *testing.T) {
-	out := &recordWriter{record: &record{header: http.Header{}, out: newOutcome(0)}}
+	out := newSink(t)
 	f := flush.New(out, httptest.NewRequest("GET", "/", nil), nil)
 	b := f.StartBuffer(nil)
 	f.WriteString("kept")
