@@ -6,14 +6,15 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Behind is how long the oldest byte has waited, and Began when it all began.
 func TestBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, &flush.Options{SendTimeout: time.Hour, MaxPending: 1 << 20})
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SendTimeout: time.Hour, MaxPending: 1 << 20})
 		expect := func(least, most time.Duration) {
 			t.Helper()
 			synctest.Wait()
@@ -25,26 +26,26 @@ func TestBehind(t *testing.T) {
 		f.WriteString("a") // held for a flush
 		time.Sleep(time.Minute)
 		expect(time.Minute, time.Minute)
-		must(t, f.FlushWait(t.Context()))
+		harness.Must(t, f.FlushWait(t.Context()))
 		expect(0, 0)
-		s.hold(1 + 4064)
+		s.Hold(1 + 4064)
 		f.Write(make([]byte, 4064)) // a block, in flight
 		f.FlushAsync()
 		expect(0, 0)
-		s.hold(0)
+		s.Hold(0)
 		f.Write(make([]byte, 3*4064)) // three more
 		f.FlushAsync()
 		time.Sleep(time.Minute)
 		f.Write(make([]byte, 4064))
 		f.FlushAsync()
 		expect(time.Minute, time.Minute)
-		s.hold(1 + 4*4064) // all but the last
+		s.Hold(1 + 4*4064) // all but the last
 		expect(0, time.Minute)
 		time.Sleep(time.Minute)
 		expect(time.Minute, 2*time.Minute)
-		s.release()
+		s.Release()
 		expect(0, 0)
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 		if st := f.Stats(); !st.Began.Equal(began) || st.Behind != 0 {
 			t.Errorf("%+v", st)
 		}
@@ -56,10 +57,10 @@ func TestBehind(t *testing.T) {
 func TestBehindDoesNotGrow(t *testing.T) {
 	for _, timeout := range []time.Duration{time.Hour, -1} {
 		synctest.Test(t, func(t *testing.T) {
-			s := newSink(t)
-			f := flush.New(deadlineSink{s}, nil, &flush.Options{SendTimeout: timeout, MaxPending: 1 << 20})
+			s := harness.NewSink(t)
+			f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SendTimeout: timeout, MaxPending: 1 << 20})
 			taken := 0
-			s.hold(0)
+			s.Hold(0)
 			for range 1000 {
 				f.WriteString("event ")
 				f.FlushAsync()
@@ -71,11 +72,11 @@ func TestBehindDoesNotGrow(t *testing.T) {
 					t.Fatalf("behind for %v", got)
 				}
 				taken += len("event another ")
-				s.hold(taken - len("another "))
+				s.Hold(taken - len("another "))
 				synctest.Wait()
 			}
-			s.release()
-			must(t, f.Close())
+			s.Release()
+			harness.Must(t, f.Close())
 		})
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // An upload that is read while the response streams: the handler gets what it
@@ -42,9 +43,9 @@ func TestUploadWhileStreaming(t *testing.T) {
 	}
 	// run answers one upload with h, whose step follows each read, and returns
 	// what h read of it.
-	run := func(t *testing.T, p proto, chunked bool, wrap func(http.Handler) http.Handler, step func(w http.ResponseWriter, first bool)) got {
+	run := func(t *testing.T, p harness.Proto, chunked bool, wrap func(http.Handler) http.Handler, step func(w http.ResponseWriter, first bool)) got {
 		read := make(chan got, 1)
-		srv := serveMemory(t, p, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.ServeMemory(t, p, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			sum := sha256.New()
 			var g got
 			buf := make([]byte, 30_000)
@@ -62,11 +63,11 @@ func TestUploadWhileStreaming(t *testing.T) {
 		if chunked {
 			body = struct{ io.Reader }{body}
 		}
-		s := open(t, srv, "POST", "/", body)
-		if got, _, end := s.rest(); strings.Trim(got, ".") != "" || got == "" || end == cut {
-			t.Errorf("client got %q, %s", clip([]byte(got)), end)
+		s := harness.Open(t, srv, "POST", "/", body)
+		if got, _, end := s.Rest(); strings.Trim(got, ".") != "" || got == "" || end == harness.Cut {
+			t.Errorf("client got %q, %s", harness.Clip([]byte(got)), end)
 		}
-		s.leave()
+		s.Leave()
 		<-time.After(time.Second) // a server that gives up a connection lingers
 		return <-read
 	}
@@ -74,8 +75,8 @@ func TestUploadWhileStreaming(t *testing.T) {
 		for _, duplex := range []bool{false, true} {
 			for _, chunked := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%t/%t", way.name, duplex, chunked), func(t *testing.T) {
-					bubble(t, func(t *testing.T, p proto) {
-						if chunked && p == http10 {
+					harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+						if chunked && p == harness.HTTP10 {
 							return // HTTP/1.0 has none
 						}
 						control := func(w http.ResponseWriter, first bool, flushes bool) {
@@ -88,11 +89,11 @@ func TestUploadWhileStreaming(t *testing.T) {
 								rc.Flush()
 							}
 						}
-						flushed := run(t, p, chunked, bare, func(w http.ResponseWriter, first bool) { control(w, first, true) })
-						whole := run(t, p, chunked, bare, func(w http.ResponseWriter, first bool) { control(w, first, false) })
-						ours := run(t, p, chunked, wrappedBy(&way.opts), func(w http.ResponseWriter, first bool) {
+						flushed := run(t, p, chunked, harness.Bare, func(w http.ResponseWriter, first bool) { control(w, first, true) })
+						whole := run(t, p, chunked, harness.Bare, func(w http.ResponseWriter, first bool) { control(w, first, false) })
+						ours := run(t, p, chunked, harness.WrappedBy(&way.opts), func(w http.ResponseWriter, first bool) {
 							control(w, first, false)
-							way.do(flusher(w))
+							way.do(harness.Flusher(w))
 						})
 						if ours != flushed && ours != whole {
 							t.Errorf("%d bytes, %v; bare %d, %v", ours.n, ours.err, flushed.n, flushed.err)
@@ -114,8 +115,8 @@ func TestUploadUnderNew(t *testing.T) {
 				continue // bare, too, nobody asks the client for its body then
 			}
 			t.Run(fmt.Sprint(flushes, line), func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
-					srv := serveMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+					srv := harness.ServeMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						before := *r
 						f := flush.New(w, r, nil)
 						defer f.Close()
@@ -130,12 +131,12 @@ func TestUploadUnderNew(t *testing.T) {
 						}
 						io.WriteString(f, "x")
 					}), 4<<20)
-					if p == http10 && line == "Connection: close" {
+					if p == harness.HTTP10 && line == "Connection: close" {
 						line = "X-Plain: 2"
 					}
-					s := open(t, srv, "POST", "/", strings.NewReader(strings.Repeat("u", size)), line)
-					s.expectEnd("x")
-					s.leave()
+					s := harness.Open(t, srv, "POST", "/", strings.NewReader(strings.Repeat("u", size)), line)
+					s.ExpectEnd("x")
+					s.Leave()
 					<-time.After(time.Second)
 				})
 			})
@@ -152,10 +153,10 @@ func TestRequestTrailer(t *testing.T) {
 			for _, way := range []string{"read", "closed"} {
 				t.Run(fmt.Sprintf("%t/%q/%s", announced, body, way), func(t *testing.T) {
 					var got [2][2]string
-					for i, wrap := range []func(http.Handler) http.Handler{bare, wrappedBy(nil)} {
+					for i, wrap := range []func(http.Handler) http.Handler{harness.Bare, harness.WrappedBy(nil)} {
 						synctest.Test(t, func(t *testing.T) {
 							done := make(chan struct{})
-							srv := serveMemory(t, http1, wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+							srv := harness.ServeMemory(t, harness.HTTP1, wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 								defer close(done)
 								got[i][0] = fmt.Sprint(r.Trailer)
 								if way == "closed" {
@@ -169,13 +170,13 @@ func TestRequestTrailer(t *testing.T) {
 							if announced {
 								lines = append(lines, "Trailer: X-Sum")
 							}
-							s := open(t, srv, "POST", "/", nil, lines...)
+							s := harness.Open(t, srv, "POST", "/", nil, lines...)
 							if body != "" {
-								fmt.Fprintf(s.conn, "%x\r\n%s\r\n", len(body), body)
+								fmt.Fprintf(s.Conn, "%x\r\n%s\r\n", len(body), body)
 							}
-							io.WriteString(s.conn, "0\r\nX-Sum: 42\r\n\r\n")
+							io.WriteString(s.Conn, "0\r\nX-Sum: 42\r\n\r\n")
 							<-done
-							s.expectEnd("")
+							s.ExpectEnd("")
 						})
 					}
 					if got[0] != got[1] || !strings.Contains(got[0][1], "42") {
@@ -189,16 +190,16 @@ func TestRequestTrailer(t *testing.T) {
 
 // Over HTTP/2 as well.
 func TestRequestTrailerHTTP2(t *testing.T) {
-	srv := serve(t, h2, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+	srv := harness.Serve(t, harness.HTTP2, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		io.WriteString(w, r.Trailer.Get("X-Sum"))
-	}), cleartext)
-	req, err := http.NewRequestWithContext(t.Context(), "POST", srv.url("/"), struct{ io.Reader }{strings.NewReader("upload")})
+	}), harness.Cleartext)
+	req, err := http.NewRequestWithContext(t.Context(), "POST", srv.URL("/"), struct{ io.Reader }{strings.NewReader("upload")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Trailer = http.Header{"X-Sum": {"42"}}
-	resp, err := srv.client().RoundTrip(req)
+	resp, err := srv.Client().RoundTrip(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +215,7 @@ func TestRequestTrailerOfAnotherServer(t *testing.T) {
 	r.ProtoMajor, r.ContentLength = 3, -1
 	r.Trailer = http.Header{"X-Sum": nil}
 	r.Body = &bodyWithTrailer{Reader: strings.NewReader("upload"), r: r}
-	wrapped(nil, func(_ http.ResponseWriter, own *http.Request) {
+	harness.Wrapped(nil, func(_ http.ResponseWriter, own *http.Request) {
 		io.Copy(io.Discard, own.Body)
 		if got := own.Trailer.Get("X-Sum"); got != "42" {
 			t.Errorf("after the last read: %q", got)
@@ -260,21 +261,21 @@ func TestNoContinueAfterTheStatus(t *testing.T) {
 		{"flush", func(w http.ResponseWriter) { http.NewResponseController(w).Flush() }, 0},
 	} {
 		for name, wrap := range map[string]func(http.Handler) http.Handler{
-			"bare": bare, "wrapped": wrappedBy(nil), "async": wrappedBy(&flush.Options{Flush: flush.Async}),
+			"bare": harness.Bare, "wrapped": harness.WrappedBy(nil), "async": harness.WrappedBy(&flush.Options{Flush: flush.Async}),
 		} {
 			t.Run(test.name+"/"+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					srv := serveMemory(t, http1, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					srv := harness.ServeMemory(t, harness.HTTP1, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						test.do(w)
 						if got, err := io.ReadAll(r.Body); string(got) != "upload" || err != nil {
 							t.Errorf("%q, %v", got, err)
 						}
 					})), 0)
-					s := open(t, srv, "POST", "/", nil, "Expect: 100-continue", "Content-Length: 6")
+					s := harness.Open(t, srv, "POST", "/", nil, "Expect: 100-continue", "Content-Length: 6")
 					synctest.Wait()
-					io.WriteString(s.conn, "upload") // asked for or not
-					if _, _, end := s.rest(); end != complete || len(s.interim) != test.want {
-						t.Errorf("%s after %v, want %d", end, s.interim, test.want)
+					io.WriteString(s.Conn, "upload") // asked for or not
+					if _, _, end := s.Rest(); end != harness.Complete || len(s.Interim) != test.want {
+						t.Errorf("%s after %v, want %d", end, s.Interim, test.want)
 					}
 				})
 			})
@@ -292,7 +293,7 @@ func TestFlushInsteadOfContinue(t *testing.T) {
 		}
 	}
 	for name, h := range map[string]http.Handler{
-		"NewHandler": wrapped(nil, handler),
+		"NewHandler": harness.Wrapped(nil, handler),
 		"New": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			f := flush.New(w, r, nil)
 			defer f.Close()
@@ -300,17 +301,17 @@ func TestFlushInsteadOfContinue(t *testing.T) {
 		}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
-				if p == http10 {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+				if p == harness.HTTP10 {
 					return // has no 100 Continue
 				}
-				clock := newClock()
-				s := open(t, serveMemory(t, p, h, 0), "POST", "/", strings.NewReader("upload"), "Expect: 100-continue")
-				s.expectEnd("no need")
-				if clock.now() != 0 || len(s.interim) > 0 {
-					t.Errorf("after %v, %v", clock.now(), s.interim)
+				clock := harness.NewClock()
+				s := harness.Open(t, harness.ServeMemory(t, p, h, 0), "POST", "/", strings.NewReader("upload"), "Expect: 100-continue")
+				s.ExpectEnd("no need")
+				if clock.Now() != 0 || len(s.Interim) > 0 {
+					t.Errorf("after %v, %v", clock.Now(), s.Interim)
 				}
-				s.leave()
+				s.Leave()
 				<-time.After(time.Second)
 			})
 		})
@@ -320,31 +321,31 @@ func TestFlushInsteadOfContinue(t *testing.T) {
 // A timer leaves the headers to a carrier, which does not wait for the handler
 // to read its body: that then reads as after a flush of net/http.
 func TestTimerHandsOverAnUnreadBody(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
-		if p == h2 {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		if p == harness.HTTP2 {
 			return // reads and writes at the same time
 		}
-		park := newPark(t)
-		srv := serveMemory(t, p, wrapped(&flush.Options{FlushInterval: time.Second}, func(w http.ResponseWriter, r *http.Request) {
+		park := harness.NewPark(t)
+		srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{FlushInterval: time.Second}, func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "asked for")
-			park.here()
+			park.Here()
 			b, err := io.ReadAll(r.Body)
-			if p == http10 && (string(b) != "upload" || err != nil) || p == http1 && (len(b) != 0 || err != http.ErrBodyReadAfterClose) {
+			if p == harness.HTTP10 && (string(b) != "upload" || err != nil) || p == harness.HTTP1 && (len(b) != 0 || err != http.ErrBodyReadAfterClose) {
 				t.Errorf("read %q, %v", b, err)
 			}
-			park.here()
+			park.Here()
 		}), 0)
-		clock := newClock()
-		s := open(t, srv, "POST", "/", strings.NewReader("upload"))
-		park.wait()
-		s.expect("asked for")
-		if clock.now() != time.Second {
-			t.Error("flushed after", clock.now())
+		clock := harness.NewClock()
+		s := harness.Open(t, srv, "POST", "/", strings.NewReader("upload"))
+		park.Wait()
+		s.Expect("asked for")
+		if clock.Now() != time.Second {
+			t.Error("flushed after", clock.Now())
 		}
-		park.resume()
-		park.wait()
-		park.resume()
-		s.expectEnd("")
+		park.Resume()
+		park.Wait()
+		park.Resume()
+		s.ExpectEnd("")
 	})
 }
 
@@ -354,25 +355,25 @@ func TestFlushWaitsForTheUpload(t *testing.T) {
 	for _, wait := range []bool{true, false} {
 		t.Run(fmt.Sprint(wait), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				clock := newClock()
+				clock := harness.NewClock()
 				r, w := io.Pipe()
-				park := newPark(t)
-				srv := serveMemory(t, http1, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+				park := harness.NewPark(t)
+				srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 					io.WriteString(w, "x")
 					took := time.Duration(0)
 					if wait {
 						took = 30 * time.Second
 					}
-					if err := flush.Flush(w, wait); err != nil || clock.now() != took {
-						t.Errorf("%v after %v", err, clock.now())
+					if err := flush.Flush(w, wait); err != nil || clock.Now() != took {
+						t.Errorf("%v after %v", err, clock.Now())
 					}
-					park.here()
+					park.Here()
 				}), 0)
-				s := open(t, srv, "POST", "/", r)
+				s := harness.Open(t, srv, "POST", "/", r)
 				time.AfterFunc(30*time.Second, func() { io.WriteString(w, "upload"); w.Close() })
-				s.expect("x")
-				park.next()
-				s.expectEnd("")
+				s.Expect("x")
+				park.Next()
+				s.ExpectEnd("")
 			})
 		})
 	}
@@ -380,20 +381,20 @@ func TestFlushWaitsForTheUpload(t *testing.T) {
 
 // A request body that the handler leaves alone costs the connection nothing.
 func TestBodyUnread(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
-		if p == http10 {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		if p == harness.HTTP10 {
 			return // net/http resets the connection, perhaps before the client has read all
 		}
 		for _, opts := range []*flush.Options{nil, {Flush: flush.Async}, {Implicit: flush.Async}, {FlushInterval: time.Millisecond}} {
-			srv := serve(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+			srv := harness.Serve(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 				for range 10 {
 					io.WriteString(w, "x")
 					w.(http.Flusher).Flush()
 				}
 			}))
-			s := open(t, srv, "POST", "/", strings.NewReader(strings.Repeat("u", 10_000)))
-			s.expectEnd("xxxxxxxxxx")
-			s.again("GET", "/", nil).expectEnd("xxxxxxxxxx")
+			s := harness.Open(t, srv, "POST", "/", strings.NewReader(strings.Repeat("u", 10_000)))
+			s.ExpectEnd("xxxxxxxxxx")
+			s.Again("GET", "/", nil).ExpectEnd("xxxxxxxxxx")
 		}
 	})
 }
@@ -402,18 +403,18 @@ func TestBodyUnread(t *testing.T) {
 // gets it whole: the server has drained nothing.
 func TestBodyAfterFlushInsteadOfContinue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		park := newPark(t)
-		srv := serveMemory(t, http1, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+		park := harness.NewPark(t)
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
 			flush.Flush(w, true)
-			park.here()
+			park.Here()
 			if got, err := io.ReadAll(r.Body); string(got) != "upload" || err != nil {
 				t.Errorf("%q, %v", got, err)
 			}
 		}), 0)
-		s := open(t, srv, "POST", "/", nil, "Expect: 100-continue", "Transfer-Encoding: chunked")
-		s.header()
-		io.WriteString(s.conn, "6\r\nupload\r\n0\r\n\r\n")
-		park.next()
-		s.expectEnd("")
+		s := harness.Open(t, srv, "POST", "/", nil, "Expect: 100-continue", "Transfer-Encoding: chunked")
+		s.Header()
+		io.WriteString(s.Conn, "6\r\nupload\r\n0\r\n\r\n")
+		park.Next()
+		s.ExpectEnd("")
 	})
 }

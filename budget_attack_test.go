@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // The whole of it:
@@ -32,8 +33,8 @@ type attacker struct {
 	next      uint32 // stream
 }
 
-func newAttacker(ctx context.Context, srv *server) (*attacker, error) {
-	c, err := srv.dial(ctx)
+func newAttacker(ctx context.Context, srv *harness.Server) (*attacker, error) {
+	c, err := srv.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +66,7 @@ func reset(stream uint32) []byte { return frame(3, 0, stream, []byte{0, 0, 0, 8}
 // besieged returns two servers that share a budget of 4 MiB: one for those who
 // attack, whose responses are large, and one for the honest. These have a longer
 // SendTimeout only so that no second of a busy machine decides.
-func besieged(t *testing.T) (hostile, honest *server, budget *flush.Budget, begun *atomic.Int64) {
+func besieged(t *testing.T) (hostile, honest *harness.Server, budget *flush.Budget, begun *atomic.Int64) {
 	budget = flush.NewBudget(3<<20, 4<<20)
 	begun = new(atomic.Int64)
 	piece := make([]byte, 64<<10)
@@ -80,19 +81,19 @@ func besieged(t *testing.T) (hostile, honest *server, budget *flush.Budget, begu
 	})
 	small := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "honest") })
 	opts := &flush.Options{Flush: flush.Async, SendTimeout: time.Second, Budget: budget}
-	hostile = serve(t, h2, flush.NewHandler(large, opts), cleartext, smallBuffers)
+	hostile = harness.Serve(t, harness.HTTP2, flush.NewHandler(large, opts), harness.Cleartext, harness.SmallBuffers)
 	patient := *opts
 	patient.SendTimeout = time.Minute
-	return hostile, serve(t, http1, flush.NewHandler(small, &patient)), budget, begun
+	return hostile, harness.Serve(t, harness.HTTP1, flush.NewHandler(small, &patient)), budget, begun
 }
 
 // visit has 100 honest clients ask ten times each, and returns how long the
 // 99th of a hundred answers took.
-func visit(t *testing.T, srv *server) time.Duration {
+func visit(t *testing.T, srv *harness.Server) time.Duration {
 	t.Helper()
 	tr := &http.Transport{MaxIdleConnsPerHost: 100}
 	defer tr.CloseIdleConnections()
-	client := &http.Client{Transport: tr, Timeout: patience()}
+	client := &http.Client{Transport: tr, Timeout: harness.Patience()}
 	var mu sync.Mutex
 	var took []time.Duration
 	var wg sync.WaitGroup
@@ -116,8 +117,8 @@ func visit(t *testing.T, srv *server) time.Duration {
 	return took[len(took)*99/100]
 }
 
-func visitOnce(client *http.Client, srv *server) error {
-	resp, err := client.Get(srv.url("/"))
+func visitOnce(client *http.Client, srv *harness.Server) error {
+	resp, err := client.Get(srv.URL("/"))
 	if err != nil {
 		return err
 	}
@@ -151,14 +152,14 @@ func TestBudgetUnderAttackByConnectionsThatReadNothing(t *testing.T) {
 			}
 		}
 	}
-	for end := time.Now().Add(patience()); begun.Load() < 800; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(harness.Patience()); begun.Load() < 800; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("%d of 800 streams have begun", begun.Load())
 		}
 	}
 	first := visit(t, honest)
 	during := budget.Stats()
-	for end := time.Now().Add(patience()); budget.Stats().Held > 800*4096; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(harness.Patience()); budget.Stats().Held > 800*4096; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatalf("more is held than one block for each stream: %+v", budget.Stats())
 		}
@@ -218,7 +219,7 @@ func TestBudgetUnderAttackByResets(t *testing.T) {
 		s := budget.Stats()
 		return s.Members == 0 && runtime.NumGoroutine() <= goroutines+20
 	}
-	for end := time.Now().Add(patience()); !idle() && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(harness.Patience()); !idle() && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
 	}
 	if n := runtime.NumGoroutine(); n > goroutines+20 {
 		p := make([]byte, 1<<16)

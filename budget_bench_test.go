@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // BenchmarkBudget is an event, each of which takes a block and gives it back,
@@ -17,7 +18,7 @@ func BenchmarkBudget(b *testing.B) {
 		opts := &flush.Options{Budget: tc.budget}
 		b.Run(tc.name, func(b *testing.B) {
 			b.ReportAllocs()
-			f := flush.New(newTap(true), nil, opts)
+			f := flush.New(harness.NewTap(true), nil, opts)
 			for b.Loop() {
 				f.Write(event)
 				f.FlushWait(context.Background())
@@ -27,7 +28,7 @@ func BenchmarkBudget(b *testing.B) {
 		b.Run(tc.name+"/parallel", func(b *testing.B) {
 			b.ReportAllocs()
 			b.RunParallel(func(pb *testing.PB) {
-				f := flush.New(newTap(true), nil, opts)
+				f := flush.New(harness.NewTap(true), nil, opts)
 				for pb.Next() {
 					f.Write(event)
 					f.FlushWait(context.Background())

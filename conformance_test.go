@@ -15,6 +15,7 @@ import (
 	"testing"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // conformanceFile returns the case file: the one that FLUSH_CONFORMANCE names,
@@ -563,7 +564,7 @@ func runCase(t testing.TB, c phpCase, onModel bool) *outcome {
 	default:
 		r := httptest.NewRequest(method, "/", nil)
 		f := flush.New(&recordWriter{record: rec}, r, &flush.Options{BufferSize: -1})
-		abort = func() { f.Abort(errBoom) }
+		abort = func() { f.Abort(harness.ErrBoom) }
 		s.layer = flusherLayer{f}
 	}
 	switch {
@@ -610,16 +611,11 @@ func runCase(t testing.TB, c phpCase, onModel bool) *outcome {
 	return out
 }
 
-var (
-	errBoom   = errors.New("boom")
-	errFilter = errors.New("the filter has failed")
-)
-
 // try notes the panic of a filter that throws, and lets others through.
 func (s *phpRun) try(step int, do func() any) (result any) {
 	defer func() {
-		if v := recover(); v == errBoom {
-			s.out.Thrown[step] = errBoom.Error()
+		if v := recover(); v == harness.ErrBoom {
+			s.out.Thrown[step] = harness.ErrBoom.Error()
 			result = nil
 		} else if v != nil {
 			panic(v)
@@ -788,23 +784,10 @@ func phpStatus(s flush.BufferStatus) any {
 	}
 }
 
-func phaseNames(phase flush.Phase) string {
-	var names []string
-	for i, name := range []string{"START", "CLEAN", "FLUSH", "FINAL"} {
-		if phase&(1<<i) != 0 {
-			names = append(names, name)
-		}
-	}
-	if names == nil {
-		return "WRITE"
-	}
-	return strings.Join(names, "|")
-}
-
 // filter returns the handler of that name.
 func (s *phpRun) filter(name string) flush.Filter {
 	return func(p []byte, phase flush.Phase) ([]byte, error) {
-		flags := phaseNames(phase)
+		flags := harness.PhaseNames(phase)
 		step := s.rec.step
 		s.out.Calls[step] = append(s.out.Calls[step], []any{name, flags, toLatin1(p)})
 		s.counts[name]++
@@ -829,10 +812,10 @@ func (s *phpRun) filter(name string) flush.Filter {
 		case "null", "empty", "true":
 			return nil, nil
 		case "false":
-			return nil, errFilter
+			return nil, harness.ErrFilter
 		case "false1":
 			if s.counts[name] == 1 {
-				return nil, errFilter
+				return nil, harness.ErrFilter
 			}
 			return fmt.Appendf(nil, "[%s:%s]", flags, p), nil
 		case "noisy":
@@ -840,7 +823,7 @@ func (s *phpRun) filter(name string) flush.Filter {
 			return bracket(p), nil
 		case "noisyfalse":
 			s.Write([]byte("noise"))
-			return nil, errFilter
+			return nil, harness.ErrFilter
 		case "peek":
 			return fmt.Appendf(nil, "<%d,%d>%s", s.Level(), s.Top().Len(), p), nil
 		case "flusher":
@@ -874,7 +857,7 @@ func (s *phpRun) filter(name string) flush.Filter {
 			}
 			return p, nil
 		case "throw":
-			panic(errBoom)
+			panic(harness.ErrBoom)
 		}
 		s.t.Errorf("unknown handler %q", name)
 		return nil, nil

@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A detachScript is one response, as random choices of a seed. It runs twice: in
@@ -70,7 +71,7 @@ func (s *detachScript) begin(w http.ResponseWriter, rng *rand.Rand) *flush.Flush
 	if s.detach {
 		err = f.Detach()
 	} else {
-		err = f.FlushWait(noContext)
+		err = f.FlushWait(harness.NoContext)
 	}
 	s.note("detach", 0, err)
 	return f
@@ -82,7 +83,7 @@ func (s *detachScript) write(f *flush.Flusher, rng *rand.Rand, most int) {
 		n = rng.IntN(100)
 	}
 	at := rng.IntN(1000)
-	n, err := f.Write([]byte(text(at + n)[at:]))
+	n, err := f.Write([]byte(harness.Text(at + n)[at:]))
 	s.note("write", n, err)
 }
 
@@ -94,18 +95,18 @@ func (s *detachScript) end(f *flush.Flusher, rng *rand.Rand) {
 		default:
 			s.write(f, rng, 100_000)
 		case 0:
-			n, err := f.WriteString(text(rng.IntN(9000)))
+			n, err := f.WriteString(harness.Text(rng.IntN(9000)))
 			s.note("string", n, err)
 		case 1:
-			s.note("try", 0, f.TryWrite([]byte(text(rng.IntN(300)))))
+			s.note("try", 0, f.TryWrite([]byte(harness.Text(rng.IntN(300)))))
 		case 2:
 			s.note("async", 0, f.FlushAsync())
 		case 3, 4:
-			s.note("wait", 0, f.FlushWait(noContext))
+			s.note("wait", 0, f.FlushWait(harness.NoContext))
 		case 5:
 			s.note("all", 0, f.FlushAll(rng.IntN(2) == 0))
 		case 6:
-			n, err := f.ReadFrom(strings.NewReader(text(rng.IntN(60_000))))
+			n, err := f.ReadFrom(strings.NewReader(harness.Text(rng.IntN(60_000))))
 			s.note("copy", int(n), err)
 		case 7:
 			f.StartBuffer(&flush.BufferOptions{FollowFlush: rng.IntN(2) == 0, ChunkSize: rng.IntN(500), Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
@@ -126,7 +127,7 @@ func (s *detachScript) end(f *flush.Flusher, rng *rand.Rand) {
 		}
 	}
 	if rng.IntN(5) == 0 {
-		f.FlushWait(noContext)
+		f.FlushWait(harness.NoContext)
 		f.Abort(errors.New("enough"))
 	} else {
 		s.note("close", 0, f.Close())
@@ -158,13 +159,13 @@ func TestDetachedDifferential(t *testing.T) {
 		{"gzip", true, flush.Options{OnStart: gzipped}},
 		{"gzip, budget, asynchronous", true, flush.Options{OnStart: gzipped, Budget: budget, Flush: flush.Async, NoProxyBuffering: true}},
 	}
-	for _, p := range []proto{http1, http10, https1} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTP10, harness.HTTPS1} {
 		for i, o := range options {
 			t.Run(p.String()+"/"+o.name, func(t *testing.T) {
 				o.opts.MaxPending = max(o.opts.MaxPending, 4<<20) // TryWrite has room, whatever the timing
 				var mu sync.Mutex
 				running := make(map[string]*detachScript)
-				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					mu.Lock()
 					s := running[r.URL.Path]
 					mu.Unlock()
@@ -185,10 +186,10 @@ func TestDetachedDifferential(t *testing.T) {
 						mu.Lock()
 						running[path] = s
 						mu.Unlock()
-						c := open(t, srv, "GET", path, nil, "Accept-Encoding: gzip", "Connection: keep-alive")
+						c := harness.Open(t, srv, "GET", path, nil, "Accept-Encoding: gzip", "Connection: keep-alive")
 						got[k] = answerOf(c)
-						next(t, s.done)
-						c.leave()
+						harness.Next(t, s.done)
+						c.Leave()
 						got[k].notes, got[k].aborted = s.notes, s.aborted
 					}
 					if what := got[0].differs(got[1]); what != "" {
@@ -205,14 +206,14 @@ type answer struct {
 	head    []string // but for the time
 	body    string
 	trailer http.Header
-	end     ending
+	end     harness.Ending
 	notes   []string
 	aborted bool
 }
 
-func answerOf(s *stream) answer {
-	s.t.Helper()
-	r := s.response()
+func answerOf(s *harness.Stream) answer {
+	s.T.Helper()
+	r := s.Response()
 	a := answer{head: []string{fmt.Sprintf("%s %s, length %d, %v, close %v", r.Proto, r.Status, r.ContentLength, r.TransferEncoding, r.Close)}}
 	for _, k := range slices.Sorted(maps.Keys(r.Header)) {
 		for _, v := range r.Header[k] {
@@ -221,7 +222,7 @@ func answerOf(s *stream) answer {
 			}
 		}
 	}
-	a.body, a.trailer, a.end = s.rest()
+	a.body, a.trailer, a.end = s.Rest()
 	if r.Header.Get("Content-Encoding") == "gzip" {
 		z, err := gzip.NewReader(strings.NewReader(a.body))
 		if err == nil {
@@ -247,8 +248,8 @@ func (a answer) differs(b answer) string {
 		}
 	}
 	// Detached, a cut is visible everywhere, and what was under way may be lost with it.
-	if a.aborted && a.end == closed {
-		if b.end != cut || !strings.HasPrefix(a.body, b.body) {
+	if a.aborted && a.end == harness.Closed {
+		if b.end != harness.Cut || !strings.HasPrefix(a.body, b.body) {
 			return fmt.Sprintf("cut: %d bytes, %s; detached %d bytes, %s", len(a.body), a.end, len(b.body), b.end)
 		}
 		return ""

@@ -13,12 +13,13 @@ import (
 	"unsafe"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A link that goes dead, so that nobody says anything any more, ends the response
 // by TCP's keepalive. It is a network of the test's own whose loopback goes down.
 func TestDetachedLinkGoesDead(t *testing.T) {
-	checkGoroutines(t)
+	harness.CheckGoroutines(t)
 	h, out := detacher(t, nil, nil)
 	srv := &http.Server{Handler: h}
 	defer srv.Close()
@@ -39,7 +40,7 @@ func TestDetachedLinkGoesDead(t *testing.T) {
 			down <- struct{}{}
 		}
 	}()
-	e := next(t, made)
+	e := harness.Next(t, made)
 	if errors.Is(e.err, syscall.EPERM) {
 		t.Skip("a network of its own needs privileges:", e.err)
 	}
@@ -48,10 +49,10 @@ func TestDetachedLinkGoesDead(t *testing.T) {
 	}
 	defer e.client.Close()
 	fmt.Fprintf(e.client, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	f := next(t, out)
+	f := harness.Next(t, out)
 	e.down <- struct{}{}
 	<-e.down
-	next(t, f.ctx.Done())
+	harness.Next(t, f.ctx.Done())
 	if cause := flush.Cause(f.ctx); !errors.Is(cause, flush.ErrClientGone) {
 		t.Errorf("Cause is %v", cause)
 	}
@@ -98,13 +99,13 @@ func loopback(up bool) error {
 
 // FlushAcked and Backlog know the connection of a detached response as before.
 func TestDetachedFlushAcked(t *testing.T) {
-	for _, p := range []proto{http1, https1} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1} {
 		t.Run(p.String(), func(t *testing.T) {
 			h, out := detacher(t, nil, nil)
-			srv := serve(t, p, h, configure(func(s *http.Server) { s.ConnContext = flush.ConnContext }))
-			s := open(t, srv, "GET", "/", nil)
-			f := next(t, out)
-			s.response()
+			srv := harness.Serve(t, p, h, harness.Configure(func(s *http.Server) { s.ConnContext = flush.ConnContext }))
+			s := harness.Open(t, srv, "GET", "/", nil)
+			f := harness.Next(t, out)
+			s.Response()
 			f.WriteString("event")
 			if err := f.FlushAcked(t.Context()); err != nil {
 				t.Error(err)
@@ -113,7 +114,7 @@ func TestDetachedFlushAcked(t *testing.T) {
 				t.Errorf("%d bytes unacknowledged, %v", unacked, err)
 			}
 			f.Close()
-			s.expectEnd("event")
+			s.ExpectEnd("event")
 		})
 	}
 }
@@ -122,17 +123,17 @@ func TestDetachedFlushAcked(t *testing.T) {
 // place.
 func TestDetachedLateEvent(t *testing.T) {
 	h, out := detacher(t, nil, nil)
-	srv := serve(t, http1, h)
-	first := open(t, srv, "GET", "/", nil)
-	f := next(t, out)
+	srv := harness.Serve(t, harness.HTTP1, h)
+	first := harness.Open(t, srv, "GET", "/", nil)
+	f := harness.Next(t, out)
 	late := flush.EventOf(f.Flusher)
 	if !flush.FindEvent(late) {
 		t.Error("it is not watched")
 	}
 	f.Close()
-	first.expectEnd("")
-	second := open(t, srv, "GET", "/", nil)
-	f = next(t, out)
+	first.ExpectEnd("")
+	second := harness.Open(t, srv, "GET", "/", nil)
+	f = harness.Next(t, out)
 	if ev := flush.EventOf(f.Flusher); ev.Fd != late.Fd {
 		t.Errorf("its place is %d, not %d: the test shows nothing", ev.Fd, late.Fd)
 	}
@@ -140,5 +141,5 @@ func TestDetachedLateEvent(t *testing.T) {
 		t.Error("the late event is taken for the second response's")
 	}
 	f.Close()
-	second.expectEnd("")
+	second.ExpectEnd("")
 }

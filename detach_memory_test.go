@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // An idle detached stream holds little memory and no goroutine. The clients are
@@ -32,7 +33,7 @@ func TestDetachedMemory(t *testing.T) {
 				w.Header().Set("Content-Type", "text/event-stream")
 				w.Header().Set("Cache-Control", "no-store")
 			})
-			srv := serve(t, http1, h)
+			srv := harness.Serve(t, harness.HTTP1, h)
 			streams, fds := make([]*flush.Flusher, 0, n), make([]int, 0, n)
 			defer func() {
 				for _, fd := range fds {
@@ -43,7 +44,7 @@ func TestDetachedMemory(t *testing.T) {
 				fd := dialBare(t, srv.Addr)
 				fds = append(fds, fd)
 				syscall.Write(fd, []byte("GET /events HTTP/1.1\r\nHost: x\r\nAccept: text/event-stream\r\nAccept-Encoding: gzip, deflate, br\r\nAccept-Language: en\r\nUser-Agent: Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36\r\nCookie: session=0123456789abcdef0123456789abcdef\r\n\r\n"))
-				f := next(t, out)
+				f := harness.Next(t, out)
 				streams = append(streams, f.Flusher)
 			}
 			for range 100 {
@@ -98,17 +99,17 @@ func dialBare(t *testing.T, addr string) int {
 // A flush and a broadcast's write of a detached response allocate nothing.
 func TestDetachedAllocates(t *testing.T) {
 	h, out := detacher(t, nil, nil)
-	srv := serve(t, http1, h)
+	srv := harness.Serve(t, harness.HTTP1, h)
 	fd := dialBare(t, srv.Addr)
 	defer syscall.Close(fd)
 	syscall.Write(fd, []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
-	f := next(t, out)
+	f := harness.Next(t, out)
 	p, event := make([]byte, 32<<10), []byte("data: event\n\n")
 	shared := flush.NewSharedWrite(event)
 	for name, do := range map[string]func(){
 		"Write and FlushWait": func() {
 			f.Write(event)
-			f.FlushWait(noContext)
+			f.FlushWait(harness.NoContext)
 		},
 		"a broadcast's write": func() {
 			if taken, err := flush.WriteShared(f.Flusher, shared); !taken || err != nil {

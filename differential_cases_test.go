@@ -14,29 +14,18 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
-
-// text returns n bytes, at most 1 MiB, in which a lost or doubled piece shows.
-func text(n int) string { return allText()[:n] }
-
-var allText = sync.OnceValue(func() string {
-	var b strings.Builder
-	for i := 0; b.Len() < 1<<20; i++ {
-		fmt.Fprintf(&b, "line %06d\n", i)
-	}
-	return b.String()
-})
 
 // file makes a file of n bytes with a fixed time.
 func file(t *testing.T, n int) *os.File {
 	t.Helper()
 	name := filepath.Join(t.TempDir(), "file.txt")
-	if err := os.WriteFile(name, []byte(text(n)), 0o600); err != nil {
+	if err := os.WriteFile(name, []byte(harness.Text(n)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{name, filepath.Dir(name)} {
@@ -80,9 +69,9 @@ func diffCases() []diffCase {
 	get("nothing", func(http.ResponseWriter, *http.Request) {})
 	head("nothing", func(http.ResponseWriter, *http.Request) {})
 	for _, n := range []int{1, 511, 512, 513, 2047, 2048, 2049, 4095, 4096, 4097, 6143, 6144, 8191, 8192, 65535, 65536, 65537, 300000} {
-		whole := func(w http.ResponseWriter, r *http.Request) { put(w, r, text(n)) }
+		whole := func(w http.ResponseWriter, r *http.Request) { put(w, r, harness.Text(n)) }
 		pieces := func(w http.ResponseWriter, r *http.Request) {
-			for s := range slices.Chunk([]byte(text(n)), 100) {
+			for s := range slices.Chunk([]byte(harness.Text(n)), 100) {
 				put(w, r, string(s))
 			}
 		}
@@ -100,7 +89,7 @@ func diffCases() []diffCase {
 		})
 	}
 	get("one byte at a time", func(w http.ResponseWriter, r *http.Request) {
-		for _, c := range text(1000) {
+		for _, c := range harness.Text(1000) {
 			put(w, r, string(c))
 		}
 	})
@@ -245,8 +234,8 @@ func diffCases() []diffCase {
 		w.Header().Set("Content-Length", "4")
 		put(w, r, "body")
 	})
-	add(diffCase{name: "the client says Connection close", lines: []string{"Connection: close"}, only: []proto{http1},
-		handler: func(w http.ResponseWriter, r *http.Request) { put(w, r, text(3000)) }})
+	add(diffCase{name: "the client says Connection close", lines: []string{"Connection: close"}, only: []harness.Proto{harness.HTTP1},
+		handler: func(w http.ResponseWriter, r *http.Request) { put(w, r, harness.Text(3000)) }})
 	for _, te := range []string{"chunked", "identity", "gzip"} {
 		get("Transfer-Encoding "+te, func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Transfer-Encoding", te)
@@ -258,7 +247,7 @@ func diffCases() []diffCase {
 			put(w, r, "<html>body")
 		})
 	}
-	add(diffCase{name: "status 101 without a hijack", only: []proto{http1}, handler: func(w http.ResponseWriter, r *http.Request) {
+	add(diffCase{name: "status 101 without a hijack", only: []harness.Proto{harness.HTTP1}, handler: func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Connection", "Upgrade")
 		w.Header().Set("Upgrade", "test")
 		w.WriteHeader(101)
@@ -268,10 +257,10 @@ func diffCases() []diffCase {
 	sniff := map[string][]string{
 		"html":                                   {"<!DOCTYPE html><p>x"},
 		"html in two writes":                     {"<ht", "ml><p>x"},
-		"html after a small write and a big one": {"<html>", text(5000)},
+		"html after a small write and a big one": {"<html>", harness.Text(5000)},
 		"text then html":                         {"text", "<html>"},
-		"html after 513":                         {text(513), "<html>"},
-		"html in pieces over 512":                {"<html>" + text(300), text(300), text(300)},
+		"html after 513":                         {harness.Text(513), "<html>"},
+		"html in pieces over 512":                {"<html>" + harness.Text(300), harness.Text(300), harness.Text(300)},
 		"binary":                                 {"\x00\x01\x02"},
 		"png":                                    {"\x89PNG\x0d\x0a\x1a\x0a"},
 		"gzip":                                   {"\x1f\x8b\x08"},
@@ -312,7 +301,7 @@ func diffCases() []diffCase {
 	})
 	get("Content-Type nil, 3000 bytes", func(w http.ResponseWriter, r *http.Request) {
 		w.Header()["Content-Type"] = nil
-		put(w, r, text(3000))
+		put(w, r, harness.Text(3000))
 	})
 
 	// Content-Length.
@@ -335,18 +324,18 @@ func diffCases() []diffCase {
 	}
 	length("exact", "4", "body")
 	length("exact in two writes", "8", "body", "more")
-	length("exact, large", "70000", text(70000))
+	length("exact, large", "70000", harness.Text(70000))
 	length("exact, then an empty write", "4", "body", "")
 	length("zero", "0")
 	length("zero with a body", "0", "body")
 	length("without a body", "10")
 	length("too long", "10", "body")
-	length("too long, large", "80000", text(70000))
+	length("too long, large", "80000", harness.Text(70000))
 	length("too short", "5", "body and more")
 	length("too short at the second write", "6", "body", "and more")
 	length("too short at the third write", "4", "bo", "dy", "more")
 	length("too short, and goes on", "6", "body", "and more", "x", "yz")
-	length("too short, large", "70000", text(5000), text(70000))
+	length("too short, large", "70000", harness.Text(5000), harness.Text(70000))
 	length("invalid", "abc", "body")
 	length("negative", "-4", "body")
 	length("with a plus", "+4", "body")
@@ -356,7 +345,7 @@ func diffCases() []diffCase {
 	for _, n := range []int{4, 3000, 5000} {
 		add(diffCase{name: fmt.Sprintf("Content-Length nil, %d bytes", n), unmeasured: true, handler: func(w http.ResponseWriter, r *http.Request) {
 			w.Header()["Content-Length"] = nil
-			put(w, r, text(n))
+			put(w, r, harness.Text(n))
 		}})
 	}
 	get("Content-Length nil and no body", func(w http.ResponseWriter, r *http.Request) { w.Header()["Content-Length"] = nil })
@@ -378,7 +367,7 @@ func diffCases() []diffCase {
 	}
 	get("status 304 with a large body and flushes", func(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(304)
-		put(w, r, text(5000))
+		put(w, r, harness.Text(5000))
 		flushNow(w, r)
 		put(w, r, "x")
 		put(w, r, "")
@@ -393,8 +382,8 @@ func diffCases() []diffCase {
 	head("status 404 with http.Error", func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", 404) })
 	head("html", func(w http.ResponseWriter, r *http.Request) { put(w, r, "<html>") })
 	head("in two large writes", func(w http.ResponseWriter, r *http.Request) {
-		put(w, r, text(5000))
-		put(w, r, text(5000))
+		put(w, r, harness.Text(5000))
+		put(w, r, harness.Text(5000))
 		note(r, "context: %v", r.Context().Err())
 	})
 
@@ -472,8 +461,8 @@ func diffCases() []diffCase {
 	}
 	for name, h := range map[string]func(http.ResponseWriter, *http.Request, string, bool){"declared": declared, "prefixed": prefixed} {
 		for _, n := range []int{0, 4, 3000, 5000, 70000} {
-			get(fmt.Sprintf("trailers %s, %d bytes", name, n), func(w http.ResponseWriter, r *http.Request) { h(w, r, text(n), false) })
-			get(fmt.Sprintf("trailers %s, %d bytes, flushed", name, n), func(w http.ResponseWriter, r *http.Request) { h(w, r, text(n), true) })
+			get(fmt.Sprintf("trailers %s, %d bytes", name, n), func(w http.ResponseWriter, r *http.Request) { h(w, r, harness.Text(n), false) })
+			get(fmt.Sprintf("trailers %s, %d bytes, flushed", name, n), func(w http.ResponseWriter, r *http.Request) { h(w, r, harness.Text(n), true) })
 		}
 		head("trailers "+name, func(w http.ResponseWriter, r *http.Request) { h(w, r, "body", false) })
 		for _, code := range []int{204, 304, 404} {
@@ -562,7 +551,7 @@ func diffCases() []diffCase {
 		})
 		for _, n := range []int{3000, 5000, 70000} {
 			get(fmt.Sprintf("%s after %d bytes", name, n), func(w http.ResponseWriter, r *http.Request) {
-				put(w, r, text(n))
+				put(w, r, harness.Text(n))
 				end(r)
 			})
 		}
@@ -570,7 +559,7 @@ func diffCases() []diffCase {
 			get(fmt.Sprintf("%s after a flush and %d bytes", name, n), func(w http.ResponseWriter, r *http.Request) {
 				put(w, r, "body")
 				flushNow(w, r)
-				put(w, r, text(n))
+				put(w, r, harness.Text(n))
 				end(r)
 			})
 		}
@@ -645,7 +634,7 @@ func diffCases() []diffCase {
 		put(w, r, "body")
 		hijack(w, r, raw)
 	})
-	add(diffCase{name: "hijack to switch protocols", lines: []string{"Connection: Upgrade", "Upgrade: test"}, only: []proto{http1},
+	add(diffCase{name: "hijack to switch protocols", lines: []string{"Connection: Upgrade", "Upgrade: test"}, only: []harness.Proto{harness.HTTP1},
 		handler: func(w http.ResponseWriter, r *http.Request) {
 			hijack(w, r, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: test\r\n\r\nraw")
 		}})
@@ -721,7 +710,7 @@ func diffCases() []diffCase {
 			})
 		}})
 		get(fmt.Sprintf("copy %d bytes from a reader", n), func(w http.ResponseWriter, r *http.Request) {
-			m, err := io.Copy(w, struct{ io.Reader }{strings.NewReader(text(n))})
+			m, err := io.Copy(w, struct{ io.Reader }{strings.NewReader(harness.Text(n))})
 			note(r, "%d, %v", m, err)
 		})
 	}
@@ -766,7 +755,7 @@ func diffCases() []diffCase {
 		})
 	}})
 	get("copy from a reader that fails", func(w http.ResponseWriter, r *http.Request) {
-		m, err := io.Copy(w, io.MultiReader(strings.NewReader(text(100)), failingReader{boom}))
+		m, err := io.Copy(w, io.MultiReader(strings.NewReader(harness.Text(100)), failingReader{boom}))
 		note(r, "%d, %v", m, err)
 	})
 
@@ -796,7 +785,7 @@ func diffCases() []diffCase {
 	get("redirect", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, "/other?a=b&c=<d>", http.StatusFound)
 	})
-	add(diffCase{name: "redirect a POST", method: "POST", upload: "x", only: []proto{http1, h2}, handler: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "other", http.StatusSeeOther) }})
+	add(diffCase{name: "redirect a POST", method: "POST", upload: "x", only: []harness.Proto{harness.HTTP1, harness.HTTP2}, handler: func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "other", http.StatusSeeOther) }})
 	get("http.Error", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Length", "100")
 		w.Header().Set("Content-Encoding", "gzip")
@@ -821,7 +810,7 @@ func diffCases() []diffCase {
 		http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("X-Inner", "1")
 			w.WriteHeader(202)
-			put(w, r, text(3000))
+			put(w, r, harness.Text(3000))
 		}), time.Hour, "late").ServeHTTP(w, r)
 	})
 	get("TimeoutHandler too late", func(w http.ResponseWriter, r *http.Request) {
@@ -843,17 +832,17 @@ func diffCases() []diffCase {
 
 	// Uploads.
 	post := func(name string, n int, h http.HandlerFunc, lines ...string) {
-		c := diffCase{name: "upload of " + name, method: "POST", upload: text(n), handler: h, lines: lines}
+		c := diffCase{name: "upload of " + name, method: "POST", upload: harness.Text(n), handler: h, lines: lines}
 		if n > 0 && !strings.Contains(name, "read first") {
 			// On HTTP/1.0 the server closes with the upload unread, and the reset may overtake the response.
-			c.only = []proto{http1, h2}
+			c.only = []harness.Proto{harness.HTTP1, harness.HTTP2}
 		}
 		add(c)
-		add(diffCase{name: "chunked upload of " + name, method: "POST", upload: text(n), chunky: true, handler: h, lines: lines, only: []proto{http1, h2}})
+		add(diffCase{name: "chunked upload of " + name, method: "POST", upload: harness.Text(n), chunky: true, handler: h, lines: lines, only: []harness.Proto{harness.HTTP1, harness.HTTP2}})
 	}
 	readAll := func(r *http.Request) {
 		b, err := io.ReadAll(r.Body)
-		note(r, "read %d, right %v, %v", len(b), string(b) == text(len(b)), err)
+		note(r, "read %d, right %v, %v", len(b), string(b) == harness.Text(len(b)), err)
 	}
 	for _, n := range []int{0, 100, 100 << 10, 600 << 10} {
 		size := fmt.Sprintf("%d bytes ", n)
@@ -924,7 +913,7 @@ func diffCases() []diffCase {
 		note(r, "read %d, %v", len(b), err)
 	})
 	// On HTTP/1 what comes back depends on how the upload arrives.
-	add(diffCase{name: "upload copied back as it is read", method: "POST", upload: text(100 << 10), only: []proto{h2}, handler: func(w http.ResponseWriter, r *http.Request) {
+	add(diffCase{name: "upload copied back as it is read", method: "POST", upload: harness.Text(100 << 10), only: []harness.Proto{harness.HTTP2}, handler: func(w http.ResponseWriter, r *http.Request) {
 		n, err := io.Copy(w, r.Body)
 		note(r, "%d, %v", n, err)
 	}})
@@ -946,7 +935,7 @@ func diffCases() []diffCase {
 	// ReverseProxy.
 	proxies := map[string]http.HandlerFunc{
 		"short":     func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "backend") },
-		"long":      func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, text(70000)) },
+		"long":      func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, harness.Text(70000)) },
 		"not found": http.NotFound,
 		"304":       func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(304) },
 		"stream": func(w http.ResponseWriter, r *http.Request) {
@@ -985,8 +974,8 @@ func diffCases() []diffCase {
 	for _, name := range slices.Sorted(maps.Keys(proxies)) {
 		for _, interval := range []time.Duration{0, -1} {
 			c := diffCase{name: fmt.Sprintf("proxy to %s, FlushInterval %d", name, interval), setup: func(t *testing.T) http.Handler {
-				backend := start(t, &server{proto: http1}, proxies[name], nil)
-				u, err := url.Parse(backend.url("/"))
+				backend := harness.Start(t, &harness.Server{Proto: harness.HTTP1}, proxies[name], nil)
+				u, err := url.Parse(backend.URL("/"))
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -1005,7 +994,7 @@ func diffCases() []diffCase {
 			}}
 			c.unmeasured = name == "declared trailer" // the proxy flushes before such a body
 			if name == "echo" {
-				c.method, c.upload = "POST", text(100<<10)
+				c.method, c.upload = "POST", harness.Text(100<<10)
 			}
 			add(c)
 			c.name, c.method, c.upload = "HEAD "+c.name, "HEAD", ""

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A rule is one difference that is meant.
@@ -80,7 +82,7 @@ var rules = []rule{
 		})
 	}},
 	{"no 1xx to HTTP/1.0", "RFC 9110, section 15.2, forbids it", func(c *comparison) {
-		if c.proto == http10 {
+		if c.proto == harness.HTTP10 {
 			c.bare.Interim = nil
 		}
 	}},
@@ -91,23 +93,23 @@ var rules = []rule{
 			return
 		}
 		if s.Body = s.Body[:min(len(s.Body), sent)]; s.flushed < 0 {
-			s.Head, s.End = nil, cut
+			s.Head, s.End = nil, harness.Cut
 		}
 	}},
 	{"a whole response has its exact Content-Length", "it is held up to BufferSize, 4096; bare, up to 2048", func(c *comparison) {
 		s := &c.bare
 		n := max(len(s.wrote()), len(s.Body))
-		if len(s.Head) == 0 || c.proto == h2 || s.End == cut || s.flushed >= 0 || c.unmeasured || s.declared() >= 0 || n >= 4096 {
+		if len(s.Head) == 0 || c.proto == harness.HTTP2 || s.End == harness.Cut || s.flushed >= 0 || c.unmeasured || s.declared() >= 0 || n >= 4096 {
 			return
 		}
 		_, trailers := s.line("Trailer")
 		trailers = trailers || s.early || len(s.late) > 0
-		if n == 0 || trailers && c.proto == http1 || n < 2048 && !(trailers && c.proto == http10) {
+		if n == 0 || trailers && c.proto == harness.HTTP1 || n < 2048 && !(trailers && c.proto == harness.HTTP10) {
 			return
 		}
 		s.setLine("Transfer-Encoding", "")
 		s.setLine("Content-Length", strconv.Itoa(n))
-		s.End = complete
+		s.End = harness.Complete
 		if c.variant.name == "http10-keepalive" {
 			s.setLine("Connection", "keep-alive")
 			s.Reused = true
@@ -115,7 +117,7 @@ var rules = []rule{
 	}},
 	{"trailers with the prefix arrive", "bare, HTTP/1.1 measures a short response, and a response with a length has no trailers", func(c *comparison) {
 		s := &c.bare
-		if c.proto != http1 || len(s.late) == 0 || len(s.Trailer) > 0 || s.declared() < 0 {
+		if c.proto != harness.HTTP1 || len(s.late) == 0 || len(s.Trailer) > 0 || s.declared() < 0 {
 			return
 		}
 		s.setLine("Content-Length", "")
@@ -127,17 +129,17 @@ var rules = []rule{
 	{"HTTP/2 refuses what goes beyond the Content-Length as HTTP/1 does", "bare, it takes what its buffer takes, and says so late or never", func(c *comparison) {
 		s := &c.bare
 		fits, refused := s.overrun()
-		if c.proto != h2 || !refused {
+		if c.proto != harness.HTTP2 || !refused {
 			return
 		}
 		if fits == 0 {
 			s.setLine("Content-Type", "")
 		}
-		s.End, s.Reused = complete, true
+		s.End, s.Reused = harness.Complete, true
 		if !c.isHead() {
 			s.Body = s.wrote()[:fits]
 			if fits < s.declared() {
-				s.End, s.Reused = cut, false
+				s.End, s.Reused = harness.Cut, false
 			}
 		}
 		s.Notes = slices.DeleteFunc(s.Notes, func(n string) bool { return strings.HasPrefix(n, "write of ") })
@@ -152,18 +154,18 @@ var rules = []rule{
 	}},
 	{"a refused write does not cost the connection", "bare, refused bytes count, and a complete response ends its connection", func(c *comparison) {
 		s := &c.bare
-		if fits, refused := s.overrun(); refused && fits == s.declared() && s.End == complete && c.variant.name != "http10" {
+		if fits, refused := s.overrun(); refused && fits == s.declared() && s.End == harness.Complete && c.variant.name != "http10" {
 			s.Reused = true
 		}
 	}},
 	{"a copy that runs over the Content-Length is refused from its first piece", "over HTTP/2 only a Flusher of New is an io.ReaderFrom, whose pieces are larger than io.Copy's; cut is cut", func(c *comparison) {
-		if s := &c.bare; s.longFile && c.proto == h2 && c.way == "New" {
+		if s := &c.bare; s.longFile && c.proto == harness.HTTP2 && c.way == "New" {
 			s.Body = ""
 			s.setLine("Content-Type", "")
 		}
 	}},
 	{"the Flusher of New is one type on every protocol", "it has Hijack and ReadFrom where the server's writer has not, and they say so when they are called; the handler's writer of NewHandler is asserted as bare", func(c *comparison) {
-		if c.proto == h2 && c.way == "New" {
+		if c.proto == harness.HTTP2 && c.way == "New" {
 			for i, n := range c.bare.Notes {
 				n = strings.Replace(n, "push true", "push false", 1)
 				c.bare.Notes[i] = strings.Replace(n, "hijack false, read from false", "hijack true, read from true", 1)
@@ -172,14 +174,14 @@ var rules = []rule{
 	}},
 	{"a file longer than the Content-Length does not run over", "bare, sendfile puts all of it on the wire, behind the end of the response", func(c *comparison) {
 		s := &c.bare
-		if s.longFile && c.proto != h2 {
+		if s.longFile && c.proto != harness.HTTP2 {
 			s.Notes[0] = "all false, failed true"
 			s.Reused = c.variant.name != "http10"
 		}
 	}},
 	{"HEAD over HTTP/2 takes any number of writes and flushes", "bare, they fail once headers are out (golang/go#66812)", func(c *comparison) {
 		s := &c.bare
-		if c.proto != h2 || !c.isHead() {
+		if c.proto != harness.HTTP2 || !c.isHead() {
 			return
 		}
 		s.Notes = slices.DeleteFunc(s.Notes, func(n string) bool {
@@ -192,7 +194,7 @@ var rules = []rule{
 		}
 	}},
 	{"HEAD over HTTP/2 measures less than 4096 bytes", "bare, 4096 exactly still fit the server's buffer", func(c *comparison) {
-		if s := &c.bare; c.proto == h2 && c.isHead() && s.flushed < 0 && len(s.wrote()) == 4096 {
+		if s := &c.bare; c.proto == harness.HTTP2 && c.isHead() && s.flushed < 0 && len(s.wrote()) == 4096 {
 			s.setLine("Content-Length", "")
 		}
 	}},
@@ -204,7 +206,7 @@ var rules = []rule{
 	}},
 	{"MaxBytesReader does not end the connection", "it asks the server's own writer for that, by a method that cannot be passed on; give it that writer", func(c *comparison) {
 		s := &c.bare
-		if !s.limited || c.proto == h2 || len(c.upload) >= 256<<10 {
+		if !s.limited || c.proto == harness.HTTP2 || len(c.upload) >= 256<<10 {
 			return
 		}
 		s.setLine("Connection", "")

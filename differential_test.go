@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A diffCase is one request to one handler, which runs bare and wrapped.
@@ -30,7 +31,7 @@ type diffCase struct {
 	upload string // request body, with a Content-Length
 	chunky bool   // upload without a Content-Length
 	lines  []string
-	only   []proto // nil: all
+	only   []harness.Proto // nil: all
 
 	// unmeasured: the handler switches the automatic Content-Length off, flushes
 	// by other means than flushNow, or copies a file, which goes to the server at
@@ -41,15 +42,15 @@ type diffCase struct {
 // A variant is a way to send the request.
 type variant struct {
 	name  string
-	proto proto
+	proto harness.Proto
 	lines []string
 }
 
 var variants = []variant{
-	{"http1", http1, nil},
-	{"http10", http10, nil},
-	{"http10-keepalive", http10, []string{"Connection: keep-alive"}},
-	{"h2", h2, nil},
+	{"http1", harness.HTTP1, nil},
+	{"http10", harness.HTTP10, nil},
+	{"http10-keepalive", harness.HTTP10, []string{"Connection: keep-alive"}},
+	{"h2", harness.HTTP2, nil},
 }
 
 // seen is everything about one response that its client, its handler or its
@@ -59,7 +60,7 @@ type seen struct {
 	Interim []string
 	Body    string
 	Trailer []string
-	End     ending
+	End     harness.Ending
 	Reused  bool     // the connection took another request
 	Served  []string // the requests that the server saw, but for that one
 	Notes   []string // what the handler saw
@@ -132,7 +133,7 @@ func observe(t *testing.T, v variant, c diffCase, wrap func(http.Handler) http.H
 	}
 	h = wrap(h)
 	o := &observation{rec: &sighting{did: did{flushed: -1}}}
-	o.srv = start(t, &server{proto: v.proto}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	o.srv = harness.Start(t, &harness.Server{Proto: v.proto}, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/again" {
 			io.WriteString(w, "again")
 			return
@@ -142,7 +143,7 @@ func observe(t *testing.T, v variant, c diffCase, wrap func(http.Handler) http.H
 		o.rec.mu.Unlock()
 		defer func() { note(r, "pattern %q", r.Pattern) }()
 		h.ServeHTTP(w, r)
-	}), []serveOption{cleartext, configure(func(s *http.Server) {
+	}), []harness.ServeOption{harness.Cleartext, harness.Configure(func(s *http.Server) {
 		s.BaseContext = func(net.Listener) context.Context {
 			return context.WithValue(context.Background(), recordKey{}, o.rec)
 		}
@@ -156,22 +157,22 @@ func observe(t *testing.T, v variant, c diffCase, wrap func(http.Handler) http.H
 		}
 	}
 	lines := slices.Concat(v.lines, c.lines)
-	s := open(t, o.srv, cmp.Or(c.method, "GET"), cmp.Or(c.path, "/"), body, lines...)
-	resp, err := s.head()
+	s := harness.Open(t, o.srv, cmp.Or(c.method, "GET"), cmp.Or(c.path, "/"), body, lines...)
+	resp, err := s.Head()
 	var trailer http.Header
-	o.Body, trailer, o.End = s.rest()
+	o.Body, trailer, o.End = s.Rest()
 	o.Trailer = headerLines(trailer)
-	for _, i := range s.interim {
-		o.Interim = append(o.Interim, fmt.Sprint(i.code))
-		o.Interim = append(o.Interim, headerLines(i.header)...)
+	for _, i := range s.Interim {
+		o.Interim = append(o.Interim, fmt.Sprint(i.Code))
+		o.Interim = append(o.Interim, headerLines(i.Header)...)
 	}
 	if err != nil {
 		return o
 	}
-	if s.conn == nil {
+	if s.Conn == nil {
 		o.Head = append([]string{resp.Proto + " " + resp.Status}, headerLines(resp.Header)...)
 	} else {
-		o.Head = rawHead(s.raw.String())
+		o.Head = rawHead(s.Raw.String())
 	}
 	for i, l := range o.Head {
 		if d, ok := strings.CutPrefix(l, "Date: "); ok {
@@ -184,11 +185,11 @@ func observe(t *testing.T, v variant, c diffCase, wrap func(http.Handler) http.H
 			o.Body = strings.ReplaceAll(o.Body, b, "BOUNDARY")
 		}
 	}
-	if o.End == complete && !resp.Close && resp.StatusCode != 101 {
-		again := s.again("GET", "/again", nil)
-		if _, err := again.head(); err == nil {
-			body, _, _ := again.rest()
-			o.Reused = body == "again" && (s.conn != nil || again.reused)
+	if o.End == harness.Complete && !resp.Close && resp.StatusCode != 101 {
+		again := s.Again("GET", "/again", nil)
+		if _, err := again.Head(); err == nil {
+			body, _, _ := again.Rest()
+			o.Reused = body == "again" && (s.Conn != nil || again.Reused)
 		}
 	}
 	return o
@@ -197,7 +198,7 @@ func observe(t *testing.T, v variant, c diffCase, wrap func(http.Handler) http.H
 // An observation is one run of a case.
 type observation struct {
 	seen
-	srv *server
+	srv *harness.Server
 	rec *sighting
 }
 
@@ -210,7 +211,7 @@ func (o *observation) settle() seen {
 			os.Remove(o.rec.temp)
 		}
 	}
-	for l := range strings.Lines(o.srv.logged()) {
+	for l := range strings.Lines(o.srv.Logged()) {
 		if !strings.HasPrefix(l, "http") || strings.Contains(l, "TLS handshake error") {
 			continue // the lines of a stack
 		}
@@ -290,7 +291,7 @@ func (s seen) differences(o seen) string {
 		name      string
 		want, got any
 	}{
-		{"head", s.Head, o.Head}, {"1xx", s.Interim, o.Interim}, {"body", clip([]byte(s.Body)), clip([]byte(o.Body))},
+		{"head", s.Head, o.Head}, {"1xx", s.Interim, o.Interim}, {"body", harness.Clip([]byte(s.Body)), harness.Clip([]byte(o.Body))},
 		{"length", len(s.Body), len(o.Body)},
 		{"trailer", s.Trailer, o.Trailer}, {"end", s.End, o.End}, {"reused", s.Reused, o.Reused}, {"served", s.Served, o.Served},
 		{"handler", s.Notes, o.Notes}, {"log", s.Log, o.Log},
@@ -310,20 +311,13 @@ func quoted(v any) string {
 	return fmt.Sprint(v)
 }
 
-var bare = func(h http.Handler) http.Handler { return h }
-
-// wrappedBy returns NewHandler with the given options.
-func wrappedBy(o *flush.Options) func(http.Handler) http.Handler {
-	return func(h http.Handler) http.Handler { return flush.NewHandler(h, o) }
-}
-
 // runCases observes every case of the variant once behind each of wraps. When it
 // returns nothing of that runs any more. A case that was not selected by the
 // -run flag, or that failed, has no result.
 func runCases(t *testing.T, v variant, wraps ...func(http.Handler) http.Handler) map[string][]*observation {
 	results := make(map[string][]*observation)
 	t.Run("run", func(t *testing.T) {
-		checkGoroutines(t)
+		harness.CheckGoroutines(t)
 		for _, c := range casesFor(v) {
 			t.Run(c.name, func(t *testing.T) {
 				var seen []*observation
@@ -352,7 +346,7 @@ func TestDifferential(t *testing.T) {
 	all := true
 	for _, v := range variants {
 		t.Run(v.name, func(t *testing.T) {
-			results := runCases(t, v, bare, wrappedBy(nil), endedNew)
+			results := runCases(t, v, harness.Bare, harness.WrappedBy(nil), endedNew)
 			for _, c := range casesFor(v) {
 				r := results[c.name]
 				if r == nil {
@@ -397,11 +391,11 @@ func TestDifferential(t *testing.T) {
 func TestDifferentialOptions(t *testing.T) {
 	twice := func(h http.Handler) http.Handler { return flush.NewHandler(flush.NewHandler(h, nil), nil) }
 	for _, v := range variants {
-		if v.proto == http10 {
+		if v.proto == harness.HTTP10 {
 			continue // nothing of this differs from HTTP/1.1
 		}
 		t.Run(v.name, func(t *testing.T) {
-			results := runCases(t, v, wrappedBy(nil), wrappedBy(&flush.Options{Flush: flush.Async}), twice)
+			results := runCases(t, v, harness.WrappedBy(nil), harness.WrappedBy(&flush.Options{Flush: flush.Async}), twice)
 			for _, c := range casesFor(v) {
 				r := results[c.name]
 				if r == nil {
@@ -418,7 +412,7 @@ func TestDifferentialOptions(t *testing.T) {
 					}
 					if want.died {
 						if !strings.HasPrefix(want.Body, async.Body) {
-							t.Errorf("asynchronous: %q is no beginning of %q", clip([]byte(async.Body)), clip([]byte(want.Body)))
+							t.Errorf("asynchronous: %q is no beginning of %q", harness.Clip([]byte(async.Body)), harness.Clip([]byte(want.Body)))
 						}
 						want.Head, want.Body, want.End, want.Reused = async.Head, async.Body, async.End, async.Reused
 					}

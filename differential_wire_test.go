@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // The table of the wire: what one HTTP/1 connection carries, byte by byte, while
@@ -97,7 +98,7 @@ func wireClients() []wireClient {
 		{"expecting, the upload at once", []string{req("POST", "/1", whole, expect) + disguised + get("/2")}},
 		{"expecting, chunked with trailers", []string{req("POST", "/1", chunked, expect, "Trailer: X-Sum"), trailers, get("/2")}},
 		{"expecting something else", []string{req("POST", "/1", whole, "Expect: x") + disguised, get("/2")}},
-		{"an upload of 300 KB and GET, pipelined", []string{req("POST", "/1", "Content-Length: 300000") + text(300000) + get("/2")}},
+		{"an upload of 300 KB and GET, pipelined", []string{req("POST", "/1", "Content-Length: 300000") + harness.Text(300000) + get("/2")}},
 	}
 }
 
@@ -131,7 +132,7 @@ func wireHandlers() []wireHandler {
 	})
 	add("large with a length", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Length", "70000")
-		put(w, r, text(70000))
+		put(w, r, harness.Text(70000))
 	})
 	for _, v := range []string{"close", "x-option, close", "keep-alive"} {
 		add("Connection: "+v, func(w http.ResponseWriter, r *http.Request) { w.Header().Set("Connection", v); put(w, r, "body") })
@@ -188,7 +189,7 @@ func wireHandlers() []wireHandler {
 	add("refused", func(w http.ResponseWriter, r *http.Request) { http.Error(w, "no", http.StatusRequestEntityTooLarge) })
 	add("304 to a condition", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("ETag", `"tag"`)
-		http.ServeContent(w, r, "file.txt", fixedTime, strings.NewReader(text(1000)))
+		http.ServeContent(w, r, "file.txt", fixedTime, strings.NewReader(harness.Text(1000)))
 	})
 	add("304 and its body", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("ETag", `"tag"`)
@@ -248,22 +249,22 @@ func runWire(t *testing.T, s wireServer, h wireHandler, c wireClient, wrap func(
 	synctest.Test(t, func(t *testing.T) {
 		rec := &sighting{}
 		wrapped := wrap(h.serve)
-		srv := serveMemory(t, http1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			rec.mu.Lock()
 			seen.Served = append(seen.Served, r.Method+" "+r.URL.Path)
 			rec.mu.Unlock()
 			wrapped.ServeHTTP(w, r)
-		}), 4<<20, configure(func(s *http.Server) {
+		}), 4<<20, harness.Configure(func(s *http.Server) {
 			s.BaseContext = func(net.Listener) context.Context {
 				return context.WithValue(context.Background(), recordKey{}, rec)
 			}
 		}))
 		s.setup(srv.Server)
-		conn, err := srv.dial(t.Context())
+		conn, err := srv.Dial(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
-		var got safeBuffer
+		var got harness.SafeBuffer
 		closed := make(chan struct{})
 		go func() {
 			defer close(closed)
@@ -286,7 +287,7 @@ func runWire(t *testing.T, s wireServer, h wireHandler, c wireClient, wrap func(
 		seen.Notes = rec.notes
 		rec.mu.Unlock()
 		seen.Bytes = wireDate.ReplaceAllString(got.String(), "")
-		for l := range strings.Lines(srv.logged()) {
+		for l := range strings.Lines(srv.Logged()) {
 			if strings.HasPrefix(l, "http") {
 				seen.Log = append(seen.Log, caller.ReplaceAllString(strings.TrimSpace(l), " from CALLER"))
 			}
@@ -350,7 +351,7 @@ func (s wireSeen) same(o wireSeen) bool {
 }
 
 func (s wireSeen) String() string {
-	return fmt.Sprintf("%q (%d bytes), closed %t, served %q, notes %q, log %q", clip([]byte(s.Bytes)), len(s.Bytes), s.Closed, s.Served, s.Notes, s.Log)
+	return fmt.Sprintf("%q (%d bytes), closed %t, served %q, notes %q, log %q", harness.Clip([]byte(s.Bytes)), len(s.Bytes), s.Closed, s.Served, s.Notes, s.Log)
 }
 
 // improved returns what the rules make of s, all of them but the one named except.
@@ -368,7 +369,7 @@ func (s wireSeen) improved(way string, h wireHandler, c wireClient, except strin
 // bare and wrapped: the connection carries the same bytes and ends the same way,
 // the server sees the same requests, handler and operator the same as well.
 func TestDifferentialWire(t *testing.T) {
-	ways := map[string]func(http.Handler) http.Handler{"NewHandler": wrappedBy(nil), "New": endedNew}
+	ways := map[string]func(http.Handler) http.Handler{"NewHandler": harness.WrappedBy(nil), "New": endedNew}
 	needed := make(map[string]bool)
 	all := true
 	for _, s := range wireServers {
@@ -376,7 +377,7 @@ func TestDifferentialWire(t *testing.T) {
 			t.Run(s.name+"/"+h.name, func(t *testing.T) {
 				for _, c := range wireClients() {
 					ran := t.Run(c.name, func(t *testing.T) {
-						bare := runWire(t, s, h, c, bare)
+						bare := runWire(t, s, h, c, harness.Bare)
 						for _, way := range slices.Sorted(maps.Keys(ways)) {
 							ours := runWire(t, s, h, c, ways[way])
 							if want := bare.improved(way, h, c, ""); !want.same(ours) {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // The functions on top of this file are what the documents show, word for word.
@@ -133,26 +134,26 @@ var hostileSizes = []int{9, 4096, pending, pending + 1, 10 * pending}
 
 // An event of any size reaches a client that has taken everything before it.
 func TestReadmeEventsReachAClientThatKeepsUp(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		messages := make(chan string)
 		news = func(context.Context) <-chan string { return messages }
-		srv := serveMemory(t, p, wrapped(nil, liveEvents), 0)
-		s := open(t, srv, "GET", "/", nil)
-		if got := s.header().Get("Content-Type"); got != "text/event-stream" {
+		srv := harness.ServeMemory(t, p, harness.Wrapped(nil, liveEvents), 0)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		if got := s.Header().Get("Content-Type"); got != "text/event-stream" {
 			t.Errorf("Content-Type %q", got)
 		}
 		for _, size := range hostileSizes {
 			m := strings.Repeat("x", size-len("data: \n\n"))
 			messages <- m
-			s.expect("data: " + m + "\n\n")
+			s.Expect("data: " + m + "\n\n")
 			synctest.Wait()
 		}
 		at := time.Now()
-		s.expect(": still here\n\n")
+		s.Expect(": still here\n\n")
 		if d := time.Since(at); d != 15*time.Second {
 			t.Errorf("the heartbeat comes after %v", d)
 		}
-		s.leave()
+		s.Leave()
 	})
 }
 
@@ -161,18 +162,18 @@ func TestReadmeEventsReachAClientThatKeepsUp(t *testing.T) {
 func TestReadmeEventsDropAClientThatIsBehind(t *testing.T) {
 	for _, size := range hostileSizes[1:] {
 		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 				perRequest := make(chan chan string, 1)
 				news = func(context.Context) <-chan string { return <-perRequest }
-				opts, told := tellClosing(flush.Options{})
-				srv := serveMemory(t, p, wrapped(opts, liveEvents), 4<<10)
+				opts, told := harness.TellClosing(flush.Options{})
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, liveEvents), 4<<10)
 				var messages [2]chan string
-				var streams [2]*stream
+				var streams [2]*harness.Stream
 				for i := range messages {
 					messages[i] = make(chan string)
 					perRequest <- messages[i]
-					streams[i] = open(t, srv, "GET", "/", nil)
-					streams[i].header()
+					streams[i] = harness.Open(t, srv, "GET", "/", nil)
+					streams[i].Header()
 				}
 				began := time.Now()
 				m := strings.Repeat("x", size-len("data: \n\n"))
@@ -183,22 +184,22 @@ func TestReadmeEventsDropAClientThatIsBehind(t *testing.T) {
 					select {
 					case messages[0] <- m:
 						messages[1] <- m
-						streams[1].expect("data: " + m + "\n\n")
+						streams[1].Expect("data: " + m + "\n\n")
 						synctest.Wait()
 					case c := <-told:
 						dropped = true
-						if !errors.Is(c.err, flush.ErrNoRoom) {
-							t.Errorf("OnClose says %v", c.err)
+						if !errors.Is(c.Err, flush.ErrNoRoom) {
+							t.Errorf("OnClose says %v", c.Err)
 						}
 					}
 				}
 				if d := time.Since(began); d != 0 {
 					t.Errorf("it took %v", d)
 				}
-				if _, _, end := streams[0].rest(); end == complete {
+				if _, _, end := streams[0].Rest(); end == harness.Complete {
 					t.Error("the client that was dropped sees a whole response")
 				}
-				streams[1].leave()
+				streams[1].Leave()
 			})
 		})
 	}
@@ -206,13 +207,13 @@ func TestReadmeEventsDropAClientThatIsBehind(t *testing.T) {
 
 // The stream ends when the client leaves.
 func TestReadmeEventsEndWithTheClient(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		news = func(context.Context) <-chan string { return nil }
-		opts, told := tellClosing(flush.Options{})
-		s := open(t, serveMemory(t, p, wrapped(opts, liveEvents), 0), "GET", "/", nil)
-		s.header()
+		opts, told := harness.TellClosing(flush.Options{})
+		s := harness.Open(t, harness.ServeMemory(t, p, harness.Wrapped(opts, liveEvents), 0), "GET", "/", nil)
+		s.Header()
 		began := time.Now()
-		s.leave()
+		s.Leave()
 		if c := <-told; time.Since(began) != 0 || c.Lost != 0 {
 			t.Errorf("after %v: %+v", time.Since(began), c)
 		}
@@ -221,15 +222,15 @@ func TestReadmeEventsEndWithTheClient(t *testing.T) {
 
 // A client that is behind misses whole events, and is held up by none.
 func TestSlowClientMissesWholeEvents(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		sizes := []int{3000, pending + 1, 500, 10 * pending, 20}
 		event := func(i int) string {
 			return fmt.Sprintf("%03d%s\n", i, strings.Repeat("x", sizes[i%len(sizes)]))
 		}
 		done := make(chan struct{})
-		srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+		srv := harness.ServeMemory(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 			began := time.Now()
-			f := flusher(w)
+			f := harness.Flusher(w)
 			for i := range 100 {
 				miss(f, []byte(event(i)), true)
 				synctest.Wait()
@@ -239,10 +240,10 @@ func TestSlowClientMissesWholeEvents(t *testing.T) {
 			}
 			close(done)
 		}), 4<<10)
-		s := open(t, srv, "GET", "/", nil)
+		s := harness.Open(t, srv, "GET", "/", nil)
 		<-done
-		body, _, end := s.rest()
-		if end == cut {
+		body, _, end := s.Rest()
+		if end == harness.Cut {
 			t.Error("the response is cut")
 		}
 		last := -1
@@ -262,25 +263,25 @@ func TestSlowClientMissesWholeEvents(t *testing.T) {
 
 // An error page is whole, or the response is cut.
 func TestErrorPageOrCut(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		for _, opts := range []*flush.Options{nil, {Flush: flush.Async}, {BufferSize: 20 * pending}} {
 			for _, size := range hostileSizes {
-				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 					errorPage(w, func(w http.ResponseWriter) error {
 						w.Write(make([]byte, size))
 						return io.ErrNoProgress
 					})
 				}), 0)
-				s := open(t, srv, "GET", "/", nil)
-				body, _, end := s.rest()
+				s := harness.Open(t, srv, "GET", "/", nil)
+				body, _, end := s.Rest()
 				if size >= 4096 && (opts == nil || opts.BufferSize == 0) {
-					if end == complete {
+					if end == harness.Complete {
 						t.Errorf("%d bytes of a page that failed look whole", size)
 					}
 					continue
 				}
-				if status := s.response().StatusCode; status != 500 || body != "the page could not be made\n" || end == cut {
-					t.Errorf("%d bytes: status %d, %q, %s", size, status, clip([]byte(body)), end)
+				if status := s.Response().StatusCode; status != 500 || body != "the page could not be made\n" || end == harness.Cut {
+					t.Errorf("%d bytes: status %d, %q, %s", size, status, harness.Clip([]byte(body)), end)
 				}
 			}
 		}
@@ -288,16 +289,16 @@ func TestErrorPageOrCut(t *testing.T) {
 }
 
 func TestShout(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
-		open(t, serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) { shout(w) }), 0), "GET", "/", nil).
-			expectEnd("SHOUTED\n")
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		harness.Open(t, harness.ServeMemory(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) { shout(w) }), 0), "GET", "/", nil).
+			ExpectEnd("SHOUTED\n")
 	})
 }
 
 // What a flush sends through Gzip can be decoded at once, whatever its size.
 func TestGzipOfEveryResponseDecodesAtEachFlush(t *testing.T) {
 	for _, wait := range []bool{true, false} {
-		bubble(t, func(t *testing.T, p proto) {
+		harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 			goOn := make(chan struct{})
 			var noise []string
 			for _, size := range hostileSizes {
@@ -307,7 +308,7 @@ func TestGzipOfEveryResponseDecodesAtEachFlush(t *testing.T) {
 				}
 				noise = append(noise, string(b))
 			}
-			srv := serveMemory(t, p, wrapped(gzipAll(), func(w http.ResponseWriter, _ *http.Request) {
+			srv := harness.ServeMemory(t, p, harness.Wrapped(gzipAll(), func(w http.ResponseWriter, _ *http.Request) {
 				for _, event := range noise {
 					if _, err := io.WriteString(w, event); err != nil {
 						t.Error(err)
@@ -318,18 +319,18 @@ func TestGzipOfEveryResponseDecodesAtEachFlush(t *testing.T) {
 					<-goOn
 				}
 			}), 0)
-			s := open(t, srv, "GET", "/", nil, "Accept-Encoding: gzip")
-			if got := s.header().Get("Content-Encoding"); got != "gzip" {
+			s := harness.Open(t, srv, "GET", "/", nil, "Accept-Encoding: gzip")
+			if got := s.Header().Get("Content-Encoding"); got != "gzip" {
 				t.Fatalf("Content-Encoding %q", got)
 			}
-			z, err := gzip.NewReader(bodyReader{s})
+			z, err := gzip.NewReader(harness.BodyReader{S: s})
 			if err != nil {
 				t.Fatal(err)
 			}
 			for _, event := range noise {
 				got := make([]byte, len(event))
 				if _, err := io.ReadFull(z, got); err != nil || string(got) != event {
-					t.Fatalf("of %d bytes: %q, %v", len(event), clip(got), err)
+					t.Fatalf("of %d bytes: %q, %v", len(event), harness.Clip(got), err)
 				}
 				goOn <- struct{}{}
 			}

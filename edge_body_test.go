@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // An upload says that it has 100 bytes, or no length, and stalls after three.
@@ -22,23 +23,23 @@ type upload struct {
 }
 
 var uploads = []upload{
-	{"declared", "Content-Length: 100", "abc", numbered(97)},
-	{"chunked", "Transfer-Encoding: chunked", "3\r\nabc\r\n", "61\r\n" + numbered(97) + "\r\n0\r\n\r\n"},
-	{"chunked, within a chunk", "Transfer-Encoding: chunked", "64\r\nabc", numbered(97) + "\r\n0\r\n\r\n"},
+	{"declared", "Content-Length: 100", "abc", harness.Numbered(97)},
+	{"chunked", "Transfer-Encoding: chunked", "3\r\nabc\r\n", "61\r\n" + harness.Numbered(97) + "\r\n0\r\n\r\n"},
+	{"chunked, within a chunk", "Transfer-Encoding: chunked", "64\r\nabc", harness.Numbered(97) + "\r\n0\r\n\r\n"},
 }
 
 // post opens a stalled upload.
-func (u upload) post(t *testing.T, srv *server) *stream {
+func (u upload) post(t *testing.T, srv *harness.Server) *harness.Stream {
 	t.Helper()
-	s := open(t, srv, "POST", "/", nil, u.line)
-	if _, err := io.WriteString(s.conn, u.begin); err != nil {
+	s := harness.Open(t, srv, "POST", "/", nil, u.line)
+	if _, err := io.WriteString(s.Conn, u.begin); err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
 // goOn sends what is missing.
-func (u upload) goOn(s *stream) { io.WriteString(s.conn, u.end) }
+func (u upload) goOn(s *harness.Stream) { io.WriteString(s.Conn, u.end) }
 
 // What a handler does with its upload before it waits.
 var readers = []struct {
@@ -96,14 +97,14 @@ func TestAskingNeverWaitsForTheUpload(t *testing.T) {
 			for _, reader := range readers {
 				t.Run(way.name+"/"+u.name+"/"+reader.name, func(t *testing.T) {
 					edge(t, func(t *testing.T) {
-						clock := newClock()
-						opts, told := tellClosing(way.opts)
+						clock := harness.NewClock()
+						opts, told := harness.TellClosing(way.opts)
 						opts.SendTimeout = limit
 						started := make(chan *flush.Flusher, 1)
-						srv := serveMemory(t, http1, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+						srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
 							reader.do(r)
-							started <- flusher(w)
-							clock.until(2 * later)
+							started <- harness.Flusher(w)
+							clock.Until(2 * later)
 							// The server ends the context when a read fails.
 							if err := flush.Cause(r.Context()); errors.Is(err, flush.ErrClientGone) {
 								t.Error("the client is there:", err)
@@ -115,26 +116,26 @@ func TestAskingNeverWaitsForTheUpload(t *testing.T) {
 						s := u.post(t, srv)
 						time.AfterFunc(goesOn, func() { u.goOn(s) })
 						f := <-started
-						if err := way.do(f, "event"); err != nil || clock.now() != 0 {
-							t.Errorf("the hub is held until %v: %v", clock.now(), err)
+						if err := way.do(f, "event"); err != nil || clock.Now() != 0 {
+							t.Errorf("the hub is held until %v: %v", clock.Now(), err)
 						}
-						s.expect("event")
-						if at := clock.now(); at > way.late+grain(limit) {
+						s.Expect("event")
+						if at := clock.Now(); at > way.late+grain(limit) {
 							t.Errorf("the client has its answer after %v", at)
 						}
-						clock.until(later)
-						if err := way.do(f, "more"); err != nil || clock.now() != later {
-							t.Errorf("the hub is held until %v: %v", clock.now(), err)
+						clock.Until(later)
+						if err := way.do(f, "more"); err != nil || clock.Now() != later {
+							t.Errorf("the hub is held until %v: %v", clock.Now(), err)
 						}
-						s.expect("more")
-						if at := clock.now() - later; at > way.late {
+						s.Expect("more")
+						if at := clock.Now() - later; at > way.late {
 							t.Errorf("the next event has come after %v", at)
 						}
-						s.expectEnd("")
-						if c := <-told; c.err != nil || c.Bytes != int64(len("eventmore")) {
-							t.Errorf("OnClose: %v, %+v", c.err, c.Stats)
+						s.ExpectEnd("")
+						if c := <-told; c.Err != nil || c.Bytes != int64(len("eventmore")) {
+							t.Errorf("OnClose: %v, %+v", c.Err, c.Stats)
 						}
-						s.leave()
+						s.Leave()
 						<-time.After(time.Second) // a server that gives up a connection lingers
 					})
 				})
@@ -153,23 +154,23 @@ func TestAskingNeverWaitsForARead(t *testing.T) {
 				break
 			}
 			t.Run(u.name+"/"+ask.name, func(t *testing.T) {
-				opts, told := tellClosing(ask.opts)
-				opts.SendTimeout = patience()
+				opts, told := harness.TellClosing(ask.opts)
+				opts.SendTimeout = harness.Patience()
 				started := make(chan *flush.Flusher, 1)
-				srv := serve(t, http1, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
-					started <- flusher(w)
+				srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+					started <- harness.Flusher(w)
 					if got, err := io.ReadAll(r.Body); err == nil && len(got) != 100 {
 						t.Errorf("a clean end after %d bytes of the upload", len(got))
 					}
 				}))
 				s := u.post(t, srv)
 				f := <-started
-				s.settle() // the handler is in its Read by now, if the machine is not very busy
-				asked := after(func() error {
+				s.Settle() // the handler is in its Read by now, if the machine is not very busy
+				asked := harness.Go(func() error {
 					_, err := io.WriteString(f, "event")
 					return errors.Join(err, ask.do(f))
 				})
-				timer := time.NewTimer(patience() / 5)
+				timer := time.NewTimer(harness.Patience() / 5)
 				defer timer.Stop()
 				select {
 				case err := <-asked:
@@ -182,9 +183,9 @@ func TestAskingNeverWaitsForARead(t *testing.T) {
 					u.goOn(s)
 					<-asked
 				}
-				s.expectEnd("event")
-				if c := <-told; c.err != nil {
-					t.Error("OnClose:", c.err)
+				s.ExpectEnd("event")
+				if c := <-told; c.Err != nil {
+					t.Error("OnClose:", c.Err)
 				}
 			})
 		}
@@ -201,7 +202,7 @@ func TestHandOverThatDrainsEnds(t *testing.T) {
 		opts flush.Options
 		do   func(f *flush.Flusher) // waits for the hand-over
 	}{
-		{"FlushWait", flush.Options{}, func(f *flush.Flusher) { f.FlushWait(noContext) }},
+		{"FlushWait", flush.Options{}, func(f *flush.Flusher) { f.FlushWait(harness.NoContext) }},
 		{"FlushWait with a context", flush.Options{}, func(f *flush.Flusher) {
 			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 			defer cancel()
@@ -212,40 +213,40 @@ func TestHandOverThatDrainsEnds(t *testing.T) {
 		{"Write", flush.Options{}, func(f *flush.Flusher) { f.Write(make([]byte, 20_000)) }},
 		{"implicit", flush.Options{Implicit: flush.Wait}, func(f *flush.Flusher) { f.WriteString("more") }},
 		{"Close", flush.Options{}, func(f *flush.Flusher) { f.Write(make([]byte, 4000)); f.Close() }},
-		{"FlushAsync, then a wait", flush.Options{}, func(f *flush.Flusher) { f.FlushAsync(); f.FlushWait(noContext) }},
+		{"FlushAsync, then a wait", flush.Options{}, func(f *flush.Flusher) { f.FlushAsync(); f.FlushWait(harness.NoContext) }},
 		{"FlushAsync", flush.Options{}, func(f *flush.Flusher) { f.FlushAsync() }},
 	}
 	for _, u := range uploads {
 		for _, way := range waits {
 			t.Run("SendTimeout/"+way.name+"/"+u.name, func(t *testing.T) {
 				edge(t, func(t *testing.T) {
-					clock := newClock()
-					opts, told := tellClosing(way.opts)
+					clock := harness.NewClock()
+					opts, told := harness.TellClosing(way.opts)
 					opts.SendTimeout = limit
-					srv := serveMemory(t, http1, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-						f := flusher(w)
+					srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+						f := harness.Flusher(w)
 						io.WriteString(w, "event")
-						if way.do(f); clock.now() > grain(limit) {
-							t.Errorf("the wait took until %v", clock.now())
+						if way.do(f); clock.Now() > grain(limit) {
+							t.Errorf("the wait took until %v", clock.Now())
 						}
-						clock.until(time.Second)
+						clock.Until(time.Second)
 						if err := f.Err(); err != nil {
 							t.Error("the response has failed:", err)
 						}
 					}), 0)
 					s := u.post(t, srv)
 					time.AfterFunc(goesOn, func() { u.goOn(s) })
-					s.expect("event")
-					if at := clock.now(); at > grain(limit) && way.name != "SendHeaders" {
+					s.Expect("event")
+					if at := clock.Now(); at > grain(limit) && way.name != "SendHeaders" {
 						t.Errorf("the client has its answer after %v", at)
 					}
-					if _, _, end := s.rest(); end == cut {
+					if _, _, end := s.Rest(); end == harness.Cut {
 						t.Errorf("the response ended %s", end)
 					}
-					if c := <-told; c.err != nil {
-						t.Error("OnClose:", c.err)
+					if c := <-told; c.Err != nil {
+						t.Error("OnClose:", c.Err)
 					}
-					s.leave()
+					s.Leave()
 					<-time.After(time.Second)
 				})
 			})
@@ -254,55 +255,55 @@ func TestHandOverThatDrainsEnds(t *testing.T) {
 					return // Abort comes too late to change what it returns
 				}
 				edge(t, func(t *testing.T) {
-					clock := newClock()
-					opts, told := tellClosing(way.opts)
+					clock := harness.NewClock()
+					opts, told := harness.TellClosing(way.opts)
 					opts.SendTimeout = time.Hour
-					srv := serveMemory(t, http1, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-						f := flusher(w)
+					srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+						f := harness.Flusher(w)
 						time.AfterFunc(aborted, func() {
-							if f.Abort(cause); clock.now() != aborted {
-								t.Errorf("Abort returned at %v", clock.now())
+							if f.Abort(cause); clock.Now() != aborted {
+								t.Errorf("Abort returned at %v", clock.Now())
 							}
 						})
 						io.WriteString(w, "event")
-						if way.do(f); clock.now() > aborted {
-							t.Errorf("the wait took until %v", clock.now())
+						if way.do(f); clock.Now() > aborted {
+							t.Errorf("the wait took until %v", clock.Now())
 						}
-						clock.until(aborted + 1)
+						clock.Until(aborted + 1)
 					}), 0)
 					s := u.post(t, srv)
 					time.AfterFunc(goesOn, func() { u.goOn(s) })
-					if c := <-told; !errors.Is(c.err, cause) || c.at.Sub(clock.start) > aborted+1 {
-						t.Errorf("OnClose after %v: %v", c.at.Sub(clock.start), c.err)
+					if c := <-told; !errors.Is(c.Err, cause) || c.At.Sub(clock.Start) > aborted+1 {
+						t.Errorf("OnClose after %v: %v", c.At.Sub(clock.Start), c.Err)
 					}
-					if _, _, end := s.rest(); end == complete {
+					if _, _, end := s.Rest(); end == harness.Complete {
 						t.Error("the client takes it for complete")
 					}
-					s.leave()
+					s.Leave()
 					<-time.After(goesOn)
 				})
 			})
 		}
 		t.Run("return/"+u.name, func(t *testing.T) {
 			edge(t, func(t *testing.T) {
-				clock := newClock()
-				opts, told := tellClosing(flush.Options{SendTimeout: time.Hour})
-				srv := serveMemory(t, http1, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-					f := flusher(w)
+				clock := harness.NewClock()
+				opts, told := harness.TellClosing(flush.Options{SendTimeout: time.Hour})
+				srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					f := harness.Flusher(w)
 					io.WriteString(w, "event")
 					go f.FlushAsync()
-					clock.until(aborted)
+					clock.Until(aborted)
 				}), 0)
 				s := u.post(t, srv)
 				time.AfterFunc(goesOn, func() { u.goOn(s) })
-				s.expectEnd("event")
-				if clock.now() > aborted+500*time.Millisecond { // a grace for who is still sending
-					t.Errorf("the response ended after %v", clock.now())
+				s.ExpectEnd("event")
+				if clock.Now() > aborted+500*time.Millisecond { // a grace for who is still sending
+					t.Errorf("the response ended after %v", clock.Now())
 				}
-				if c := <-told; c.err != nil || c.at.Sub(clock.start) > aborted+500*time.Millisecond {
-					t.Errorf("OnClose after %v: %v", c.at.Sub(clock.start), c.err)
+				if c := <-told; c.Err != nil || c.At.Sub(clock.Start) > aborted+500*time.Millisecond {
+					t.Errorf("OnClose after %v: %v", c.At.Sub(clock.Start), c.Err)
 				}
-				s.leave()
+				s.Leave()
 				<-time.After(goesOn)
 			})
 		})
@@ -334,44 +335,44 @@ func TestMovingUploadLives(t *testing.T) {
 			}},
 			{"answered with a wait, then read", false, func(r *http.Request, f *flush.Flusher) ([]byte, error) {
 				io.WriteString(f, "event")
-				f.FlushWait(noContext)
+				f.FlushWait(harness.NoContext)
 				return io.ReadAll(r.Body)
 			}},
 		} {
 			t.Run(fmt.Sprintf("%s/%v", test.name, limit), func(t *testing.T) {
 				edge(t, func(t *testing.T) {
-					clock := newClock()
-					opts, told := tellClosing(flush.Options{SendTimeout: limit})
-					srv := serveMemory(t, http1, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
-						got, err := test.read(r, flusher(w))
+					clock := harness.NewClock()
+					opts, told := harness.TellClosing(flush.Options{SendTimeout: limit})
+					srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+						got, err := test.read(r, harness.Flusher(w))
 						if err == nil && len(got) != size || test.whole && err != nil {
 							t.Errorf("%d bytes of the upload and %v", len(got), err)
 						}
 						if err := flush.Cause(r.Context()); errors.Is(err, flush.ErrClientGone) {
 							t.Error("the client is there:", err)
 						}
-						clock.until(time.Minute)
+						clock.Until(time.Minute)
 					}), 0)
-					s := open(t, srv, "POST", "/", nil, "Content-Length: 100")
-					sent := after(func() error {
+					s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+					sent := harness.Go(func() error {
 						for range size {
-							if _, err := io.WriteString(s.conn, "u"); err != nil {
+							if _, err := io.WriteString(s.Conn, "u"); err != nil {
 								return err
 							}
 							<-time.After(100 * time.Millisecond)
 						}
 						return nil
 					})
-					s.expect("event")
-					if at := clock.now(); at > 11*time.Second {
+					s.Expect("event")
+					if at := clock.Now(); at > 11*time.Second {
 						t.Errorf("the client has its answer after %v", at)
 					}
-					s.expectEnd("")
-					if c := <-told; c.err != nil {
-						t.Error("OnClose:", c.err)
+					s.ExpectEnd("")
+					if c := <-told; c.Err != nil {
+						t.Error("OnClose:", c.Err)
 					}
 					<-sent
-					s.leave()
+					s.Leave()
 					<-time.After(time.Second)
 				})
 			})
@@ -390,11 +391,11 @@ func TestMovingUploadBesideAHub(t *testing.T) {
 		for _, opts := range []flush.Options{{}, {Flush: flush.Async}, {FlushInterval: time.Millisecond}, {Implicit: flush.Async}} {
 			t.Run(fmt.Sprintf("%s/%v %v %v", u.name, opts.Flush, opts.FlushInterval, opts.Implicit), func(t *testing.T) {
 				const events = 20
-				opts, told := tellClosing(opts)
-				opts.SendTimeout = patience()
-				srv := serve(t, http1, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
-					f := flusher(w)
-					hub := after(func() error {
+				opts, told := harness.TellClosing(opts)
+				opts.SendTimeout = harness.Patience()
+				srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+					f := harness.Flusher(w)
+					hub := harness.Go(func() error {
 						var all error
 						for range events {
 							_, err := io.WriteString(f, "event")
@@ -412,22 +413,22 @@ func TestMovingUploadBesideAHub(t *testing.T) {
 						t.Error(err)
 					}
 				}))
-				s := open(t, srv, "POST", "/", nil, u.line)
-				sent := after(func() error {
+				s := harness.Open(t, srv, "POST", "/", nil, u.line)
+				sent := harness.Go(func() error {
 					for range pieces {
-						if _, err := io.WriteString(s.conn, u.piece); err != nil {
+						if _, err := io.WriteString(s.Conn, u.piece); err != nil {
 							return err
 						}
 						runtime.Gosched()
 					}
-					_, err := io.WriteString(s.conn, u.end)
+					_, err := io.WriteString(s.Conn, u.end)
 					return err
 				})
-				s.expectEnd(strings.Repeat("event", events))
-				if c := <-told; c.err != nil {
-					t.Error("OnClose:", c.err)
+				s.ExpectEnd(strings.Repeat("event", events))
+				if c := <-told; c.Err != nil {
+					t.Error("OnClose:", c.Err)
 				}
-				s.leave()
+				s.Leave()
 				<-sent
 			})
 		}
@@ -442,9 +443,9 @@ func TestDrainLeavesNoReadDeadline(t *testing.T) {
 		for _, wait := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/%t", u.name, wait), func(t *testing.T) {
 				edge(t, func(t *testing.T) {
-					clock := newClock()
-					srv := serveMemory(t, http1, wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, r *http.Request) {
-						began := clock.now()
+					clock := harness.NewClock()
+					srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, r *http.Request) {
+						began := clock.Now()
 						ctx := r.Context()
 						ended := ctx.Done()
 						io.WriteString(w, "event")
@@ -454,20 +455,20 @@ func TestDrainLeavesNoReadDeadline(t *testing.T) {
 							t.Error("the client is there:", context.Cause(ctx))
 						case <-time.After(time.Hour):
 						}
-						if clock.now() > began+2*time.Hour {
-							t.Errorf("the flush took until %v", clock.now())
+						if clock.Now() > began+2*time.Hour {
+							t.Errorf("the flush took until %v", clock.Now())
 						}
 					}), 0)
 					s := u.post(t, srv)
 					time.AfterFunc(limit/2, func() { u.goOn(s) })
 					for range 2 {
-						s.expect("event")
-						s.expectEnd("")
+						s.Expect("event")
+						s.ExpectEnd("")
 						<-time.After(time.Hour)
-						s = s.again("GET", "/", nil)
+						s = s.Again("GET", "/", nil)
 					}
-					s.expectEnd("event")
-					s.leave()
+					s.ExpectEnd("event")
+					s.Leave()
 				})
 			})
 		}
@@ -477,27 +478,27 @@ func TestDrainLeavesNoReadDeadline(t *testing.T) {
 // HTTP/2 has nothing to drain: a stalled upload holds nobody.
 func TestStalledUploadOverHTTP2(t *testing.T) {
 	edge(t, func(t *testing.T) {
-		clock := newClock()
+		clock := harness.NewClock()
 		started := make(chan *flush.Flusher, 1)
-		srv := serveMemory(t, h2, wrapped(&flush.Options{SendTimeout: 200 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
-			started <- flusher(w)
+		srv := harness.ServeMemory(t, harness.HTTP2, harness.Wrapped(&flush.Options{SendTimeout: 200 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+			started <- harness.Flusher(w)
 			if got, err := io.ReadAll(r.Body); string(got) != "abc" || err != nil {
 				t.Errorf("%q, %v", got, err)
 			}
 		}), 0)
 		r, w := io.Pipe()
-		s := open(t, srv, "POST", "/", r)
+		s := harness.Open(t, srv, "POST", "/", r)
 		io.WriteString(w, "abc")
 		f := <-started
 		_, err := io.WriteString(f, "event")
 		if err = errors.Join(err, f.FlushAsync()); err != nil {
 			t.Error(err)
 		}
-		if s.expect("event"); clock.now() != 0 {
-			t.Errorf("the client has its answer after %v", clock.now())
+		if s.Expect("event"); clock.Now() != 0 {
+			t.Errorf("the client has its answer after %v", clock.Now())
 		}
 		<-time.After(time.Hour)
 		w.Close()
-		s.expectEnd("")
+		s.ExpectEnd("")
 	})
 }

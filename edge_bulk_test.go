@@ -11,6 +11,7 @@ import (
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/flushtest"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A countedConn counts the Writes of a connection.
@@ -27,7 +28,7 @@ func (c countedConn) Write(p []byte) (int, error) {
 // A bulk body in large writes goes to the connection in large pieces.
 func TestBulkGoesInLargePieces(t *testing.T) {
 	const size, each = 4 << 20, 1 << 20
-	text := numbered(each)
+	text := harness.Numbered(each)
 	for _, test := range []struct {
 		name string
 		opts flush.Options
@@ -78,13 +79,13 @@ func TestBulkGoesInLargePieces(t *testing.T) {
 		} {
 			t.Run(test.name+"/"+way.name, func(t *testing.T) {
 				var writes atomic.Int64
-				srv := serve(t, http1, wrapped(&test.opts, func(w http.ResponseWriter, _ *http.Request) {
+				srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(&test.opts, func(w http.ResponseWriter, _ *http.Request) {
 					if err := way.do(w); err != nil {
 						t.Error(err)
 					}
-				}), wrapConn(func(c net.Conn) net.Conn { return countedConn{c, &writes} }))
-				s := open(t, srv, "GET", "/", nil)
-				n, err := io.Copy(io.Discard, s.response().Body)
+				}), harness.WrapConn(func(c net.Conn) net.Conn { return countedConn{c, &writes} }))
+				s := harness.Open(t, srv, "GET", "/", nil)
+				n, err := io.Copy(io.Discard, s.Response().Body)
 				if n != size || err != nil {
 					t.Errorf("%d bytes, %v", n, err)
 				}
@@ -118,25 +119,25 @@ func TestEndOfAHealthyResponseIsNotHeldBack(t *testing.T) {
 					w.Header().Set("Content-Length", fmt.Sprint(len(p)))
 					w.Write(p)
 				}},
-				{"Close", flush.Options{}, func(w http.ResponseWriter, p []byte) { w.Write(p); flusher(w).Close() }},
+				{"Close", flush.Options{}, func(w http.ResponseWriter, p []byte) { w.Write(p); harness.Flusher(w).Close() }},
 			} {
 				t.Run(fmt.Sprintf("%v/%d/%s", send, size, way.name), func(t *testing.T) {
-					edges(t, func(t *testing.T, p proto) {
-						clock := newClock()
-						opts, told := tellClosing(way.opts)
+					edges(t, func(t *testing.T, p harness.Proto) {
+						clock := harness.NewClock()
+						opts, told := harness.TellClosing(way.opts)
 						opts.SendTimeout = send
-						srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+						srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 							way.do(w, make([]byte, size))
 						}), 4<<20, linked(&link{trip: trip})...)
-						s := open(t, srv, "GET", "/", nil)
-						s.expectEnd(string(make([]byte, size)))
-						if at := clock.now(); at != 0 {
+						s := harness.Open(t, srv, "GET", "/", nil)
+						s.ExpectEnd(string(make([]byte, size)))
+						if at := clock.Now(); at != 0 {
 							t.Errorf("the end has come after %v", at)
 						}
-						if c := <-told; c.err != nil {
-							t.Error("OnClose:", c.err)
+						if c := <-told; c.Err != nil {
+							t.Error("OnClose:", c.Err)
 						}
-						s.leave()
+						s.Leave()
 						<-time.After(time.Second) // whoever watches sees that nobody blocks
 					})
 				})
@@ -153,33 +154,33 @@ func TestEndOverALinkTakesHalfARoundTrip(t *testing.T) {
 		t.Run(fmt.Sprint(known), func(t *testing.T) {
 			edge(t, func(t *testing.T) {
 				l := &link{trip: trip}
-				options := []serveOption{wrapConn(func(c net.Conn) net.Conn { l.Conn = c; return l })}
+				options := []harness.ServeOption{harness.WrapConn(func(c net.Conn) net.Conn { l.Conn = c; return l })}
 				if known {
 					options = linked(l)
 				}
 				late := options[0]
-				options[0] = func(s *server) {
+				options[0] = func(s *harness.Server) {
 					late(s)
-					inner := s.wrap
-					s.wrap = func(c net.Conn) net.Conn { return inner(flushtest.NewConn(c, flushtest.Script{Latency: trip / 2})) }
+					inner := s.Wrap
+					s.Wrap = func(c net.Conn) net.Conn { return inner(flushtest.NewConn(c, flushtest.Script{Latency: trip / 2})) }
 				}
-				srv := serveMemory(t, http1, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+				srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 					for range 50 {
 						w.Write(make([]byte, 1000))
 					}
 				}), 4<<20, options...)
-				s := open(t, srv, "GET", "/", nil)
+				s := harness.Open(t, srv, "GET", "/", nil)
 				for range 3 {
-					clock := newClock()
-					s.expectEnd(string(make([]byte, 50_000)))
-					if at := clock.now(); at != trip/2 {
+					clock := harness.NewClock()
+					s.ExpectEnd(string(make([]byte, 50_000)))
+					if at := clock.Now(); at != trip/2 {
 						t.Errorf("the end has come after %v", at)
 					}
 					<-time.After(time.Second)
-					s = s.again("GET", "/", nil)
+					s = s.Again("GET", "/", nil)
 				}
-				s.rest()
-				s.leave()
+				s.Rest()
+				s.Leave()
 				<-time.After(time.Second)
 			})
 		})

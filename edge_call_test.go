@@ -17,6 +17,7 @@ import (
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/deadline"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A filter may abort the response in any phase, by itself or through a
@@ -38,7 +39,7 @@ func TestAbortInAFilterOfEveryPhase(t *testing.T) {
 		{"Discard", flush.PhaseFinal, flush.BufferOptions{}, func(_ *flush.Flusher, b *flush.Buffer) { b.Discard() }},
 		{"NoRemove", flush.PhaseFinal, flush.BufferOptions{NoRemove: true}, func(*flush.Flusher, *flush.Buffer) {}},
 		{"Buffer.Flush", flush.PhaseFlush, flush.BufferOptions{}, func(_ *flush.Flusher, b *flush.Buffer) { b.Flush() }},
-		{"FlushWait", flush.PhaseFlush, flush.BufferOptions{FollowFlush: true}, func(f *flush.Flusher, _ *flush.Buffer) { f.FlushWait(noContext) }},
+		{"FlushWait", flush.PhaseFlush, flush.BufferOptions{FollowFlush: true}, func(f *flush.Flusher, _ *flush.Buffer) { f.FlushWait(harness.NoContext) }},
 		{"FlushAsync", flush.PhaseFlush, flush.BufferOptions{FollowFlush: true}, func(f *flush.Flusher, _ *flush.Buffer) { f.FlushAsync() }},
 		{"FlushAll", flush.PhaseFlush, flush.BufferOptions{}, func(f *flush.Flusher, _ *flush.Buffer) { f.FlushAll(true) }},
 		{"Clean", flush.PhaseClean, flush.BufferOptions{}, func(f *flush.Flusher, _ *flush.Buffer) { f.Clean() }},
@@ -53,14 +54,14 @@ func TestAbortInAFilterOfEveryPhase(t *testing.T) {
 						continue // it refuses, and runs no filter
 					}
 					t.Run(fmt.Sprintf("%s/%t/%t/%t", way.name, below, other, sent), func(t *testing.T) {
-						edges(t, func(t *testing.T, p proto) {
-							opts, told := tellClosing(flush.Options{SendTimeout: time.Minute})
-							clock := newClock()
-							srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-								f := flusher(w)
+						edges(t, func(t *testing.T, p harness.Proto) {
+							opts, told := harness.TellClosing(flush.Options{SendTimeout: time.Minute})
+							clock := harness.NewClock()
+							srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+								f := harness.Flusher(w)
 								if sent {
-									mustWrite(t, f, "begun")
-									must(t, f.FlushWait(noContext))
+									harness.MustWrite(t, f, "begun")
+									harness.Must(t, f.FlushWait(harness.NoContext))
 								}
 								aborted := false
 								o := way.o
@@ -87,20 +88,20 @@ func TestAbortInAFilterOfEveryPhase(t *testing.T) {
 								}
 								io.WriteString(f, "page")
 								way.do(f, b)
-								if clock.now() != 0 {
-									t.Errorf("it took %v", clock.now())
+								if clock.Now() != 0 {
+									t.Errorf("it took %v", clock.Now())
 								}
 							}), 0)
-							s := open(t, srv, "GET", "/", nil)
+							s := harness.Open(t, srv, "GET", "/", nil)
 							if !sent {
 								synctest.Wait() // no byte of it need come
-							} else if body, _, end := s.rest(); end == complete || end == closed && p != http10 {
+							} else if body, _, end := s.Rest(); end == harness.Complete || end == harness.Closed && p != harness.HTTP10 {
 								t.Errorf("the client got %q, %s", body, end)
 							}
 							select {
 							case c := <-told:
-								if !errors.Is(c.err, cause) || c.at.Sub(clock.start) > time.Second {
-									t.Errorf("OnClose after %v: %v", c.at.Sub(clock.start), c.err)
+								if !errors.Is(c.Err, cause) || c.At.Sub(clock.Start) > time.Second {
+									t.Errorf("OnClose after %v: %v", c.At.Sub(clock.Start), c.Err)
 								}
 							case <-time.After(time.Hour):
 								t.Error("the response has not ended")
@@ -120,10 +121,10 @@ func TestAbortInAFilterUnderNew(t *testing.T) {
 	for _, deadlines := range []bool{false, true} {
 		t.Run(fmt.Sprint(deadlines), func(t *testing.T) {
 			edge(t, func(t *testing.T) {
-				s := newSink(t)
+				s := harness.NewSink(t)
 				var w http.ResponseWriter = s
 				if deadlines {
-					w = deadlineSink{s}
+					w = harness.DeadlineSink{Sink: s}
 				}
 				var f *flush.Flusher
 				ended := 0
@@ -136,8 +137,8 @@ func TestAbortInAFilterUnderNew(t *testing.T) {
 					f.Abort(cause)
 					return p, nil
 				}})
-				mustWrite(t, f, "page")
-				closed := after(f.Close)
+				harness.MustWrite(t, f, "page")
+				closed := harness.Go(f.Close)
 				synctest.Wait()
 				if len(closed) == 0 {
 					t.Fatal("Close has not returned")
@@ -146,8 +147,8 @@ func TestAbortInAFilterUnderNew(t *testing.T) {
 					t.Error("Close:", err)
 				}
 				f.Abort(nil)
-				if s.body() != "" || ended != 1 {
-					t.Errorf("%q was sent, OnClose called %d times", s.body(), ended)
+				if s.Body() != "" || ended != 1 {
+					t.Errorf("%q was sent, OnClose called %d times", s.Body(), ended)
 				}
 			})
 		})
@@ -158,14 +159,14 @@ func TestAbortInAFilterUnderNew(t *testing.T) {
 // connection.
 type slowHijacker struct {
 	http.ResponseWriter
-	park *park
+	park *harness.Park
 }
 
 func (w slowHijacker) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w slowHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	conn, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
-	w.park.here()
+	w.park.Here()
 	return conn, rw, err
 }
 
@@ -189,12 +190,12 @@ func TestHijackedConnectionIsTheCallersOwn(t *testing.T) {
 		for _, before := range []bool{false, true} { // output was flushed
 			t.Run(fmt.Sprintf("%s/%t", test.name, before), func(t *testing.T) {
 				edge(t, func(t *testing.T) {
-					park := newPark(t)
+					park := harness.NewPark(t)
 					got := make(chan *flush.Flusher, 1)
 					done := make(chan struct{})
-					h := wrapped(&test.opts, func(w http.ResponseWriter, _ *http.Request) {
+					h := harness.Wrapped(&test.opts, func(w http.ResponseWriter, _ *http.Request) {
 						defer close(done)
-						f := flusher(w)
+						f := harness.Flusher(w)
 						got <- f
 						if before {
 							io.WriteString(f, "HTTP/1.1 ")
@@ -213,17 +214,17 @@ func TestHijackedConnectionIsTheCallersOwn(t *testing.T) {
 							t.Error("a write on the connection:", err)
 						}
 					})
-					srv := serveMemory(t, http1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						h.ServeHTTP(slowHijacker{w, park}, r)
 					}), 0)
-					s := open(t, srv, "GET", "/", nil)
+					s := harness.Open(t, srv, "GET", "/", nil)
 					f := <-got
-					park.wait()
+					park.Wait()
 					test.do(t, f)
 					synctest.Wait()
-					park.resume()
+					park.Resume()
 					<-done
-					s.leave()
+					s.Leave()
 					<-time.After(time.Second)
 				})
 			})
@@ -239,8 +240,8 @@ type duplexSink struct {
 }
 
 func (s duplexSink) call(name string) {
-	s.enter()
-	defer s.leave()
+	s.Enter()
+	defer s.Leave()
 	s.note(name)
 }
 
@@ -256,7 +257,7 @@ func TestCallsBesideTheCarrier(t *testing.T) {
 		name string
 		do   func(w http.ResponseWriter) error
 	}{
-		{"EnableFullDuplex", func(w http.ResponseWriter) error { return flusher(w).EnableFullDuplex() }},
+		{"EnableFullDuplex", func(w http.ResponseWriter) error { return harness.Flusher(w).EnableFullDuplex() }},
 		{"EnableFullDuplex by the controller", func(w http.ResponseWriter) error { return http.NewResponseController(w).EnableFullDuplex() }},
 		{"Push", func(w http.ResponseWriter) error {
 			if p, ok := w.(http.Pusher); ok {
@@ -264,42 +265,42 @@ func TestCallsBesideTheCarrier(t *testing.T) {
 			}
 			return http.ErrNotSupported
 		}},
-		{"Hijack", func(w http.ResponseWriter) error { _, _, err := flusher(w).Hijack(); return err }},
-		{"SendHeaders", func(w http.ResponseWriter) error { return flusher(w).SendHeaders() }},
+		{"Hijack", func(w http.ResponseWriter) error { _, _, err := harness.Flusher(w).Hijack(); return err }},
+		{"SendHeaders", func(w http.ResponseWriter) error { return harness.Flusher(w).SendHeaders() }},
 		{"103", func(w http.ResponseWriter) error { w.WriteHeader(103); return nil }},
 	} {
 		for _, stays := range []bool{false, true} { // the client stalls for good
 			t.Run(fmt.Sprintf("%s/%t", call.name, stays), func(t *testing.T) {
 				edge(t, func(t *testing.T) {
-					clock := newClock()
-					s := newSink(t)
-					s.hold(0)
-					h := wrapped(&flush.Options{Flush: flush.Async, SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
-						f := flusher(w)
+					clock := harness.NewClock()
+					s := harness.NewSink(t)
+					s.Hold(0)
+					h := harness.Wrapped(&flush.Options{Flush: flush.Async, SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
+						f := harness.Flusher(w)
 						io.WriteString(w, "carried")
 						f.FlushAsync()
 						synctest.Wait()
-						called := after(func() error { return call.do(w) })
+						called := harness.Go(func() error { return call.do(w) })
 						synctest.Wait()
 						if !stays {
-							s.release()
+							s.Release()
 						}
-						err, came := clock.by(grain(limit), called)
+						err, came := clock.By(grain(limit), called)
 						if !came {
-							t.Errorf("the call has not returned after %v", clock.now())
-							s.release()
+							t.Errorf("the call has not returned after %v", clock.Now())
+							s.Release()
 							<-called
 						} else if !stays && err != nil && !errors.Is(err, http.ErrNotSupported) {
 							t.Error(err)
 						}
 					})
 					pushes := call.name == "Push"
-					var w http.ResponseWriter = duplexSink{hijackable{deadlineSink: deadlineSink{s}}, func(string) {}}
+					var w http.ResponseWriter = duplexSink{hijackable{DeadlineSink: harness.DeadlineSink{Sink: s}}, func(string) {}}
 					if pushes { // HTTP/2 has no Hijack
 						w = struct {
-							deadlineSink
+							harness.DeadlineSink
 							http.Pusher
-						}{deadlineSink{s}, w.(http.Pusher)}
+						}{harness.DeadlineSink{Sink: s}, w.(http.Pusher)}
 					}
 					serveCut(h, w, httptest.NewRequestWithContext(t.Context(), "GET", "/", nil))
 				})
@@ -314,9 +315,9 @@ func TestEnableFullDuplexBesideAHub(t *testing.T) {
 	for _, u := range uploads {
 		t.Run(u.name, func(t *testing.T) {
 			begun := make(chan *flush.Flusher, 1)
-			srv := serve(t, http1, wrapped(&flush.Options{SendTimeout: patience()}, func(w http.ResponseWriter, r *http.Request) {
-				f := flusher(w)
-				hub := after(func() error {
+			srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: harness.Patience()}, func(w http.ResponseWriter, r *http.Request) {
+				f := harness.Flusher(w)
+				hub := harness.Go(func() error {
 					_, err := io.WriteString(f, "event")
 					return errors.Join(err, f.FlushAsync())
 				})
@@ -334,10 +335,10 @@ func TestEnableFullDuplexBesideAHub(t *testing.T) {
 			}))
 			s := u.post(t, srv)
 			<-begun
-			s.settle()
+			s.Settle()
 			u.goOn(s)
-			s.expectEnd("event")
-			s.leave()
+			s.ExpectEnd("event")
+			s.Leave()
 		})
 	}
 }
@@ -356,11 +357,11 @@ func TestTheEndWaitsForEveryCall(t *testing.T) {
 				t.Error("the writer has no Push, but that below has")
 			}
 		}},
-		{"EnableFullDuplex", func(w http.ResponseWriter) { flusher(w).EnableFullDuplex() }},
-		{"SetWriteDeadline", func(w http.ResponseWriter) { flusher(w).SetWriteDeadline(time.Now().Add(time.Hour)) }},
+		{"EnableFullDuplex", func(w http.ResponseWriter) { harness.Flusher(w).EnableFullDuplex() }},
+		{"SetWriteDeadline", func(w http.ResponseWriter) { harness.Flusher(w).SetWriteDeadline(time.Now().Add(time.Hour)) }},
 		{"Write", func(w http.ResponseWriter) { w.Write(make([]byte, 10_000)) }},
-		{"FlushWait", func(w http.ResponseWriter) { flusher(w).FlushWait(noContext) }},
-		{"SendHeaders", func(w http.ResponseWriter) { flusher(w).SendHeaders() }},
+		{"FlushWait", func(w http.ResponseWriter) { harness.Flusher(w).FlushWait(harness.NoContext) }},
+		{"SendHeaders", func(w http.ResponseWriter) { harness.Flusher(w).SendHeaders() }},
 		{"103", func(w http.ResponseWriter) { w.WriteHeader(103) }},
 	} {
 		for _, end := range []struct {
@@ -368,19 +369,19 @@ func TestTheEndWaitsForEveryCall(t *testing.T) {
 			do   func(w http.ResponseWriter)
 		}{
 			{"return", func(http.ResponseWriter) {}},
-			{"Close", func(w http.ResponseWriter) { flusher(w).Close() }},
-			{"Abort", func(w http.ResponseWriter) { flusher(w).Abort(nil) }},
+			{"Close", func(w http.ResponseWriter) { harness.Flusher(w).Close() }},
+			{"Abort", func(w http.ResponseWriter) { harness.Flusher(w).Abort(nil) }},
 			{"panic", func(http.ResponseWriter) { panic(http.ErrAbortHandler) }},
 		} {
 			t.Run(call.name+"/"+end.name, func(t *testing.T) {
 				in, out := make(chan struct{}), make(chan struct{})
 				var once sync.Once
-				s := &slowCalls{pushable{newSink(t)}, call.name, func() {
+				s := &slowCalls{pushable{harness.NewSink(t)}, call.name, func() {
 					once.Do(func() { close(in); <-out })
 				}}
 				called, served := make(chan struct{}), make(chan struct{})
 				ending := make(chan struct{})
-				h := wrapped(&flush.Options{SendTimeout: time.Hour}, func(w http.ResponseWriter, _ *http.Request) {
+				h := harness.Wrapped(&flush.Options{SendTimeout: time.Hour}, func(w http.ResponseWriter, _ *http.Request) {
 					go func() { defer close(called); call.do(w) }()
 					select {
 					case <-in:
@@ -403,7 +404,7 @@ func TestTheEndWaitsForEveryCall(t *testing.T) {
 				case <-timer.C:
 				}
 				close(out)
-				last := time.NewTimer(patience())
+				last := time.NewTimer(harness.Patience())
 				defer last.Stop()
 				for _, c := range []chan struct{}{called, served} {
 					select {
@@ -421,7 +422,7 @@ func TestTheEndWaitsForEveryCall(t *testing.T) {
 }
 
 // A pushable is a server's writer of HTTP/2.
-type pushable struct{ *sink }
+type pushable struct{ *harness.Sink }
 
 // slowCalls is one whose calls of one name wait, and notice the deadline as
 // little as those of a stuck server.
@@ -440,16 +441,16 @@ func (s *slowCalls) pause(name string) {
 func (s *slowCalls) Push(string, *http.PushOptions) error { s.pause("Push"); return nil }
 func (s *slowCalls) EnableFullDuplex() error              { s.pause("EnableFullDuplex"); return nil }
 func (s *slowCalls) SetWriteDeadline(time.Time) error     { s.pause("SetWriteDeadline"); return nil }
-func (s *slowCalls) Write(p []byte) (int, error)          { s.pause("Write"); return s.sink.Write(p) }
+func (s *slowCalls) Write(p []byte) (int, error)          { s.pause("Write"); return s.Sink.Write(p) }
 func (s *slowCalls) FlushError() error {
 	s.pause("FlushWait")
 	s.pause("SendHeaders")
-	return s.sink.FlushError()
+	return s.Sink.FlushError()
 }
 
 func (s *slowCalls) WriteHeader(code int) {
 	if code == 103 {
 		s.pause("103")
 	}
-	s.sink.WriteHeader(code)
+	s.Sink.WriteHeader(code)
 }

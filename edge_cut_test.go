@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A tearing writer is middleware between the server and us that breaks in the
@@ -44,7 +45,7 @@ func (w *tearing) Write(p []byte) (int, error) {
 func TestLostBytesCutTheResponse(t *testing.T) {
 	const size, fails = 50_000, 12_000
 	torn := errors.New("torn")
-	body := numbered(size)
+	body := harness.Numbered(size)
 	pieces := func(f *flush.Flusher, each func()) {
 		for i := 0; i < size; i += 1000 {
 			io.WriteString(f, body[i:i+1000])
@@ -62,11 +63,11 @@ func TestLostBytesCutTheResponse(t *testing.T) {
 		{"asynchronous, flushed", flush.Options{Flush: flush.Async}, false, func(f *flush.Flusher) { pieces(f, func() { f.FlushAsync() }) }},
 		{"asynchronous, one write", flush.Options{Flush: flush.Async}, false, func(f *flush.Flusher) { io.WriteString(f, body) }},
 		{"asynchronous, implicit", flush.Options{Implicit: flush.Async}, false, func(f *flush.Flusher) { pieces(f, nothing) }},
-		{"asynchronous, then a wait", flush.Options{Flush: flush.Async}, false, func(f *flush.Flusher) { pieces(f, nothing); f.FlushWait(noContext) }},
+		{"asynchronous, then a wait", flush.Options{Flush: flush.Async}, false, func(f *flush.Flusher) { pieces(f, nothing); f.FlushWait(harness.NoContext) }},
 		{"small writes", flush.Options{}, false, func(f *flush.Flusher) { pieces(f, nothing) }},
 		{"flushed", flush.Options{}, false, func(f *flush.Flusher) { pieces(f, func() { f.FlushError() }) }},
 		{"one write", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, body) }},
-		{"one write behind a flush", flush.Options{}, true, func(f *flush.Flusher) { f.FlushWait(noContext); io.WriteString(f, body) }},
+		{"one write behind a flush", flush.Options{}, true, func(f *flush.Flusher) { f.FlushWait(harness.NoContext); io.WriteString(f, body) }},
 		{"all at the end", flush.Options{BufferSize: size + 1}, false, func(f *flush.Flusher) { io.WriteString(f, body) }},
 		{"all at the end, headers out", flush.Options{BufferSize: size + 1}, false, func(f *flush.Flusher) { f.SendHeaders(); io.WriteString(f, body) }},
 		{"Close", flush.Options{BufferSize: size + 1}, false, func(f *flush.Flusher) { f.SendHeaders(); io.WriteString(f, body); f.Close() }},
@@ -94,35 +95,35 @@ func TestLostBytesCutTheResponse(t *testing.T) {
 			}
 			for _, declared := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%s/%t", way.name, fault.name, declared), func(t *testing.T) {
-					edges(t, func(t *testing.T, p proto) {
-						opts, told := tellClosing(way.opts)
-						h := wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					edges(t, func(t *testing.T, p harness.Proto) {
+						opts, told := harness.TellClosing(way.opts)
+						h := harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 							if declared {
 								w.Header().Set("Content-Length", strconv.Itoa(size))
 							}
-							way.do(flusher(w))
+							way.do(harness.Flusher(w))
 						})
-						srv := serveMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						srv := harness.ServeMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 							h.ServeHTTP(fault.make(w), r)
 						}), 1<<20)
-						s := open(t, srv, "GET", "/", nil)
-						got, _, end := s.rest()
+						s := harness.Open(t, srv, "GET", "/", nil)
+						got, _, end := s.Rest()
 						c := <-told
 						if strings.HasPrefix(fault.name, "twin") {
-							if got != body || end == cut || c.err != nil || c.Bytes != size {
-								t.Errorf("%d bytes, %s, OnClose %v", len(got), end, c.err)
+							if got != body || end == harness.Cut || c.Err != nil || c.Bytes != size {
+								t.Errorf("%d bytes, %s, OnClose %v", len(got), end, c.Err)
 							}
 							return
 						}
 						// HTTP/1.0 without a length has only one end.
-						if end == complete || end == closed && p != http10 {
+						if end == harness.Complete || end == harness.Closed && p != harness.HTTP10 {
 							t.Errorf("the client takes %d of %d bytes for the response: %s", len(got), size, end)
 						}
 						if !strings.HasPrefix(body, got) {
 							t.Errorf("the %d bytes that arrived are not the first", len(got))
 						}
-						if c.err == nil || c.Bytes >= size {
-							t.Errorf("OnClose: %v, %+v", c.err, c.Stats)
+						if c.Err == nil || c.Bytes >= size {
+							t.Errorf("OnClose: %v, %+v", c.Err, c.Stats)
 						}
 					})
 				})

@@ -14,6 +14,7 @@ import (
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/deadline"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // With a known connection, no send timeout is none at the end of the
@@ -37,31 +38,31 @@ func TestNoSendTimeoutAtTheEnd(t *testing.T) {
 				edge(t, func(t *testing.T) {
 					began := time.Now()
 					l := &link{pause: began.Add(test.pause)}
-					s := newSink(t)
-					s.fault = func(p []byte, _ int) (int, error) {
+					s := harness.NewSink(t)
+					s.Fault = func(p []byte, _ int) (int, error) {
 						l.mu.Lock()
 						defer l.mu.Unlock()
 						l.noteLocked(int64(len(p)))
 						return -1, nil
 					}
 					r := requestOf(l.known(t.Context()), test.write)
-					f := flush.New(deadlineSink{s}, r, &flush.Options{SendTimeout: test.send})
+					f := flush.New(harness.DeadlineSink{Sink: s}, r, &flush.Options{SendTimeout: test.send})
 					f.Write(make([]byte, 3<<20))
 					switch end {
 					case "FlushWait":
-						must(t, f.FlushWait(noContext))
+						harness.Must(t, f.FlushWait(harness.NoContext))
 					case "FlushAsync":
-						must(t, f.FlushAsync())
+						harness.Must(t, f.FlushAsync())
 					case "FlushAcked":
-						must(t, f.FlushAcked(t.Context()))
+						harness.Must(t, f.FlushAcked(t.Context()))
 					}
 					if err := f.Close(); err != nil || f.Err() != nil {
 						t.Errorf("Close after %v: %v", time.Since(began), err)
 					}
-					if deadline.Closed(s.wd.Passed()) {
+					if deadline.Closed(s.WriteDeadline.Passed()) {
 						t.Error("a deadline in the past was left on the connection")
 					}
-					if n := len(s.body()); n != 3<<20 {
+					if n := len(s.Body()); n != 3<<20 {
 						t.Errorf("%d bytes arrived", n)
 					}
 					<-time.After(time.Second) // whoever watches sees that nobody blocks, and ends
@@ -82,24 +83,24 @@ func TestNoSendTimeoutAtTheEndOfAPausedClient(t *testing.T) {
 		{"twin: the default", 0, 0},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			edges(t, func(t *testing.T, p proto) {
+			edges(t, func(t *testing.T, p harness.Proto) {
 				const pause, size = time.Second, 300_000
-				opts, told := tellClosing(flush.Options{SendTimeout: test.send})
+				opts, told := harness.TellClosing(flush.Options{SendTimeout: test.send})
 				l := &link{pause: time.Now().Add(pause)}
-				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 					for range size / 1000 {
 						w.Write(make([]byte, 1000))
 					}
-				}), 4<<20, append(linked(l), configure(func(s *http.Server) { s.WriteTimeout = test.write }))...)
-				s := open(t, srv, "GET", "/", nil)
+				}), 4<<20, append(linked(l), harness.Configure(func(s *http.Server) { s.WriteTimeout = test.write }))...)
+				s := harness.Open(t, srv, "GET", "/", nil)
 				<-time.After(pause)
-				if body, _, end := s.rest(); len(body) != size || end == cut {
+				if body, _, end := s.Rest(); len(body) != size || end == harness.Cut {
 					t.Errorf("%d bytes, %s", len(body), end)
 				}
-				if c := <-told; c.err != nil || c.Bytes != size {
-					t.Errorf("OnClose: %v, %+v", c.err, c.Stats)
+				if c := <-told; c.Err != nil || c.Bytes != size {
+					t.Errorf("OnClose: %v, %+v", c.Err, c.Stats)
 				}
-				s.leave()
+				s.Leave()
 				<-time.After(time.Second)
 			})
 		})
@@ -113,11 +114,11 @@ func TestSendTimeoutAtTheEndOfAStalledClient(t *testing.T) {
 	for _, lives := range []bool{false, true} {
 		t.Run(fmt.Sprint(lives), func(t *testing.T) {
 			edge(t, func(t *testing.T) {
-				clock := newClock()
+				clock := harness.NewClock()
 				var moves, queued int64 // by the clock
 				look := func() {
-					moves, queued = int64(min(clock.now(), 50*time.Second)/(10*time.Second)), 60<<10
-					if lives && clock.now() >= 50*time.Second+limit-1 {
+					moves, queued = int64(min(clock.Now(), 50*time.Second)/(10*time.Second)), 60<<10
+					if lives && clock.Now() >= 50*time.Second+limit-1 {
 						moves, queued = 100, 0
 					}
 				}
@@ -127,20 +128,20 @@ func TestSendTimeoutAtTheEndOfAStalledClient(t *testing.T) {
 					Queued: func() (int64, int64, error) { mu.Lock(); defer mu.Unlock(); look(); return queued, 0, nil },
 					Room:   func() (int64, error) { return linkRoom, nil },
 				})
-				s := newSink(t)
-				s.hold(1000)
-				time.AfterFunc(50*time.Second, s.release)
-				f := flush.New(deadlineSink{s}, requestOf(ctx, 0), &flush.Options{SendTimeout: limit})
+				s := harness.NewSink(t)
+				s.Hold(1000)
+				time.AfterFunc(50*time.Second, s.Release)
+				f := flush.New(harness.DeadlineSink{Sink: s}, requestOf(ctx, 0), &flush.Options{SendTimeout: limit})
 				f.Write(make([]byte, 100_000))
-				if clock.now() != 50*time.Second {
-					t.Errorf("written after %v", clock.now())
+				if clock.Now() != 50*time.Second {
+					t.Errorf("written after %v", clock.Now())
 				}
 				err := f.Close()
-				if lives && err != nil || !lives && (!errors.Is(err, flush.ErrTimeout) || clock.now() < 50*time.Second+limit) {
-					t.Errorf("Close after %v: %v", clock.now(), err)
+				if lives && err != nil || !lives && (!errors.Is(err, flush.ErrTimeout) || clock.Now() < 50*time.Second+limit) {
+					t.Errorf("Close after %v: %v", clock.Now(), err)
 				}
-				if clock.now() > 50*time.Second+2*limit {
-					t.Errorf("Close took until %v", clock.now())
+				if clock.Now() > 50*time.Second+2*limit {
+					t.Errorf("Close took until %v", clock.Now())
 				}
 				<-time.After(time.Second)
 			})
@@ -155,73 +156,73 @@ func TestLiftedWriteTimeoutLeavesSendTimeout(t *testing.T) {
 	lifts := map[string]func(f *flush.Flusher) error{
 		"SetWriteDeadline": func(f *flush.Flusher) error { return f.SetWriteDeadline(time.Time{}) },
 		"controller": func(f *flush.Flusher) error {
-			return http.NewResponseController(unwrapper{f}).SetWriteDeadline(time.Time{})
+			return http.NewResponseController(harness.Unwrapper{ResponseWriter: f}).SetWriteDeadline(time.Time{})
 		},
 	}
 	for _, blocked := range []struct {
 		name string
 		by   func(f *flush.Flusher)
 	}{
-		{"carrier", func(f *flush.Flusher) { f.FlushAsync(); f.Write(make([]byte, much)) }},
-		{"write", func(f *flush.Flusher) { go f.Write(make([]byte, much)) }},
+		{"carrier", func(f *flush.Flusher) { f.FlushAsync(); f.Write(make([]byte, harness.Much)) }},
+		{"write", func(f *flush.Flusher) { go f.Write(make([]byte, harness.Much)) }},
 		{"flush", func(f *flush.Flusher) {
 			f.FlushAsync()
-			f.Write(make([]byte, much))
-			go f.FlushWait(noContext)
+			f.Write(make([]byte, harness.Much))
+			go f.FlushWait(harness.NoContext)
 		}},
-		{"implicit", func(f *flush.Flusher) { f.SetImplicit(flush.Wait); go f.Write(make([]byte, much)) }},
+		{"implicit", func(f *flush.Flusher) { f.SetImplicit(flush.Wait); go f.Write(make([]byte, harness.Much)) }},
 	} {
 		for name, lift := range lifts {
 			for _, end := range []string{"return", "Close", "Write", "FlushWait"} {
 				for _, lives := range []bool{false, true} {
 					t.Run(fmt.Sprintf("%s/%s/%s/%t", blocked.name, name, end, lives), func(t *testing.T) {
-						edges(t, func(t *testing.T, p proto) {
-							clock := newClock()
-							opts, told := tellClosing(flush.Options{MaxPending: 2 * much})
+						edges(t, func(t *testing.T, p harness.Proto) {
+							clock := harness.NewClock()
+							opts, told := harness.TellClosing(flush.Options{MaxPending: 2 * harness.Much})
 							got := make(chan *flush.Flusher, 1)
-							srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-								f := flusher(w)
+							srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+								f := harness.Flusher(w)
 								got <- f
-								must(t, f.FlushWait(noContext))
+								harness.Must(t, f.FlushWait(harness.NoContext))
 								blocked.by(f)
-								clock.until(lifted)
-								must(t, lift(f))
+								clock.Until(lifted)
+								harness.Must(t, lift(f))
 								switch end {
 								case "Close":
 									f.Close()
 								case "Write":
-									f.Write(make([]byte, 2*much))
+									f.Write(make([]byte, 2*harness.Much))
 								case "FlushWait":
-									f.FlushWait(noContext)
+									f.FlushWait(harness.NoContext)
 								}
-							}), 1000, configure(func(s *http.Server) { s.WriteTimeout = 30 * time.Second }))
-							s := open(t, srv, "GET", "/", nil)
-							if s.header(); lives {
-								clock.until(limit - 1)
-								if _, _, end := s.rest(); end == cut {
+							}), 1000, harness.Configure(func(s *http.Server) { s.WriteTimeout = 30 * time.Second }))
+							s := harness.Open(t, srv, "GET", "/", nil)
+							if s.Header(); lives {
+								clock.Until(limit - 1)
+								if _, _, end := s.Rest(); end == harness.Cut {
 									t.Errorf("the client sees it %s", end)
 								}
-								if c := <-told; c.err != nil {
-									t.Error("OnClose:", c.err)
+								if c := <-told; c.Err != nil {
+									t.Error("OnClose:", c.Err)
 								}
 								return
 							}
-							clock.until(time.Hour)
+							clock.Until(time.Hour)
 							select {
 							case c := <-told:
-								at := c.at.Sub(clock.start)
-								if !errors.Is(c.err, flush.ErrTimeout) || at < limit || at > lifted+grain(limit) {
-									t.Errorf("OnClose after %v: %v", at, c.err)
+								at := c.At.Sub(clock.Start)
+								if !errors.Is(c.Err, flush.ErrTimeout) || at < limit || at > lifted+grain(limit) {
+									t.Errorf("OnClose after %v: %v", at, c.Err)
 								}
 							default:
-								t.Errorf("the response has not ended after %v", clock.now())
+								t.Errorf("the response has not ended after %v", clock.Now())
 								go (<-got).Abort(nil)
 								<-told
 							}
-							if _, _, end := s.rest(); end == complete {
+							if _, _, end := s.Rest(); end == harness.Complete {
 								t.Error("the client takes it for complete")
 							}
-							s.leave()
+							s.Leave()
 						})
 					})
 				}
@@ -234,7 +235,7 @@ func TestLiftedWriteTimeoutLeavesSendTimeout(t *testing.T) {
 // deadline that has passed wakes it a moment later, and is forgotten if another
 // has taken its place by then.
 type poller struct {
-	*sink
+	*harness.Sink
 	made time.Time
 	mu   sync.Mutex
 	at   time.Time
@@ -248,16 +249,16 @@ func (p *poller) SetWriteDeadline(at time.Time) error {
 }
 
 func (p *poller) Write(b []byte) (int, error) {
-	p.enter()
-	defer p.leave()
+	p.Enter()
+	defer p.Leave()
 	for {
-		p.sink.mu.Lock()
-		if p.held == nil || len(p.got)+len(b) <= p.limit {
-			p.got = append(p.got, b...)
-			p.sink.mu.Unlock()
+		p.Sink.Mu.Lock()
+		if p.Held == nil || len(p.Got)+len(b) <= p.Limit {
+			p.Got = append(p.Got, b...)
+			p.Sink.Mu.Unlock()
 			return len(b), nil
 		}
-		p.sink.mu.Unlock()
+		p.Sink.Mu.Unlock()
 		<-time.After(time.Millisecond - time.Since(p.made)%time.Millisecond + 550*time.Microsecond) // between two changes
 		p.mu.Lock()
 		passed := !p.at.IsZero() && !p.at.After(time.Now())
@@ -279,18 +280,18 @@ func TestRollingDeadlinesDoNotUndoTheEnd(t *testing.T) {
 		do   func(f *flush.Flusher) error // blocks until the response has failed
 		want error
 	}{
-		{"write", flush.Options{SendTimeout: limit}, func(f *flush.Flusher) error { _, err := f.Write(make([]byte, much)); return err }, flush.ErrTimeout},
-		{"flush", flush.Options{SendTimeout: limit}, func(f *flush.Flusher) error { io.WriteString(f, "x"); return f.FlushWait(noContext) }, flush.ErrTimeout},
-		{"carrier", flush.Options{SendTimeout: limit, Flush: flush.Async}, func(f *flush.Flusher) error { _, err := f.Write(make([]byte, much)); return err }, flush.ErrTimeout},
+		{"write", flush.Options{SendTimeout: limit}, func(f *flush.Flusher) error { _, err := f.Write(make([]byte, harness.Much)); return err }, flush.ErrTimeout},
+		{"flush", flush.Options{SendTimeout: limit}, func(f *flush.Flusher) error { io.WriteString(f, "x"); return f.FlushWait(harness.NoContext) }, flush.ErrTimeout},
+		{"carrier", flush.Options{SendTimeout: limit, Flush: flush.Async}, func(f *flush.Flusher) error { _, err := f.Write(make([]byte, harness.Much)); return err }, flush.ErrTimeout},
 		{"Close", flush.Options{SendTimeout: limit, Flush: flush.Async}, func(f *flush.Flusher) error { io.WriteString(f, "x"); f.FlushAsync(); return f.Close() }, flush.ErrTimeout},
 		{"Abort", flush.Options{SendTimeout: -1, Flush: flush.Async}, func(f *flush.Flusher) error {
 			time.AfterFunc(limit, func() { f.Abort(cause) })
-			_, err := f.Write(make([]byte, much))
+			_, err := f.Write(make([]byte, harness.Much))
 			return err
 		}, cause},
 		{"Abort of a write", flush.Options{SendTimeout: time.Hour}, func(f *flush.Flusher) error {
 			time.AfterFunc(limit, func() { f.Abort(cause) })
-			_, err := f.Write(make([]byte, much))
+			_, err := f.Write(make([]byte, harness.Much))
 			return err
 		}, cause},
 		{"Budget", flush.Options{SendTimeout: -1, Flush: flush.Async, Budget: flush.NewBudget(8<<10, 8<<10)}, func(f *flush.Flusher) error {
@@ -300,9 +301,9 @@ func TestRollingDeadlinesDoNotUndoTheEnd(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			edge(t, func(t *testing.T) {
-				clock := newClock()
-				s := &poller{sink: newSink(t), made: time.Now()}
-				s.hold(0)
+				clock := harness.NewClock()
+				s := &poller{Sink: harness.NewSink(t), made: time.Now()}
+				s.Hold(0)
 				f := flush.New(s, nil, &test.opts)
 				over := make(chan struct{})
 				var rolling sync.WaitGroup
@@ -313,20 +314,20 @@ func TestRollingDeadlinesDoNotUndoTheEnd(t *testing.T) {
 						}
 					})
 				}
-				done := after(func() error {
+				done := harness.Go(func() error {
 					err := test.do(f)
 					<-time.After(10 * time.Millisecond) // and so much of the handler's work
 					f.Close()
 					return err
 				})
-				err, came := clock.by(2*time.Second, done)
+				err, came := clock.By(2*time.Second, done)
 				if !came {
-					t.Errorf("the response has not ended after %v: %v", clock.now(), f.Err())
-				} else if !errors.Is(err, test.want) || clock.now() > 500*time.Millisecond {
-					t.Errorf("%v after %v", err, clock.now())
+					t.Errorf("the response has not ended after %v: %v", clock.Now(), f.Err())
+				} else if !errors.Is(err, test.want) || clock.Now() > 500*time.Millisecond {
+					t.Errorf("%v after %v", err, clock.Now())
 				}
 				close(over)
-				s.release()
+				s.Release()
 				rolling.Wait()
 				if !came {
 					<-done
@@ -340,21 +341,21 @@ func TestRollingDeadlinesDoNotUndoTheEnd(t *testing.T) {
 // nothing, and the earliest holds.
 func TestRollingDeadlinesOfAMovingClient(t *testing.T) {
 	edge(t, func(t *testing.T) {
-		clock := newClock()
-		s := &poller{sink: newSink(t), made: time.Now()}
-		s.hold(0)
+		clock := harness.NewClock()
+		s := &poller{Sink: harness.NewSink(t), made: time.Now()}
+		s.Hold(0)
 		f := flush.New(s, nil, &flush.Options{SendTimeout: 30 * time.Millisecond, Flush: flush.Async})
-		done := after(func() error { _, err := f.Write(make([]byte, much)); return errors.Join(err, f.Close()) })
+		done := harness.Go(func() error { _, err := f.Write(make([]byte, harness.Much)); return errors.Join(err, f.Close()) })
 		for n := 32 << 10; ; n += 32 << 10 {
-			if err := f.SetWriteDeadline(time.Now().Add(time.Hour)); err != nil && n < much {
+			if err := f.SetWriteDeadline(time.Now().Add(time.Hour)); err != nil && n < harness.Much {
 				break
 			}
-			if _, came := clock.by(clock.now()+20*time.Millisecond, done); came {
+			if _, came := clock.By(clock.Now()+20*time.Millisecond, done); came {
 				break
 			}
-			s.hold(n)
+			s.Hold(n)
 		}
-		if n := len(s.body()); n != much || f.Err() != nil {
+		if n := len(s.Body()); n != harness.Much || f.Err() != nil {
 			t.Errorf("%d bytes arrived: %v", n, f.Err())
 		}
 	})
@@ -363,15 +364,15 @@ func TestRollingDeadlinesOfAMovingClient(t *testing.T) {
 // A deadline of the handler's that comes while the response closes is no
 // reason to wait longer than SendTimeout.
 func TestRollingDeadlinesWhileClosing(t *testing.T) {
-	edges(t, func(t *testing.T, p proto) {
+	edges(t, func(t *testing.T, p harness.Proto) {
 		const limit = time.Minute
-		clock := newClock()
-		opts, told := tellClosing(flush.Options{SendTimeout: limit, BufferSize: much + 1})
+		clock := harness.NewClock()
+		opts, told := harness.TellClosing(flush.Options{SendTimeout: limit, BufferSize: harness.Much + 1})
 		over := make(chan struct{})
 		var rolling sync.WaitGroup
-		srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-			f := flusher(w)
-			w.Write(make([]byte, much))
+		srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+			f := harness.Flusher(w)
+			w.Write(make([]byte, harness.Much))
 			rolling.Go(func() {
 				for !deadline.Closed(over) {
 					f.SetWriteDeadline(time.Now().Add(time.Hour))
@@ -380,16 +381,16 @@ func TestRollingDeadlinesWhileClosing(t *testing.T) {
 			})
 			synctest.Wait()
 		}), 1000)
-		s := open(t, srv, "GET", "/", nil)
-		if c := <-told; !errors.Is(c.err, flush.ErrTimeout) || c.at.Sub(clock.start) > grain(limit) {
-			t.Errorf("OnClose after %v: %v", c.at.Sub(clock.start), c.err)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		if c := <-told; !errors.Is(c.Err, flush.ErrTimeout) || c.At.Sub(clock.Start) > grain(limit) {
+			t.Errorf("OnClose after %v: %v", c.At.Sub(clock.Start), c.Err)
 		}
 		close(over)
 		rolling.Wait()
-		if _, _, end := s.rest(); end == complete {
+		if _, _, end := s.Rest(); end == harness.Complete {
 			t.Error("the client takes it for complete")
 		}
-		s.leave()
+		s.Leave()
 	})
 }
 
@@ -403,15 +404,15 @@ func TestNoneIsNone(t *testing.T) {
 				opts flush.Options
 				do   func(f *flush.Flusher) error
 			}{
-				{"write", flush.Options{}, func(f *flush.Flusher) error { _, err := f.Write(make([]byte, much)); return err }},
-				{"flush", flush.Options{}, func(f *flush.Flusher) error { io.WriteString(f, "x"); return f.FlushWait(noContext) }},
-				{"background", flush.Options{Flush: flush.Async}, func(f *flush.Flusher) error { _, err := f.Write(make([]byte, much)); return err }},
-				{"Close", flush.Options{BufferSize: much + 1}, func(f *flush.Flusher) error { f.Write(make([]byte, much)); return nil }},
-				{"a roomy budget", flush.Options{Budget: flush.NewBudget(1<<30, 1<<30)}, func(f *flush.Flusher) error { _, err := f.Write(make([]byte, much)); return err }},
+				{"write", flush.Options{}, func(f *flush.Flusher) error { _, err := f.Write(make([]byte, harness.Much)); return err }},
+				{"flush", flush.Options{}, func(f *flush.Flusher) error { io.WriteString(f, "x"); return f.FlushWait(harness.NoContext) }},
+				{"background", flush.Options{Flush: flush.Async}, func(f *flush.Flusher) error { _, err := f.Write(make([]byte, harness.Much)); return err }},
+				{"Close", flush.Options{BufferSize: harness.Much + 1}, func(f *flush.Flusher) error { f.Write(make([]byte, harness.Much)); return nil }},
+				{"a roomy budget", flush.Options{Budget: flush.NewBudget(1<<30, 1<<30)}, func(f *flush.Flusher) error { _, err := f.Write(make([]byte, harness.Much)); return err }},
 				{"own deadline lifted", flush.Options{}, func(f *flush.Flusher) error {
 					f.SetWriteDeadline(time.Now().Add(time.Hour))
 					f.SetWriteDeadline(time.Time{})
-					_, err := f.Write(make([]byte, much))
+					_, err := f.Write(make([]byte, harness.Much))
 					return err
 				}},
 			} {
@@ -425,18 +426,18 @@ func TestNoneIsNone(t *testing.T) {
 							l.noteLocked(100_000)
 							ctx = l.known(ctx)
 						}
-						s := newSink(t)
-						s.hold(0)
-						time.AfterFunc(stalls, s.release)
+						s := harness.NewSink(t)
+						s.Hold(0)
+						time.AfterFunc(stalls, s.Release)
 						opts := way.opts
 						opts.SendTimeout = send
-						f := flush.New(deadlineSink{s}, requestOf(ctx, 0), &opts)
-						clock := newClock()
+						f := flush.New(harness.DeadlineSink{Sink: s}, requestOf(ctx, 0), &opts)
+						clock := harness.NewClock()
 						err := errors.Join(way.do(f), f.Close())
-						if err != nil || clock.now() < stalls {
-							t.Errorf("%v after %v", err, clock.now())
+						if err != nil || clock.Now() < stalls {
+							t.Errorf("%v after %v", err, clock.Now())
 						}
-						if n := len(strings.TrimPrefix(s.body(), "x")); n != much && s.body() != "x" {
+						if n := len(strings.TrimPrefix(s.Body(), "x")); n != harness.Much && s.Body() != "x" {
 							t.Errorf("%d bytes arrived", n)
 						}
 						<-time.After(time.Second)

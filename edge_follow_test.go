@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // asks are the calls that ask for a flush and return at once.
@@ -25,9 +26,9 @@ var asks = []struct {
 	{"FlushAsync", flush.Options{}, (*flush.Flusher).FlushAsync},
 	{"FlushAsync, asynchronous", flush.Options{Flush: flush.Async}, (*flush.Flusher).FlushAsync},
 	{"Flush without wait", flush.Options{}, func(f *flush.Flusher) error { return flush.Flush(f, false) }},
-	{"Flush behind a wrapper", flush.Options{}, func(f *flush.Flusher) error { return flush.Flush(unwrapper{f}, false) }},
+	{"Flush behind a wrapper", flush.Options{}, func(f *flush.Flusher) error { return flush.Flush(harness.Unwrapper{ResponseWriter: f}, false) }},
 	{"Flush behind a wrapper that flushes", flush.Options{}, func(f *flush.Flusher) error {
-		return flush.Flush(&compressor{ResponseWriter: f, down: func(w http.ResponseWriter) { w.(http.Flusher).Flush() }}, false)
+		return flush.Flush(&harness.Compressor{ResponseWriter: f, Down: func(w http.ResponseWriter) { w.(http.Flusher).Flush() }}, false)
 	}},
 	{"FlushError", flush.Options{Flush: flush.Async}, (*flush.Flusher).FlushError},
 	{"http.Flusher", flush.Options{Flush: flush.Async}, func(f *flush.Flusher) error { f.Flush(); return nil }},
@@ -59,30 +60,30 @@ func TestAskingNeverWaitsForFollowers(t *testing.T) {
 			for _, first := range []int{0, 1000, 65_000} { // on floor 2 before
 				t.Run(fmt.Sprintf("%s/%s/%d", shape.name, ask.name, first), func(t *testing.T) {
 					edge(t, func(t *testing.T) {
-						s := newSink(t)
-						s.hold(0)
+						s := harness.NewSink(t)
+						s.Hold(0)
 						opts := ask.opts
 						opts.SendTimeout, opts.BufferSize = time.Minute, 65_001
-						f := flush.New(deadlineSink{s}, nil, &opts)
-						lead := numbered(first)
-						mustWrite(t, f, lead)
+						f := flush.New(harness.DeadlineSink{Sink: s}, nil, &opts)
+						lead := harness.Numbered(first)
+						harness.MustWrite(t, f, lead)
 						shape.open(f)
-						all := numbered(size)
-						mustWrite(t, f, all)
-						clock := newClock()
-						time.AfterFunc(stall, s.release)
+						all := harness.Numbered(size)
+						harness.MustWrite(t, f, all)
+						clock := harness.NewClock()
+						time.AfterFunc(stall, s.Release)
 						for range 3 {
-							if err := ask.do(f); err != nil || clock.now() != 0 {
-								t.Errorf("%v after %v", err, clock.now())
+							if err := ask.do(f); err != nil || clock.Now() != 0 {
+								t.Errorf("%v after %v", err, clock.Now())
 							}
 						}
 						<-time.After(stall + 1)
 						synctest.Wait()
 						want := lead + shape.want(all)
-						if at, _ := s.lastFlush(); s.body() != want || at != len(want) {
-							t.Errorf("%d of %d bytes arrived, %d flushed, %d held", len(s.body()), len(want), at, f.Buffered())
+						if at, _ := s.LastFlush(); s.Body() != want || at != len(want) {
+							t.Errorf("%d of %d bytes arrived, %d flushed, %d held", len(s.Body()), len(want), at, f.Buffered())
 						}
-						must(t, f.Close())
+						harness.Must(t, f.Close())
 						if st := f.Stats(); st.Lost != 0 || st.Bytes != int64(len(want)) {
 							t.Errorf("%+v", st)
 						}
@@ -99,12 +100,12 @@ func TestAskingNeverWaitsForAStalledClient(t *testing.T) {
 	const stall = 30 * time.Second
 	for _, zipped := range []bool{false, true} {
 		t.Run(fmt.Sprint(zipped), func(t *testing.T) {
-			edges(t, func(t *testing.T, p proto) {
-				clock := newClock()
-				opts, told := tellClosing(flush.Options{SendTimeout: time.Minute})
-				all := numbered(400_000)
-				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
-					f := flusher(w)
+			edges(t, func(t *testing.T, p harness.Proto) {
+				clock := harness.NewClock()
+				opts, told := harness.TellClosing(flush.Options{SendTimeout: time.Minute})
+				all := harness.Numbered(400_000)
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+					f := harness.Flusher(w)
 					o := &flush.BufferOptions{FollowFlush: true}
 					if zipped {
 						o.Filter = flush.Gzip(f, r, -1)
@@ -114,22 +115,22 @@ func TestAskingNeverWaitsForAStalledClient(t *testing.T) {
 						t.Error(err)
 					}
 					for range 2 {
-						if err := flush.Flush(w, false); err != nil || clock.now() != 0 {
-							t.Errorf("%v after %v", err, clock.now())
+						if err := flush.Flush(w, false); err != nil || clock.Now() != 0 {
+							t.Errorf("%v after %v", err, clock.Now())
 						}
 					}
 				}), 1000)
-				s := open(t, srv, "GET", "/", nil, "Accept-Encoding: gzip")
-				clock.until(stall)
-				body, _, end := s.rest()
+				s := harness.Open(t, srv, "GET", "/", nil, "Accept-Encoding: gzip")
+				clock.Until(stall)
+				body, _, end := s.Rest()
 				if zipped {
 					body = unzipped(t, body, true)
 				}
-				if body != all || end == cut {
+				if body != all || end == harness.Cut {
 					t.Errorf("%d bytes, %s", len(body), end)
 				}
-				if c := <-told; c.err != nil {
-					t.Error("OnClose:", c.err)
+				if c := <-told; c.Err != nil {
+					t.Error("OnClose:", c.Err)
 				}
 			})
 		})
@@ -167,11 +168,11 @@ func TestFollowersAreBounded(t *testing.T) {
 			for _, writers := range []int{1, 4} {
 				t.Run(fmt.Sprintf("%s/%s/%d", shape.name, ask.name, writers), func(t *testing.T) {
 					edge(t, func(t *testing.T) {
-						s := newSink(t)
-						s.hold(0)
+						s := harness.NewSink(t)
+						s.Hold(0)
 						opts := ask.opts
 						opts.SendTimeout = time.Minute
-						f := flush.New(deadlineSink{s}, nil, &opts)
+						f := flush.New(harness.DeadlineSink{Sink: s}, nil, &opts)
 						shape.open(f)
 						const each = 200
 						var accepted, asking atomic.Int64
@@ -205,12 +206,12 @@ func TestFollowersAreBounded(t *testing.T) {
 						if f.Available() != 0 {
 							t.Errorf("%d bytes are available", f.Available())
 						}
-						s.release()
+						s.Release()
 						all.Wait()
-						must(t, f.Close())
+						harness.Must(t, f.Close())
 						want := writers * each * event
-						if st := f.Stats(); int64(st.MaxPending) > most || st.Bytes != int64(want) || len(s.body()) != want {
-							t.Errorf("%d bytes arrived of %d, %+v", len(s.body()), want, st)
+						if st := f.Stats(); int64(st.MaxPending) > most || st.Bytes != int64(want) || len(s.Body()) != want {
+							t.Errorf("%d bytes arrived of %d, %+v", len(s.Body()), want, st)
 						}
 					})
 				})
@@ -224,21 +225,21 @@ func TestFollowersOfAMovingClient(t *testing.T) {
 	for _, ask := range asks {
 		t.Run(ask.name, func(t *testing.T) {
 			edge(t, func(t *testing.T) {
-				s := newSink(t)
-				f := flush.New(deadlineSink{s}, nil, &ask.opts)
+				s := harness.NewSink(t)
+				f := flush.New(harness.DeadlineSink{Sink: s}, nil, &ask.opts)
 				f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
-				clock := newClock()
+				clock := harness.NewClock()
 				for range 100 {
-					mustWrite(t, f, numbered(3000))
-					must(t, ask.do(f))
+					harness.MustWrite(t, f, harness.Numbered(3000))
+					harness.Must(t, ask.do(f))
 					synctest.Wait()
-					if at, _ := s.lastFlush(); at != len(s.body()) || f.Buffered() != 0 || f.Top().Len() != 0 {
-						t.Fatalf("%d of %d bytes flushed, %d and %d held", at, len(s.body()), f.Buffered(), f.Top().Len())
+					if at, _ := s.LastFlush(); at != len(s.Body()) || f.Buffered() != 0 || f.Top().Len() != 0 {
+						t.Fatalf("%d of %d bytes flushed, %d and %d held", at, len(s.Body()), f.Buffered(), f.Top().Len())
 					}
 				}
-				must(t, f.Close())
-				if len(s.body()) != 300_000 || clock.now() != 0 {
-					t.Errorf("%d bytes after %v", len(s.body()), clock.now())
+				harness.Must(t, f.Close())
+				if len(s.Body()) != 300_000 || clock.Now() != 0 {
+					t.Errorf("%d bytes after %v", len(s.Body()), clock.Now())
 				}
 			})
 		})
@@ -251,41 +252,41 @@ func TestHeldBeforeABufferEnds(t *testing.T) {
 	cause := errors.New("cause")
 	for _, test := range []struct {
 		name string
-		end  func(f *flush.Flusher, s *sink)
+		end  func(f *flush.Flusher, s *harness.Sink)
 		want error // nil: the Write is accepted
 		at   time.Duration
 	}{
-		{"room", func(_ *flush.Flusher, s *sink) { s.release() }, nil, 0},
-		{"Abort", func(f *flush.Flusher, _ *sink) { f.Abort(cause) }, cause, 0},
-		{"SendTimeout", func(*flush.Flusher, *sink) {}, flush.ErrTimeout, limit},
-		{"Close", func(f *flush.Flusher, _ *sink) { go f.Close() }, errAny, limit},
+		{"room", func(_ *flush.Flusher, s *harness.Sink) { s.Release() }, nil, 0},
+		{"Abort", func(f *flush.Flusher, _ *harness.Sink) { f.Abort(cause) }, cause, 0},
+		{"SendTimeout", func(*flush.Flusher, *harness.Sink) {}, flush.ErrTimeout, limit},
+		{"Close", func(f *flush.Flusher, _ *harness.Sink) { go f.Close() }, harness.ErrAny, limit},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			edge(t, func(t *testing.T) {
-				s := newSink(t)
-				s.hold(0)
-				f := flush.New(deadlineSink{s}, nil, &flush.Options{SendTimeout: limit})
+				s := harness.NewSink(t)
+				s.Hold(0)
+				f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SendTimeout: limit})
 				f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
-				clock := newClock()
-				mustWrite(t, f, numbered(100_000))
-				must(t, f.FlushAsync())
-				if clock.now() != 0 {
-					t.Errorf("FlushAsync took %v", clock.now())
+				clock := harness.NewClock()
+				harness.MustWrite(t, f, harness.Numbered(100_000))
+				harness.Must(t, f.FlushAsync())
+				if clock.Now() != 0 {
+					t.Errorf("FlushAsync took %v", clock.Now())
 				}
-				wrote := after(func() error { _, err := f.WriteString("held"); return err })
+				wrote := harness.Go(func() error { _, err := f.WriteString("held"); return err })
 				synctest.Wait()
 				if len(wrote) > 0 {
 					t.Errorf("a Write over the mark is not held: %v", <-wrote)
 					return
 				}
 				test.end(f, s)
-				err, came := clock.by(grain(limit), wrote)
+				err, came := clock.By(grain(limit), wrote)
 				if !came {
-					t.Errorf("the Write waits after %v", clock.now())
-				} else if test.want == nil && err != nil || test.want == errAny && err == nil || test.want != nil && test.want != errAny && !errors.Is(err, test.want) || clock.now() < test.at {
-					t.Errorf("%v after %v", err, clock.now())
+					t.Errorf("the Write waits after %v", clock.Now())
+				} else if test.want == nil && err != nil || test.want == harness.ErrAny && err == nil || test.want != nil && test.want != harness.ErrAny && !errors.Is(err, test.want) || clock.Now() < test.at {
+					t.Errorf("%v after %v", err, clock.Now())
 				}
-				s.release()
+				s.Release()
 				f.Close()
 			})
 		})
@@ -302,36 +303,36 @@ func TestContextEndsTheWaitForFollowers(t *testing.T) {
 				for _, buffers := range []int{1, 2} {
 					t.Run(fmt.Sprintf("%d/%t/%v/%d", size, deadlines, mode, buffers), func(t *testing.T) {
 						edge(t, func(t *testing.T) {
-							s := newSink(t)
-							s.hold(0)
+							s := harness.NewSink(t)
+							s.Hold(0)
 							var w http.ResponseWriter = s
 							if deadlines {
-								w = deadlineSink{s}
+								w = harness.DeadlineSink{Sink: s}
 							}
 							r := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
 							f := flush.New(w, r, &flush.Options{Flush: mode, SendTimeout: time.Minute})
 							for range buffers {
 								f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
 							}
-							all := numbered(size)
-							mustWrite(t, f, all)
-							time.AfterFunc(stall, s.release)
+							all := harness.Numbered(size)
+							harness.MustWrite(t, f, all)
+							time.AfterFunc(stall, s.Release)
 							ctx, cancel := context.WithTimeout(context.Background(), limit)
 							defer cancel()
-							clock := newClock()
+							clock := harness.NewClock()
 							err := f.FlushWait(ctx)
-							if !errors.Is(err, context.DeadlineExceeded) || clock.now() != limit || f.Err() != nil {
-								t.Errorf("%v after %v, %v", err, clock.now(), f.Err())
+							if !errors.Is(err, context.DeadlineExceeded) || clock.Now() != limit || f.Err() != nil {
+								t.Errorf("%v after %v, %v", err, clock.Now(), f.Err())
 							}
-							clock.until(stall + time.Second)
+							clock.Until(stall + time.Second)
 							synctest.Wait()
-							if at, _ := s.lastFlush(); s.body() != all || at != size {
-								t.Errorf("%d of %d bytes arrived, %d flushed, %d held", len(s.body()), size, at, f.Buffered())
+							if at, _ := s.LastFlush(); s.Body() != all || at != size {
+								t.Errorf("%d of %d bytes arrived, %d flushed, %d held", len(s.Body()), size, at, f.Buffered())
 							}
-							mustWrite(t, f, "tail")
-							must(t, f.Close())
-							if s.body() != all+"tail" || f.Stats().Lost != 0 {
-								t.Errorf("%d of %d bytes arrived, %+v", len(s.body()), size+4, f.Stats())
+							harness.MustWrite(t, f, "tail")
+							harness.Must(t, f.Close())
+							if s.Body() != all+"tail" || f.Stats().Lost != 0 {
+								t.Errorf("%d of %d bytes arrived, %+v", len(s.Body()), size+4, f.Stats())
 							}
 						})
 					})

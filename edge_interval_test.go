@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // tryWrite is TryWrite, where there is one.
@@ -43,39 +44,39 @@ func TestIntervalOfEveryWayIn(t *testing.T) {
 		{"large Write", 10_001, func(_ *testing.T, f *flush.Flusher) error { return wrote(f.Write(make([]byte, 10_001))) }},
 		{"TryWrite", 1000, func(_ *testing.T, f *flush.Flusher) error { return tryWrite(f, make([]byte, 1000)) }},
 		{"ReadFrom a file", 1000, func(t *testing.T, f *flush.Flusher) error {
-			file, _ := tempFile(t, 1000)
+			file, _ := harness.TempFile(t, 1000)
 			return copied(f.ReadFrom(file))
 		}},
 		{"io.Copy of a file", 1000, func(t *testing.T, f *flush.Flusher) error {
-			file, _ := tempFile(t, 1000)
+			file, _ := harness.TempFile(t, 1000)
 			return copied(io.Copy(f, file))
 		}},
 		{"io.CopyN of a file", 700, func(t *testing.T, f *flush.Flusher) error {
-			file, _ := tempFile(t, 1000)
+			file, _ := harness.TempFile(t, 1000)
 			return copied(io.CopyN(f, file, 700))
 		}},
 		{"a large file", 100_001, func(t *testing.T, f *flush.Flusher) error {
-			file, _ := tempFile(t, 100_001)
+			file, _ := harness.TempFile(t, 100_001)
 			return copied(io.Copy(f, file))
 		}},
 		{"a file behind a Write", 1010, func(t *testing.T, f *flush.Flusher) error {
-			file, _ := tempFile(t, 1000)
+			file, _ := harness.TempFile(t, 1000)
 			return errors.Join(wrote(f.Write(make([]byte, 10))), copied(io.Copy(f, file)))
 		}},
 		{"a file before a Write", 1010, func(t *testing.T, f *flush.Flusher) error {
-			file, _ := tempFile(t, 1000)
+			file, _ := harness.TempFile(t, 1000)
 			return errors.Join(copied(io.Copy(f, file)), wrote(f.Write(make([]byte, 10))))
 		}},
 		{"a file behind a flush", 1010, func(t *testing.T, f *flush.Flusher) error {
-			file, _ := tempFile(t, 1000)
-			return errors.Join(wrote(f.Write(make([]byte, 10))), f.FlushWait(noContext), copied(io.Copy(f, file)))
+			file, _ := harness.TempFile(t, 1000)
+			return errors.Join(wrote(f.Write(make([]byte, 10))), f.FlushWait(harness.NoContext), copied(io.Copy(f, file)))
 		}},
 		{"a file behind an asynchronous flush", 1010, func(t *testing.T, f *flush.Flusher) error {
-			file, _ := tempFile(t, 1000)
+			file, _ := harness.TempFile(t, 1000)
 			return errors.Join(wrote(f.Write(make([]byte, 10))), f.FlushAsync(), copied(io.Copy(f, file)))
 		}},
 		{"ReadFrom a reader", 1000, func(_ *testing.T, f *flush.Flusher) error {
-			return copied(f.ReadFrom(strings.NewReader(numbered(1000))))
+			return copied(f.ReadFrom(strings.NewReader(harness.Numbered(1000))))
 		}},
 		{"Buffer.Flush", 1000, func(_ *testing.T, f *flush.Flusher) error {
 			b := f.StartBuffer(nil)
@@ -104,7 +105,7 @@ func TestIntervalOfEveryWayIn(t *testing.T) {
 			return errors.Join(wrote(f.WriteString("abc")), b.Flush())
 		}},
 		{"a file through a buffer", 1000, func(t *testing.T, f *flush.Flusher) error {
-			file, _ := tempFile(t, 1000)
+			file, _ := harness.TempFile(t, 1000)
 			f.StartBuffer(&flush.BufferOptions{ChunkSize: 1})
 			return copied(io.Copy(f, file))
 		}},
@@ -127,10 +128,10 @@ func TestIntervalOfEveryWayIn(t *testing.T) {
 				continue // setting headers never flushes
 			}
 			t.Run(way.name+"/"+mode.name, func(t *testing.T) {
-				edges(t, func(t *testing.T, p proto) {
-					clock := newClock()
-					srv := serveMemory(t, p, wrapped(&mode.opts, func(w http.ResponseWriter, _ *http.Request) {
-						f := flusher(w)
+				edges(t, func(t *testing.T, p harness.Proto) {
+					clock := harness.NewClock()
+					srv := harness.ServeMemory(t, p, harness.Wrapped(&mode.opts, func(w http.ResponseWriter, _ *http.Request) {
+						f := harness.Flusher(w)
 						for range 2 { // silence, and again
 							if err := way.do(t, f); err != nil {
 								t.Error(err)
@@ -141,24 +142,24 @@ func TestIntervalOfEveryWayIn(t *testing.T) {
 							}
 						}
 					}), 0)
-					s := open(t, srv, "GET", "/", nil)
-					s.header()
-					by := clock.now()
+					s := harness.Open(t, srv, "GET", "/", nil)
+					s.Header()
+					by := clock.Now()
 					if way.n > 0 {
-						s.take(way.n)
-						by = clock.now()
+						s.Take(way.n)
+						by = clock.Now()
 					}
 					if mode.implicit && by != 0 || by > d {
 						t.Errorf("%d bytes have come after %v", way.n, by)
 					}
 					if way.n > 0 {
-						clock.until(max(by, time.Hour))
-						s.take(way.n)
-						if again := clock.now() - time.Hour; by <= d && (mode.implicit && again != 0 || again > d) {
+						clock.Until(max(by, time.Hour))
+						s.Take(way.n)
+						if again := clock.Now() - time.Hour; by <= d && (mode.implicit && again != 0 || again > d) {
 							t.Errorf("the second time %d bytes have come after %v", way.n, again)
 						}
 					}
-					s.leave()
+					s.Leave()
 					<-time.After(2 * time.Hour)
 				})
 			})
@@ -168,18 +169,18 @@ func TestIntervalOfEveryWayIn(t *testing.T) {
 
 // The twin: without either nothing comes before its time.
 func TestNoIntervalHoldsWhatIsWritten(t *testing.T) {
-	edges(t, func(t *testing.T, p proto) {
-		clock := newClock()
-		srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+	edges(t, func(t *testing.T, p harness.Proto) {
+		clock := harness.NewClock()
+		srv := harness.ServeMemory(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(202)
 			w.Write(make([]byte, 1000))
 			<-time.After(time.Hour)
 		}), 0)
-		s := open(t, srv, "GET", "/", nil)
-		s.header()
-		if s.take(1000); clock.now() != time.Hour {
-			t.Errorf("it came after %v", clock.now())
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.Header()
+		if s.Take(1000); clock.Now() != time.Hour {
+			t.Errorf("it came after %v", clock.Now())
 		}
-		s.expectEnd("")
+		s.ExpectEnd("")
 	})
 }

@@ -16,43 +16,44 @@ import (
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/deadline"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A callee is a server's writer that can do everything a server may be asked
 // for, and something else first: park, panic, or fail.
 type callee struct {
-	deadlineSink
+	harness.DeadlineSink
 	first func(call string) error
 }
 
 func newCallee(t *testing.T, first func(call string) error) *callee {
-	return &callee{deadlineSink{newSink(t)}, first}
+	return &callee{harness.DeadlineSink{Sink: harness.NewSink(t)}, first}
 }
 
 // before does what comes first, as part of the call.
 func (c *callee) before(call string) error {
-	c.enter()
-	defer c.leave()
+	c.Enter()
+	defer c.Leave()
 	return c.first(call)
 }
 
 func (c *callee) WriteHeader(code int) {
 	c.before("WriteHeader")
-	c.deadlineSink.WriteHeader(code)
+	c.DeadlineSink.WriteHeader(code)
 }
 
 func (c *callee) Write(p []byte) (int, error) {
 	if err := c.before("Write"); err != nil {
 		return 0, err
 	}
-	return c.deadlineSink.Write(p)
+	return c.DeadlineSink.Write(p)
 }
 
 func (c *callee) FlushError() error {
 	if err := c.before("FlushError"); err != nil {
 		return err
 	}
-	return c.deadlineSink.FlushError()
+	return c.DeadlineSink.FlushError()
 }
 
 func (c *callee) ReadFrom(src io.Reader) (int64, error) {
@@ -63,7 +64,7 @@ func (c *callee) ReadFrom(src io.Reader) (int64, error) {
 	if err != nil {
 		return 0, err
 	}
-	n, err := c.deadlineSink.Write(p)
+	n, err := c.DeadlineSink.Write(p)
 	return int64(n), err
 }
 
@@ -71,7 +72,7 @@ func (c *callee) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err := c.before("Hijack"); err != nil {
 		return nil, nil, err
 	}
-	return hijackable{deadlineSink: c.deadlineSink}.Hijack()
+	return hijackable{DeadlineSink: c.DeadlineSink}.Hijack()
 }
 
 // A parking holds the first call of one kind until it is opened.
@@ -99,8 +100,8 @@ func (p *parking) first(call string) error {
 // While a call of any kind is in the server, what is written beside it
 // enters behind it, and a flush that says nil has had its bytes flushed.
 func TestFlushBesideACallOfTheServer(t *testing.T) {
-	file, text := tempFile(t, 100_000)
-	bulk := numbered(50_000)
+	file, text := harness.TempFile(t, 100_000)
+	bulk := harness.Numbered(50_000)
 	rewound := func() io.Reader { file.Seek(0, io.SeekStart); return file }
 	for _, call := range []struct {
 		name, parks string
@@ -118,8 +119,8 @@ func TestFlushBesideACallOfTheServer(t *testing.T) {
 			return err
 		}, text[:20_000]},
 		{"Write", "Write", func(f *flush.Flusher) error { _, err := f.WriteString(bulk); return err }, bulk},
-		{"FlushWait", "FlushError", func(f *flush.Flusher) error { return f.FlushWait(noContext) }, ""},
-		{"FlushWait, writing", "Write", func(f *flush.Flusher) error { return f.FlushWait(noContext) }, ""},
+		{"FlushWait", "FlushError", func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) }, ""},
+		{"FlushWait, writing", "Write", func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) }, ""},
 		{"FlushAsync", "FlushError", (*flush.Flusher).FlushAsync, ""},
 		{"SendHeaders", "FlushError", (*flush.Flusher).SendHeaders, ""},
 		{"SendHeaders, writing", "WriteHeader", (*flush.Flusher).SendHeaders, ""},
@@ -130,7 +131,7 @@ func TestFlushBesideACallOfTheServer(t *testing.T) {
 				flush func(f *flush.Flusher) error
 				waits bool
 			}{
-				{"FlushWait", func(f *flush.Flusher) error { return f.FlushWait(noContext) }, true},
+				{"FlushWait", func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) }, true},
 				{"FlushError", (*flush.Flusher).FlushError, true},
 				{"FlushAll", func(f *flush.Flusher) error { return f.FlushAll(true) }, true},
 				{"FlushAsync", (*flush.Flusher).FlushAsync, false},
@@ -149,31 +150,31 @@ func TestFlushBesideACallOfTheServer(t *testing.T) {
 						want := ""
 						if before != "" {
 							want = before
-							mustWrite(t, f, before)
+							harness.MustWrite(t, f, before)
 						}
 						if !parks {
-							must(t, f.FlushWait(noContext))
+							harness.Must(t, f.FlushWait(harness.NoContext))
 							want += "again"
-							mustWrite(t, f, "again")
+							harness.MustWrite(t, f, "again")
 							if before == "flushed twice" {
-								must(t, f.FlushWait(noContext)) // the plain way, and nothing is held
+								harness.Must(t, f.FlushWait(harness.NoContext)) // the plain way, and nothing is held
 							}
 							parks = true
 						}
-						called := after(func() error { return call.do(f) })
+						called := harness.Go(func() error { return call.do(f) })
 						synctest.Wait()
 						if !deadline.Closed(p.inside) {
 							close(p.gate) // this one does not come by here
 						}
 						want += call.sends
 						check := func(when string) {
-							at, _ := s.lastFlush()
-							if held := f.Buffered(); held > 0 || s.body() != want || at != len(want) {
-								t.Errorf("%s %d bytes are held, %d of %d arrived, %d flushed", when, held, len(s.body()), len(want), at)
+							at, _ := s.LastFlush()
+							if held := f.Buffered(); held > 0 || s.Body() != want || at != len(want) {
+								t.Errorf("%s %d bytes are held, %d of %d arrived, %d flushed", when, held, len(s.Body()), len(want), at)
 							}
 						}
 						want += "beatbeat"
-						beaten := after(func() error { // beside it
+						beaten := harness.Go(func() error { // beside it
 							for range 2 {
 								if n, err := f.WriteString("beat"); n != 4 || err != nil {
 									return fmt.Errorf("%d: %w", n, err)
@@ -189,14 +190,14 @@ func TestFlushBesideACallOfTheServer(t *testing.T) {
 						if !deadline.Closed(p.gate) {
 							close(p.gate)
 						}
-						must(t, <-called)
-						must(t, <-beaten)
+						harness.Must(t, <-called)
+						harness.Must(t, <-beaten)
 						if synctest.Wait(); !way.waits {
 							check("it was flushed, and")
 						}
-						must(t, f.Close())
-						if s.body() != want {
-							t.Errorf("%d bytes arrived of %d, or not in order", len(s.body()), len(want))
+						harness.Must(t, f.Close())
+						if s.Body() != want {
+							t.Errorf("%d bytes arrived of %d, or not in order", len(s.Body()), len(want))
 						}
 						if st := f.Stats(); st.Bytes != int64(len(want)) || st.Lost != 0 {
 							t.Errorf("%+v", st)
@@ -219,24 +220,24 @@ func TestWriteBesideHijack(t *testing.T) {
 					s := newCallee(t, p.first)
 					f := flush.New(s, nil, &flush.Options{Flush: mode})
 					if before != "" {
-						mustWrite(t, f, before)
+						harness.MustWrite(t, f, before)
 					}
 					want := before
 					if before == "flushed twice" {
-						must(t, f.FlushWait(noContext))
-						mustWrite(t, f, before)
-						must(t, f.FlushWait(noContext))
+						harness.Must(t, f.FlushWait(harness.NoContext))
+						harness.MustWrite(t, f, before)
+						harness.Must(t, f.FlushWait(harness.NoContext))
 						want += before
 					}
-					hijacked := after(func() error { _, _, err := f.Hijack(); return err })
+					hijacked := harness.Go(func() error { _, _, err := f.Hijack(); return err })
 					<-p.inside
 					var n int
-					wrote := after(func() (err error) { n, err = f.WriteString("beat"); return err })
+					wrote := harness.Go(func() (err error) { n, err = f.WriteString("beat"); return err })
 					synctest.Wait()
-					flushed := after(func() error { return f.FlushWait(noContext) })
+					flushed := harness.Go(func() error { return f.FlushWait(harness.NoContext) })
 					synctest.Wait()
 					close(p.gate)
-					must(t, <-hijacked)
+					harness.Must(t, <-hijacked)
 					if err := <-wrote; n == 0 && !errors.Is(err, http.ErrHijacked) {
 						t.Errorf("Write: %v", err)
 					}
@@ -244,7 +245,7 @@ func TestWriteBesideHijack(t *testing.T) {
 						t.Errorf("FlushWait: %v", err)
 					}
 					f.Close()
-					if st := f.Stats(); st.Bytes+st.Lost != int64(len(want)+n) || st.Bytes != int64(len(s.body())) {
+					if st := f.Stats(); st.Bytes+st.Lost != int64(len(want)+n) || st.Bytes != int64(len(s.Body())) {
 						t.Errorf("%d bytes accepted, %+v", len(want)+n, st)
 					}
 				})
@@ -257,7 +258,7 @@ func TestWriteBesideHijack(t *testing.T) {
 // the response one that can be asked and ended, whichever way it was called.
 // Real time, as what hangs may hang in a mutex.
 func TestServerThatPanics(t *testing.T) {
-	file, _ := tempFile(t, 10_000)
+	file, _ := harness.TempFile(t, 10_000)
 	boom := errors.New("boom")
 	refuses := func(call string) error {
 		switch call {
@@ -299,34 +300,38 @@ func TestServerThatPanics(t *testing.T) {
 		plain bool // headers are out first
 		do    func(f *flush.Flusher)
 	}{
-		{"plain FlushWait", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushWait(noContext) }},
+		{"plain FlushWait", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushWait(harness.NoContext) }},
 		{"plain FlushError", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushError() }},
-		{"FlushWait", flush.Options{}, false, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushWait(noContext) }},
-		{"FlushWait of much", flush.Options{BufferSize: 20_000}, true, func(f *flush.Flusher) { f.Write(make([]byte, 15_000)); f.FlushWait(noContext) }},
+		{"FlushWait", flush.Options{}, false, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushWait(harness.NoContext) }},
+		{"FlushWait of much", flush.Options{BufferSize: 20_000}, true, func(f *flush.Flusher) { f.Write(make([]byte, 15_000)); f.FlushWait(harness.NoContext) }},
 		{"implicit", flush.Options{Implicit: flush.Wait}, true, func(f *flush.Flusher) { io.WriteString(f, "x") }},
 		{"FlushAll", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushAll(true) }},
-		{"Write", flush.Options{}, true, func(f *flush.Flusher) { f.Write(make([]byte, 10_000)); f.FlushWait(noContext) }},
-		{"Write onto held", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.Write(make([]byte, 10_000)); f.FlushWait(noContext) }},
-		{"every write", flush.Options{BufferSize: -1}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushWait(noContext) }},
+		{"Write", flush.Options{}, true, func(f *flush.Flusher) { f.Write(make([]byte, 10_000)); f.FlushWait(harness.NoContext) }},
+		{"Write onto held", flush.Options{}, true, func(f *flush.Flusher) {
+			io.WriteString(f, "x")
+			f.Write(make([]byte, 10_000))
+			f.FlushWait(harness.NoContext)
+		}},
+		{"every write", flush.Options{BufferSize: -1}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushWait(harness.NoContext) }},
 		{"FollowFlush", flush.Options{}, true, func(f *flush.Flusher) {
 			f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
 			io.WriteString(f, "x")
-			f.FlushWait(noContext)
+			f.FlushWait(harness.NoContext)
 		}},
 		{"Buffer.Flush", flush.Options{BufferSize: -1}, true, func(f *flush.Flusher) {
 			b := f.StartBuffer(nil)
 			io.WriteString(f, "x")
 			b.Flush()
-			f.FlushWait(noContext)
+			f.FlushWait(harness.NoContext)
 		}},
 		{"SendHeaders", flush.Options{}, false, func(f *flush.Flusher) { f.SendHeaders() }},
 		{"SendHeaders, held", flush.Options{}, false, func(f *flush.Flusher) { io.WriteString(f, "x"); f.SendHeaders() }},
-		{"ReadFrom", flush.Options{}, true, func(f *flush.Flusher) { file.Seek(0, io.SeekStart); f.ReadFrom(file); f.FlushWait(noContext) }},
+		{"ReadFrom", flush.Options{}, true, func(f *flush.Flusher) { file.Seek(0, io.SeekStart); f.ReadFrom(file); f.FlushWait(harness.NoContext) }},
 		{"ReadFrom, implicit", flush.Options{Implicit: flush.Wait}, true, func(f *flush.Flusher) { file.Seek(0, io.SeekStart); f.ReadFrom(file) }},
 		{"Hijack", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.Hijack() }},
 		{"carrier", flush.Options{Flush: flush.Async}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushAsync() }},
-		{"carrier and wait", flush.Options{Flush: flush.Async}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushAsync(); f.FlushWait(noContext) }},
-		{"interval", flush.Options{FlushInterval: time.Nanosecond}, false, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushWait(noContext) }},
+		{"carrier and wait", flush.Options{Flush: flush.Async}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushAsync(); f.FlushWait(harness.NoContext) }},
+		{"interval", flush.Options{FlushInterval: time.Nanosecond}, false, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushWait(harness.NoContext) }},
 		{"Close", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.Close() }},
 	} {
 		for _, fault := range []struct {
@@ -356,8 +361,8 @@ func TestServerThatPanics(t *testing.T) {
 				opts.Budget = budget
 				f := flush.New(s, nil, &opts)
 				if way.plain {
-					mustWrite(t, f, "first")
-					must(t, f.FlushWait(noContext))
+					harness.MustWrite(t, f, "first")
+					harness.Must(t, f.FlushWait(harness.NoContext))
 				}
 				broken = true
 				step := "the call itself"
@@ -391,7 +396,7 @@ func TestServerThatPanics(t *testing.T) {
 						{"large Write", func() { f.Write(make([]byte, 20_000)) }},
 						{"ReadFrom", func() { file.Seek(0, io.SeekStart); f.ReadFrom(file) }},
 						{"FlushAsync", func() { f.FlushAsync() }},
-						{"FlushWait", func() { f.FlushWait(noContext) }},
+						{"FlushWait", func() { f.FlushWait(harness.NoContext) }},
 						{"FlushAll", func() { f.FlushAll(true) }},
 						{"SendHeaders", func() { f.SendHeaders() }},
 						{"Clean", func() { f.Clean() }},
@@ -403,7 +408,7 @@ func TestServerThatPanics(t *testing.T) {
 						alone(later.name, later.call)
 					}
 				}()
-				timer := time.NewTimer(patience() / 2)
+				timer := time.NewTimer(harness.Patience() / 2)
 				defer timer.Stop()
 				select {
 				case <-done:

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // The files edge_*_test.go hold what happens where two things meet: a wait and
@@ -31,36 +32,11 @@ func edge(t *testing.T, f func(t *testing.T)) {
 }
 
 // edges is bubble with edge's way to fail.
-func edges(t *testing.T, f func(t *testing.T, p proto)) {
-	for _, p := range []proto{http1, http10, h2} {
+func edges(t *testing.T, f func(t *testing.T, p harness.Proto)) {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTP10, harness.HTTP2} {
 		t.Run(p.String(), func(t *testing.T) {
 			edge(t, func(t *testing.T) { f(t, p) })
 		})
-	}
-}
-
-// after calls f on a goroutine of its own and returns a channel on which its
-// error comes.
-func after(f func() error) <-chan error {
-	done := make(chan error, 1)
-	go func() { done <- f() }()
-	return done
-}
-
-// by waits for c until the clock shows at, and reports whether it came.
-func (c clock) by(at time.Duration, done <-chan error) (err error, came bool) {
-	timer := time.NewTimer(at - c.now())
-	defer timer.Stop()
-	select {
-	case err := <-done:
-		return err, true
-	case <-timer.C:
-	}
-	select {
-	case err := <-done:
-		return err, true
-	default:
-		return nil, false
 	}
 }
 
@@ -140,10 +116,10 @@ func (l *link) known(ctx context.Context) context.Context {
 }
 
 // linked puts l around the connection of a server and makes it known.
-func linked(l *link) []serveOption {
-	return []serveOption{
-		wrapConn(func(c net.Conn) net.Conn { l.Conn = c; return l }),
-		configure(func(s *http.Server) {
+func linked(l *link) []harness.ServeOption {
+	return []harness.ServeOption{
+		harness.WrapConn(func(c net.Conn) net.Conn { l.Conn = c; return l }),
+		harness.Configure(func(s *http.Server) {
 			s.ConnContext = func(ctx context.Context, _ net.Conn) context.Context { return l.known(ctx) }
 		}),
 	}

@@ -6,7 +6,6 @@ import (
 	"compress/gzip"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -17,16 +16,8 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
-
-// numbered returns n bytes of which no two stretches are alike.
-func numbered(n int) string {
-	var b strings.Builder
-	for i := 0; b.Len() < n; i++ {
-		fmt.Fprintf(&b, "%07x\n", uint32(i)*2654435761>>4)
-	}
-	return b.String()[:n]
-}
 
 // A tally is what a response has accepted of its handler, and how long the
 // handler had to wait.
@@ -77,7 +68,7 @@ func serveCut(h http.Handler, w http.ResponseWriter, r *http.Request) (cut bool)
 // dropped with a clean end.
 func TestEndedWaitLosesNothing(t *testing.T) {
 	const limit, stall, size = time.Minute, 90 * time.Second, 200_000
-	all := numbered(size)
+	all := harness.Numbered(size)
 	for _, way := range []struct {
 		name   string
 		opts   flush.Options
@@ -130,7 +121,7 @@ func TestEndedWaitLosesNothing(t *testing.T) {
 		{"FollowFlush", flush.Options{}, false, func(a *tally) {
 			a.f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
 			a.write(all)
-			a.timed("FlushWait", func() { a.f.FlushWait(noContext) })
+			a.timed("FlushWait", func() { a.f.FlushWait(harness.NoContext) })
 		}},
 		{"FollowFlush, FlushError", flush.Options{}, false, func(a *tally) {
 			a.f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
@@ -167,7 +158,7 @@ func TestEndedWaitLosesNothing(t *testing.T) {
 			a.accepted.WriteString(all[:n])
 		}},
 		{"ReadFrom, a file", flush.Options{}, false, func(a *tally) {
-			file, text := tempFile(a.t, size)
+			file, text := harness.TempFile(a.t, size)
 			n, _ := a.f.ReadFrom(file)
 			a.accepted.WriteString(text[:n])
 		}},
@@ -192,17 +183,17 @@ func TestEndedWaitLosesNothing(t *testing.T) {
 		}{{"at once", 0, 0}, {"midway", 70_000, 0}, {"twice", 0, 50_000}} {
 			t.Run(way.name+"/"+test.name, func(t *testing.T) {
 				edge(t, func(t *testing.T) {
-					s := newSink(t)
-					s.hold(test.at)
+					s := harness.NewSink(t)
+					s.Hold(test.at)
 					time.AfterFunc(stall, func() {
 						if test.then == 0 {
-							s.release()
+							s.Release()
 							return
 						}
-						s.hold(test.then)
-						time.AfterFunc(stall, s.release)
+						s.Hold(test.then)
+						time.AfterFunc(stall, s.Release)
 					})
-					opts, told := tellClosing(way.opts)
+					opts, told := harness.TellClosing(way.opts)
 					opts.SendTimeout = limit
 					r := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
 					if way.zipped {
@@ -212,22 +203,22 @@ func TestEndedWaitLosesNothing(t *testing.T) {
 						}
 					}
 					a := &tally{t: t, limit: limit}
-					cut := serveCut(wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-						a.f = flusher(w)
+					cut := serveCut(harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+						a.f = harness.Flusher(w)
 						way.do(a)
 						a.write("tail")
 					}), s, r)
 					c := <-told
-					got := s.body()
+					got := s.Body()
 					if way.zipped {
 						got = unzipped(t, got, !cut)
 					}
 					want := a.accepted.String()
-					if !cut && c.err == nil && got != want {
+					if !cut && c.Err == nil && got != want {
 						t.Errorf("%d of %d bytes accepted arrived, and nobody is told: %+v", len(got), len(want), c.Stats)
 					}
-					if !cut && c.err != nil {
-						t.Errorf("a clean end in spite of %v", c.err)
+					if !cut && c.Err != nil {
+						t.Errorf("a clean end in spite of %v", c.Err)
 					}
 					if !strings.HasPrefix(want, got) {
 						t.Errorf("the %d bytes that arrived are not the first of the %d accepted", len(got), len(want))
@@ -255,17 +246,17 @@ func unzipped(t *testing.T, s string, whole bool) string {
 func TestPatientWaitLosesNothing(t *testing.T) {
 	edge(t, func(t *testing.T) {
 		const limit = time.Minute
-		s := newSink(t)
-		s.hold(0)
-		time.AfterFunc(limit-1, s.release)
+		s := harness.NewSink(t)
+		s.Hold(0)
+		time.AfterFunc(limit-1, s.Release)
 		f := flush.New(s, nil, &flush.Options{SendTimeout: limit})
 		b := f.StartBuffer(nil)
-		all := numbered(200_000)
-		mustWrite(t, f, all)
-		must(t, b.Flush())
-		must(t, f.Close())
-		if s.body() != all {
-			t.Errorf("%d bytes arrived", len(s.body()))
+		all := harness.Numbered(200_000)
+		harness.MustWrite(t, f, all)
+		harness.Must(t, b.Flush())
+		harness.Must(t, f.Close())
+		if s.Body() != all {
+			t.Errorf("%d bytes arrived", len(s.Body()))
 		}
 	})
 }
@@ -287,14 +278,14 @@ func TestBudgetOfAHeldResponseWithABody(t *testing.T) {
 		{"held, no body", flush.Options{HTTP10Buffer: 1 << 20}, 100_000, "GET"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			edges(t, func(t *testing.T, p proto) {
+			edges(t, func(t *testing.T, p harness.Proto) {
 				const size = 200_000
-				clock := newClock()
-				opts, told := tellClosing(test.opts)
+				clock := harness.NewClock()
+				opts, told := harness.TellClosing(test.opts)
 				opts.SendTimeout, opts.Budget = time.Minute, flush.NewBudget(16<<10, 16<<10)
 				started := make(chan *flush.Flusher, 1)
-				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-					started <- flusher(w)
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					started <- harness.Flusher(w)
 					for range size / test.write {
 						if n, err := w.Write(make([]byte, test.write)); n != test.write || err != nil {
 							t.Error(n, err)
@@ -306,23 +297,23 @@ func TestBudgetOfAHeldResponseWithABody(t *testing.T) {
 				if test.method == "POST" {
 					body = strings.NewReader("upload")
 				}
-				s := open(t, srv, test.method, "/", body)
+				s := harness.Open(t, srv, test.method, "/", body)
 				f := <-started
 				never := time.AfterFunc(time.Hour, func() {
-					t.Errorf("the Write has not returned after %v", clock.now())
+					t.Errorf("the Write has not returned after %v", clock.Now())
 					f.Abort(nil)
 				})
-				if body, _, end := s.rest(); len(body) != size || end == cut {
+				if body, _, end := s.Rest(); len(body) != size || end == harness.Cut {
 					t.Errorf("%d bytes, %s", len(body), end)
 				}
-				if c := <-told; c.err != nil {
-					t.Error("OnClose:", c.err)
+				if c := <-told; c.Err != nil {
+					t.Error("OnClose:", c.Err)
 				}
 				never.Stop()
 				if held := opts.Budget.Stats().Held; held != 0 {
 					t.Errorf("%d bytes are still counted", held)
 				}
-				s.leave()
+				s.Leave()
 				<-time.After(time.Second) // a server that gives up a connection lingers
 			})
 		})
@@ -337,15 +328,15 @@ func TestBudgetFindsWhoBlockedWithNothingHeld(t *testing.T) {
 		block func(f *flush.Flusher)
 		takes time.Duration // until the client goes on; 0: never
 	}{
-		{"a large write", func(f *flush.Flusher) { f.Write(make([]byte, much)) }, 0},
+		{"a large write", func(f *flush.Flusher) { f.Write(make([]byte, harness.Much)) }, 0},
 		{"headers", func(f *flush.Flusher) { f.SendHeaders() }, 0},
-		{"a flush of headers", func(f *flush.Flusher) { f.FlushWait(noContext) }, 0},
+		{"a flush of headers", func(f *flush.Flusher) { f.FlushWait(harness.NoContext) }, 0},
 		{"asynchronous headers", func(f *flush.Flusher) { f.FlushAsync() }, 0},
-		{"twin: it keeps up", func(f *flush.Flusher) { f.Write(make([]byte, much)) }, 50 * time.Millisecond},
+		{"twin: it keeps up", func(f *flush.Flusher) { f.Write(make([]byte, harness.Much)) }, 50 * time.Millisecond},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			edge(t, func(t *testing.T) {
-				clock := newClock()
+				clock := harness.NewClock()
 				opts := &flush.Options{Budget: flush.NewBudget(8<<10, 8<<10), SendTimeout: time.Hour}
 				stalled := newFlushSink(t)
 				a := flush.New(stalled, nil, opts)
@@ -357,11 +348,11 @@ func TestBudgetFindsWhoBlockedWithNothingHeld(t *testing.T) {
 				if test.takes > 0 {
 					time.AfterFunc(test.takes, stalled.open)
 				}
-				b := flush.New(newTap(true), nil, &flush.Options{Budget: opts.Budget, Flush: flush.Async})
-				wrote := after(func() error { _, err := b.Write(make([]byte, 1000)); return err })
-				err, came := clock.by(time.Minute, wrote)
+				b := flush.New(harness.NewTap(true), nil, &flush.Options{Budget: opts.Budget, Flush: flush.Async})
+				wrote := harness.Go(func() error { _, err := b.Write(make([]byte, 1000)); return err })
+				err, came := clock.By(time.Minute, wrote)
 				if !came {
-					t.Errorf("another response waits for memory after %v", clock.now())
+					t.Errorf("another response waits for memory after %v", clock.Now())
 				} else if err != nil {
 					t.Error(err)
 				}
@@ -382,17 +373,17 @@ func TestBudgetFindsWhoBlockedWithNothingHeld(t *testing.T) {
 }
 
 // A flushSink is a tap that stalls in flushes, too.
-type flushSink struct{ *tap }
+type flushSink struct{ *harness.Tap }
 
-func newFlushSink(*testing.T) flushSink { return flushSink{newTap(false)} }
+func newFlushSink(*testing.T) flushSink { return flushSink{harness.NewTap(false)} }
 
 func (s flushSink) open() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
 	select {
-	case <-s.opened:
+	case <-s.Opened:
 	default:
-		close(s.opened)
+		close(s.Opened)
 	}
 }
 
@@ -414,8 +405,8 @@ func TestWaitForTheBudgetEnds(t *testing.T) {
 		by   time.Duration
 		want error
 	}{
-		{"Close", flush.Options{SendTimeout: limit, Flush: flush.Async}, func(f *flush.Flusher, _ context.CancelFunc) { go f.Close() }, limit + limit/4, errAny},
-		{"Close, implicit", flush.Options{SendTimeout: limit, Implicit: flush.Async}, func(f *flush.Flusher, _ context.CancelFunc) { go f.Close() }, limit + limit/4, errAny},
+		{"Close", flush.Options{SendTimeout: limit, Flush: flush.Async}, func(f *flush.Flusher, _ context.CancelFunc) { go f.Close() }, limit + limit/4, harness.ErrAny},
+		{"Close, implicit", flush.Options{SendTimeout: limit, Implicit: flush.Async}, func(f *flush.Flusher, _ context.CancelFunc) { go f.Close() }, limit + limit/4, harness.ErrAny},
 		{"SendTimeout", flush.Options{SendTimeout: limit, Flush: flush.Async}, func(*flush.Flusher, context.CancelFunc) {}, limit + limit/4, flush.ErrTimeout},
 		{"Abort", flush.Options{SendTimeout: limit, Flush: flush.Async}, func(f *flush.Flusher, _ context.CancelFunc) { f.Abort(cause) }, time.Second, cause},
 		{"the client leaves", flush.Options{SendTimeout: time.Hour, Flush: flush.Async}, func(_ *flush.Flusher, hang context.CancelFunc) { hang() }, time.Second, nil},
@@ -424,7 +415,7 @@ func TestWaitForTheBudgetEnds(t *testing.T) {
 			edge(t, func(t *testing.T) {
 				budget := flush.NewBudget(8<<10, 8<<10)
 				// It keeps up, and holds what no flush was asked for.
-				a := flush.New(newTap(true), nil, &flush.Options{Budget: budget, BufferSize: 16 << 10})
+				a := flush.New(harness.NewTap(true), nil, &flush.Options{Budget: budget, BufferSize: 16 << 10})
 				a.Write(make([]byte, 8000))
 				opts := test.opts
 				opts.Budget = budget
@@ -433,28 +424,28 @@ func TestWaitForTheBudgetEnds(t *testing.T) {
 				got := make(chan *flush.Flusher, 1)
 				wrote := make(chan error, 1)
 				r := httptest.NewRequestWithContext(ctx, "GET", "/", nil)
-				clock := newClock()
-				served := after(func() error {
-					serveCut(wrapped(&opts, func(w http.ResponseWriter, r *http.Request) {
-						got <- flusher(w)
+				clock := harness.NewClock()
+				served := harness.Go(func() error {
+					serveCut(harness.Wrapped(&opts, func(w http.ResponseWriter, r *http.Request) {
+						got <- harness.Flusher(w)
 						r.Context().Done() // it is watched
 						_, err := w.Write(make([]byte, 1000))
 						wrote <- err
-					}), newTap(true), r)
+					}), harness.NewTap(true), r)
 					return nil
 				})
 				f := <-got
 				synctest.Wait()
 				test.end(f, hang)
-				err, came := clock.by(test.by, wrote)
+				err, came := clock.By(test.by, wrote)
 				switch {
 				case !came:
-					t.Errorf("the Write still waits after %v", clock.now())
+					t.Errorf("the Write still waits after %v", clock.Now())
 					go f.Abort(nil)
 					<-wrote
 				case test.want == nil: // the server's call tells
-				case err == nil || test.want != errAny && !errors.Is(err, test.want):
-					t.Errorf("the Write: %v after %v", err, clock.now())
+				case err == nil || test.want != harness.ErrAny && !errors.Is(err, test.want):
+					t.Errorf("the Write: %v after %v", err, clock.Now())
 				}
 				<-served
 				a.Abort(nil)
@@ -469,13 +460,13 @@ func TestWaitForTheBudgetEnds(t *testing.T) {
 // A hijackable is a sink whose connection can be taken over. Hijack waits for
 // the gate, if there is one.
 type hijackable struct {
-	deadlineSink
+	harness.DeadlineSink
 	gate chan struct{}
 }
 
 func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	h.enter()
-	defer h.leave()
+	h.Enter()
+	defer h.Leave()
 	if h.gate != nil {
 		<-h.gate
 	}
@@ -502,10 +493,10 @@ func TestWaitEndsWithTheResponse(t *testing.T) {
 				edge(t, func(t *testing.T) {
 					budget := flush.NewBudget(8<<10, 8<<10)
 					opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1}
-					first := newTap(false)
+					first := harness.NewTap(false)
 					a := flush.New(first, nil, opts)
 					a.Write(make([]byte, 8000))
-					b := flush.New(hijackable{deadlineSink: deadlineSink{newSink(t)}}, nil, opts)
+					b := flush.New(hijackable{DeadlineSink: harness.DeadlineSink{Sink: harness.NewSink(t)}}, nil, opts)
 					type result struct {
 						n   int
 						err error
@@ -518,21 +509,21 @@ func TestWaitEndsWithTheResponse(t *testing.T) {
 					<-time.After(10 * time.Millisecond)
 					switch comes {
 					case "at once":
-						must(t, test.end(b))
-						close(first.opened)
+						harness.Must(t, test.end(b))
+						close(first.Opened)
 					case "later":
-						must(t, test.end(b))
+						harness.Must(t, test.end(b))
 						<-time.After(time.Second)
-						close(first.opened)
+						close(first.Opened)
 					case "in between":
-						go close(first.opened)
-						must(t, test.end(b))
+						go close(first.Opened)
+						harness.Must(t, test.end(b))
 					}
 					got := <-wrote
 					if comes != "in between" && (got.n != 0 || !errors.Is(got.err, test.want)) {
 						t.Errorf("the Write: %d, %v", got.n, got.err)
 					}
-					must(t, a.Close())
+					harness.Must(t, a.Close())
 					if held := budget.Stats().Held; held != 0 {
 						t.Errorf("%d bytes stay counted for a response that has ended", held)
 					}
@@ -552,20 +543,20 @@ func TestWaitEndsWithTheResponse(t *testing.T) {
 // A Write that waits for room behind a Hijack, too.
 func TestRoomWaitEndsWithHijack(t *testing.T) {
 	edge(t, func(t *testing.T) {
-		s := hijackable{deadlineSink: deadlineSink{newSink(t)}}
+		s := hijackable{DeadlineSink: harness.DeadlineSink{Sink: harness.NewSink(t)}}
 		f := flush.New(s, nil, &flush.Options{Flush: flush.Async, MaxPending: 8000, SendTimeout: -1})
-		s.hold(0)
-		mustWrite(t, f, numbered(8000))
+		s.Hold(0)
+		harness.MustWrite(t, f, harness.Numbered(8000))
 		var n int
-		wrote := after(func() (err error) { n, err = f.WriteString("hello"); return err })
+		wrote := harness.Go(func() (err error) { n, err = f.WriteString("hello"); return err })
 		synctest.Wait()
-		hijacked := after(func() error { _, _, err := f.Hijack(); return err })
+		hijacked := harness.Go(func() error { _, _, err := f.Hijack(); return err })
 		synctest.Wait()
-		s.release()
-		must(t, <-hijacked)
+		s.Release()
+		harness.Must(t, <-hijacked)
 		err := <-wrote
 		f.Close()
-		if st := f.Stats(); st.Bytes+st.Lost != int64(8000+n) || int64(len(s.body())) != st.Bytes {
+		if st := f.Stats(); st.Bytes+st.Lost != int64(8000+n) || int64(len(s.Body())) != st.Bytes {
 			t.Errorf("%d of 5 bytes accepted, %v, %+v", n, err, st)
 		}
 		if n < 5 && !errors.Is(err, http.ErrHijacked) {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // What was flushed before an end that cuts reaches the client first, and then
@@ -36,26 +37,26 @@ func TestFlushedBeforeTheCut(t *testing.T) {
 			{"Wait", flush.Options{}, func(w http.ResponseWriter) { flush.Flush(w, true) }},
 		} {
 			t.Run(end.name+"/"+ask.name, func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 					told := make(chan error, 1)
 					opts := ask.opts
 					opts.OnClose = func(_ *http.Request, _ flush.Stats, err error) { told <- err }
-					srv := serveMemory(t, p, wrapped(&opts, func(w http.ResponseWriter, _ *http.Request) {
+					srv := harness.ServeMemory(t, p, harness.Wrapped(&opts, func(w http.ResponseWriter, _ *http.Request) {
 						io.WriteString(w, "half of it")
 						ask.do(w)
-						end.do(flusher(w))
+						end.do(harness.Flusher(w))
 					}), 0)
-					clock := newClock()
-					s := open(t, srv, "GET", "/", nil)
-					body, _, how := s.rest()
-					if body != "half of it" || how == complete || how == closed && p != http10 {
+					clock := harness.NewClock()
+					s := harness.Open(t, srv, "GET", "/", nil)
+					body, _, how := s.Rest()
+					if body != "half of it" || how == harness.Complete || how == harness.Closed && p != harness.HTTP10 {
 						t.Errorf("the client got %q, %v", body, how)
 					}
 					if err := <-told; err == nil || end.name == "Abort" && !errors.Is(err, cause) {
 						t.Error("OnClose:", err)
 					}
-					if clock.now() != 0 {
-						t.Error("it took", clock.now())
+					if clock.Now() != 0 {
+						t.Error("it took", clock.Now())
 					}
 				})
 			})
@@ -67,22 +68,22 @@ func TestFlushedBeforeTheCut(t *testing.T) {
 func TestFlushedBeforeTheCutIsBounded(t *testing.T) {
 	for _, limit := range []time.Duration{200 * time.Millisecond, time.Hour} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 				ended := make(chan time.Duration, 1)
-				clock := newClock()
-				opts := &flush.Options{Flush: flush.Async, SendTimeout: limit, MaxPending: much, OnClose: func(*http.Request, flush.Stats, error) {
-					ended <- clock.now()
+				clock := harness.NewClock()
+				opts := &flush.Options{Flush: flush.Async, SendTimeout: limit, MaxPending: harness.Much, OnClose: func(*http.Request, flush.Stats, error) {
+					ended <- clock.Now()
 				}}
-				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-					w.Write(make([]byte, much))
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					w.Write(make([]byte, harness.Much))
 					w.(http.Flusher).Flush()
 					panic(http.ErrAbortHandler)
 				}), 1000)
-				s := open(t, srv, "GET", "/", nil)
+				s := harness.Open(t, srv, "GET", "/", nil)
 				if at := <-ended; at > min(limit, time.Second) {
 					t.Error("ended after", at)
 				}
-				if _, _, end := s.rest(); end == complete {
+				if _, _, end := s.Rest(); end == harness.Complete {
 					t.Error("the client takes it for complete")
 				}
 			})

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // fuzzAsyncHandlers are fuzzHandlers and one while which another goroutine
@@ -53,10 +54,10 @@ func FuzzBuffersAsync(f *testing.F) {
 		mode := int(input[0]) % (2 * len(fuzzModes))
 		c := fuzzCase(input[1:], fuzzAsyncHandlers)
 		c.Steps = slices.DeleteFunc(c.Steps, func(s phpStep) bool { return s.Op == "disconnect" })
-		p := []proto{http1, h2}[mode%2]
+		p := []harness.Proto{harness.HTTP1, harness.HTTP2}[mode%2]
 		synctest.Test(t, func(t *testing.T) {
 			got := &asyncRun{t: t, c: c}
-			s := open(t, serveMemory(t, p, wrapped(fuzzModes[mode/2], got.handle), 1<<20), "GET", "/", nil)
+			s := harness.Open(t, harness.ServeMemory(t, p, harness.Wrapped(fuzzModes[mode/2], got.handle), 1<<20), "GET", "/", nil)
 			got.check(s)
 			if t.Failed() {
 				t.Logf("%v, %+v", p, fuzzModes[mode/2])
@@ -82,7 +83,7 @@ type asyncRun struct {
 }
 
 func (a *asyncRun) handle(w http.ResponseWriter, r *http.Request) {
-	f := flusher(w)
+	f := harness.Flusher(w)
 	end := len(a.c.Steps)
 	real, want := newOutcome(end), newOutcome(end)
 	a.header, a.bytes = http.Header{}, want.Bytes
@@ -151,9 +152,9 @@ func (a *asyncRun) handle(w http.ResponseWriter, r *http.Request) {
 }
 
 // check reads the response and compares it with what the model let through.
-func (a *asyncRun) check(s *stream) {
-	resp, err := s.head()
-	body, _, end := s.rest()
+func (a *asyncRun) check(s *harness.Stream) {
+	resp, err := s.Head()
+	body, _, end := s.Rest()
 	want := strings.Join(a.bytes, "")
 	if err == nil && resp.Header.Get("Content-Encoding") == "gzip" {
 		var plain []byte
@@ -162,21 +163,21 @@ func (a *asyncRun) check(s *stream) {
 			plain, err = io.ReadAll(zr)
 		}
 		if err != nil && !a.cut {
-			a.t.Errorf("%v in %q, after %q", err, clip([]byte(body)), clip(plain))
+			a.t.Errorf("%v in %q, after %q", err, harness.Clip([]byte(body)), harness.Clip(plain))
 		}
 		body = string(plain)
 	}
 	if a.cut {
-		if end != cut && err == nil && resp.StatusCode != http.StatusNoContent || !strings.HasPrefix(want, body) {
-			a.t.Errorf("got %q, %s, want a part of %q, cut", clip([]byte(body)), end, clip([]byte(want)))
+		if end != harness.Cut && err == nil && resp.StatusCode != http.StatusNoContent || !strings.HasPrefix(want, body) {
+			a.t.Errorf("got %q, %s, want a part of %q, cut", harness.Clip([]byte(body)), end, harness.Clip([]byte(want)))
 		}
 		return
 	}
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	if body != want || end != complete {
-		a.t.Errorf("got %q, %s, want %q", clip([]byte(body)), end, clip([]byte(want)))
+	if body != want || end != harness.Complete {
+		a.t.Errorf("got %q, %s, want %q", harness.Clip([]byte(body)), end, harness.Clip([]byte(want)))
 	}
 	if resp.StatusCode != a.model.status {
 		a.t.Errorf("status %d, want %d", resp.StatusCode, a.model.status)
@@ -215,18 +216,18 @@ func TestGzipOracle(t *testing.T) {
 				s.Chunk *= random.IntN(500)
 			}
 		}
-		p, opts := []proto{http1, h2}[seed%2], modes[seed/2%len(modes)]
+		p, opts := []harness.Proto{harness.HTTP1, harness.HTTP2}[seed%2], modes[seed/2%len(modes)]
 		synctest.Test(t, func(t *testing.T) {
 			run := &asyncRun{t: t, c: c, compressed: true}
-			s := open(t, serveMemory(t, p, wrapped(opts, run.handle), 1<<20), "GET", "/", nil, acceptGzip)
+			s := harness.Open(t, harness.ServeMemory(t, p, harness.Wrapped(opts, run.handle), 1<<20), "GET", "/", nil, harness.AcceptGzip)
 			run.check(s)
-			if r, err := s.head(); err == nil && r.Header.Get("Content-Encoding") == "gzip" {
+			if r, err := s.Head(); err == nil && r.Header.Get("Content-Encoding") == "gzip" {
 				encoded++
 			}
 			if t.Failed() {
 				t.Logf("script %d: %v, %+v", seed, p, opts)
 				for i, s := range c.Steps {
-					t.Logf("%d: %s", i, clip(fmt.Append(nil, s)))
+					t.Logf("%d: %s", i, harness.Clip(fmt.Append(nil, s)))
 				}
 			}
 		})

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // fuzzOps are the steps that FuzzBuffers makes, the likelier the more often
@@ -110,7 +111,7 @@ func (s *phpRun) doMore(step phpStep) (result any, ok bool) {
 func errorKinds(err error) string {
 	var kinds []string
 	for _, known := range []error{
-		errFilter, flush.ErrForbidden, flush.ErrNotTop, flush.ErrBufferClosed, flush.ErrReentrant,
+		harness.ErrFilter, flush.ErrForbidden, flush.ErrNotTop, flush.ErrBufferClosed, flush.ErrReentrant,
 		flush.ErrHeadersSent, flush.ErrClientGone, flush.ErrClosed, http.ErrBodyNotAllowed,
 	} {
 		if errors.Is(err, known) {

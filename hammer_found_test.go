@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // What TestHammer has found, as small as it gets.
@@ -67,7 +68,7 @@ func TestFlushWaitReturnsItsOwnResult(t *testing.T) {
 		for range 2 {
 			go func() {
 				f.Write([]byte("event"))
-				errs <- f.FlushWait(noContext)
+				errs <- f.FlushWait(harness.NoContext)
 			}()
 			synctest.Wait()
 		}
@@ -76,7 +77,7 @@ func TestFlushWaitReturnsItsOwnResult(t *testing.T) {
 				t.Errorf("a server that cannot flush: %v", err)
 			}
 		}
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 	})
 }
 
@@ -95,7 +96,7 @@ func TestCloseLeavesHijackedAlone(t *testing.T) {
 			func() error { touch(); return nil },
 		}}, func() { time.Sleep(time.Millisecond); hijacked = true }}, nil, nil)
 		f.Write([]byte("before"))
-		must(t, f.FlushAsync())
+		harness.Must(t, f.FlushAsync())
 		go func() {
 			conn, _, err := f.Hijack()
 			if err == nil {
@@ -152,14 +153,14 @@ func TestReadFromTellsRefusal(t *testing.T) {
 // whoever called the server last.
 func TestOwedBehindTheOneWhoWorks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, nil)
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
 		b := f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
-		s.hold(0)
-		mustWrite(t, f, "first")
+		s.Hold(0)
+		harness.MustWrite(t, f, "first")
 		go b.Flush() // calls the server itself, as nothing is asynchronous
 		synctest.Wait()
-		mustWrite(t, f, strings.Repeat("w", 20_000))
+		harness.MustWrite(t, f, strings.Repeat("w", 20_000))
 		go b.Flush()
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -167,11 +168,11 @@ func TestOwedBehindTheOneWhoWorks(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- f.FlushWait(ctx) }()
 		synctest.Wait()
-		s.release()
+		s.Release()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 	})
 }
 
@@ -184,7 +185,7 @@ func TestFailureInTheMiddleOfACopy(t *testing.T) {
 		}), func() error { return nil }}}, nil, &flush.Options{BufferSize: 1 << 20, MaxPending: 1 << 20})
 		const size = 100_000
 		f.Write(make([]byte, size))
-		if err := f.FlushWait(noContext); !errors.Is(err, flush.ErrClientGone) {
+		if err := f.FlushWait(harness.NoContext); !errors.Is(err, flush.ErrClientGone) {
 			t.Errorf("%d taken: %v", took, err)
 		}
 		f.Close()

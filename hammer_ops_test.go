@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A reply is one response of a hammerRun.
@@ -168,7 +169,7 @@ func (r *reply) serve() {
 		if n, err := r.f.Write([]byte("late")); n != 0 || err == nil {
 			r.report("after the end", "Write: %d, %v", n, err)
 		}
-		if err := r.f.FlushWait(noContext); !errors.Is(err, flush.ErrClosed) && !errors.Is(err, http.ErrHijacked) {
+		if err := r.f.FlushWait(harness.NoContext); !errors.Is(err, flush.ErrClosed) && !errors.Is(err, http.ErrHijacked) {
 			r.report("after the end", "FlushWait: %v", err)
 		}
 		return nil
@@ -388,7 +389,7 @@ func (k *worker) do(o op) {
 	case opFlushAsync:
 		k.call("FlushAsync", r.mustNotWait(), 0, f.FlushAsync)
 	case opFlushWait:
-		k.flush("FlushWait", waits, 0, true, r.known(), func() error { return f.FlushWait(noContext) })
+		k.flush("FlushWait", waits, 0, true, r.known(), func() error { return f.FlushWait(harness.NoContext) })
 	case opFlushCtx:
 		ctx, cancel := context.WithTimeout(context.Background(), o.d)
 		defer cancel()

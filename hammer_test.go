@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // The hammer: some goroutines do random things to one response, or to three
@@ -150,7 +152,7 @@ func (h *hammerRun) hammer(t *testing.T) []finding {
 		}()
 		synctest.Test(t, h.run)
 	}()
-	timer := time.NewTimer(2 * patience())
+	timer := time.NewTimer(2 * harness.Patience())
 	defer timer.Stop()
 	select {
 	case <-done:
@@ -166,7 +168,7 @@ func (h *hammerRun) hammer(t *testing.T) []finding {
 // that a bubble knows.
 func busyStacks() string {
 	var busy []string
-	for _, stack := range goroutines() {
+	for _, stack := range harness.Goroutines() {
 		first, _, _ := strings.Cut(stack, "\n")
 		if strings.Contains(first, "synctest bubble") && !strings.Contains(first, "(durable)") {
 			busy = append(busy, stack)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Who calls the server, and who waits for that.
@@ -24,27 +25,27 @@ import (
 // nobody has the server, and it goes on once the server does.
 func TestHijackThatEndsTakesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := waitSink{newSink(t)}
+		s := waitSink{harness.NewSink(t)}
 		f := flush.New(s, nil, &flush.Options{SendTimeout: time.Minute})
 		for range 2 { // and again when it stops once more
-			s.hold(len(s.body()))
-			mustWrite(t, f, "stuck")
-			must(t, f.FlushAsync())
+			s.Hold(len(s.Body()))
+			harness.MustWrite(t, f, "stuck")
+			harness.Must(t, f.FlushAsync())
 			synctest.Wait()
 			began := time.Now()
 			if _, _, err := f.Hijack(); !errors.Is(err, flush.ErrTimeout) || time.Since(began) != time.Minute {
 				t.Errorf("Hijack: %v after %v", err, time.Since(began))
 			}
-			must(t, f.Err())
-			s.release()
-			mustWrite(t, f, "goes on")
-			must(t, f.FlushWait(noContext))
+			harness.Must(t, f.Err())
+			s.Release()
+			harness.MustWrite(t, f, "goes on")
+			harness.Must(t, f.FlushWait(harness.NoContext))
 		}
 		conn, _, err := f.Hijack()
-		must(t, err)
+		harness.Must(t, err)
 		conn.Close()
-		if want := strings.Repeat("stuckgoes on", 2); s.body() != want {
-			t.Errorf("got %q", s.body())
+		if want := strings.Repeat("stuckgoes on", 2); s.Body() != want {
+			t.Errorf("got %q", s.Body())
 		}
 		if _, err := f.WriteString("late"); err != http.ErrHijacked {
 			t.Errorf("a Write after Hijack: %v", err)
@@ -58,16 +59,16 @@ func TestHijackThatEndsTakesNothing(t *testing.T) {
 func TestHijackTwice(t *testing.T) {
 	for _, deadlines := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
-			s := waitSink{newSink(t)}
+			s := waitSink{harness.NewSink(t)}
 			asked := 0
 			var w http.ResponseWriter = countingHijacker{s, &asked}
 			if deadlines {
 				w = deadlineHijacker{countingHijacker{s, &asked}}
 			}
 			f := flush.New(w, nil, nil)
-			s.hold(0)
-			mustWrite(t, f, "stuck")
-			must(t, f.FlushAsync())
+			s.Hold(0)
+			harness.MustWrite(t, f, "stuck")
+			harness.Must(t, f.FlushAsync())
 			synctest.Wait()
 			var wg sync.WaitGroup
 			errs := make(chan error, 2)
@@ -75,7 +76,7 @@ func TestHijackTwice(t *testing.T) {
 				wg.Go(func() { errs <- hijack(&waiter{f: f}) })
 				synctest.Wait()
 			}
-			s.release()
+			s.Release()
 			wg.Wait()
 			if a, b := <-errs, <-errs; (a == nil) == (b == nil) || !errors.Is(errors.Join(a, b), http.ErrHijacked) || asked != 1 {
 				t.Errorf("deadlines %t: %v and %v, the server was asked %d times", deadlines, a, b, asked)
@@ -97,27 +98,27 @@ func (c countingHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 type deadlineHijacker struct{ countingHijacker }
 
-func (d deadlineHijacker) SetWriteDeadline(t time.Time) error { d.wd.Set(t); return nil }
+func (d deadlineHijacker) SetWriteDeadline(t time.Time) error { d.WriteDeadline.Set(t); return nil }
 
 // A sendfileSink is inside its ReadFrom until it is let go, as the server is
 // during sendfile.
 type sendfileSink struct {
-	deadlineSink
+	harness.DeadlineSink
 	slices chan struct{} // one value lets a call go
 }
 
 func (s sendfileSink) ReadFrom(src io.Reader) (int64, error) {
-	s.enter()
-	defer s.leave()
+	s.Enter()
+	defer s.Leave()
 	select {
 	case <-s.slices:
-	case <-s.wd.Passed():
+	case <-s.WriteDeadline.Passed():
 		return 0, os.ErrDeadlineExceeded
 	}
 	p, err := io.ReadAll(src)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.got = append(s.got, p...)
+	s.Mu.Lock()
+	defer s.Mu.Unlock()
+	s.Got = append(s.Got, p...)
 	return int64(len(p)), err
 }
 
@@ -126,22 +127,26 @@ func (s sendfileSink) ReadFrom(src io.Reader) (int64, error) {
 func TestNothingCallsTheServerDuringSendfile(t *testing.T) {
 	for name, call := range map[string]func(f *flush.Flusher) error{
 		"FlushAsync": func(f *flush.Flusher) error { return f.FlushAsync() },
-		"FlushWait":  func(f *flush.Flusher) error { return f.FlushWait(noContext) },
+		"FlushWait":  func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) },
 		"FlushWait and ctx": func(f *flush.Flusher) error {
 			return f.FlushWait(context.WithValue(context.Background(), sendfileSink{}, 0))
 		},
 		"SendHeaders": func(f *flush.Flusher) error { return f.SendHeaders() },
 		"Write":       func(f *flush.Flusher) error { _, err := f.Write(make([]byte, 10_000)); return err },
 		"WriteHeader": func(f *flush.Flusher) error { f.WriteHeader(103); return nil },
-		"ReadFrom":    func(f *flush.Flusher) error { file, _ := tempFile(t, 10); _, err := f.ReadFrom(file); return err },
-		"Close":       func(f *flush.Flusher) error { return f.Close() },
+		"ReadFrom": func(f *flush.Flusher) error {
+			file, _ := harness.TempFile(t, 10)
+			_, err := f.ReadFrom(file)
+			return err
+		},
+		"Close": func(f *flush.Flusher) error { return f.Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := sendfileSink{deadlineSink{newSink(t)}, make(chan struct{})}
+				s := sendfileSink{harness.DeadlineSink{Sink: harness.NewSink(t)}, make(chan struct{})}
 				f := flush.New(s, nil, &flush.Options{FlushInterval: time.Second, BufferSize: 4096})
-				mustWrite(t, f, "before ")
-				file, text := tempFile(t, 100_000) // 64 KiB and the rest: two slices
+				harness.MustWrite(t, f, "before ")
+				file, text := harness.TempFile(t, 100_000) // 64 KiB and the rest: two slices
 				var wg sync.WaitGroup
 				wg.Go(func() {
 					if n, err := f.ReadFrom(file); n != 100_000 || err != nil {
@@ -149,7 +154,7 @@ func TestNothingCallsTheServerDuringSendfile(t *testing.T) {
 					}
 				})
 				synctest.Wait()
-				wg.Go(func() { must(t, call(f)) })
+				wg.Go(func() { harness.Must(t, call(f)) })
 				for range 5 {
 					<-time.After(2 * time.Second) // the interval's timer, too
 				}
@@ -158,8 +163,8 @@ func TestNothingCallsTheServerDuringSendfile(t *testing.T) {
 				close(s.slices)
 				wg.Wait()
 				f.Close()
-				if got := s.body(); !strings.HasPrefix(got, "before "+text) {
-					t.Errorf("got %s", clip([]byte(got)))
+				if got := s.Body(); !strings.HasPrefix(got, "before "+text) {
+					t.Errorf("got %s", harness.Clip([]byte(got)))
 				}
 			})
 		})
@@ -183,11 +188,11 @@ func TestServerIsCalledWithNoLockHeld(t *testing.T) {
 	for name, use := range map[string]func(f *flush.Flusher) error{
 		"1xx":         func(f *flush.Flusher) error { f.WriteHeader(103); return nil },
 		"SendHeaders": (*flush.Flusher).SendHeaders,
-		"FlushWait":   func(f *flush.Flusher) error { f.WriteString("x"); return f.FlushWait(noContext) },
+		"FlushWait":   func(f *flush.Flusher) error { f.WriteString("x"); return f.FlushWait(harness.NoContext) },
 		"plain": func(f *flush.Flusher) error {
-			f.FlushWait(noContext)
+			f.FlushWait(harness.NoContext)
 			f.WriteString("x")
-			return f.FlushWait(noContext)
+			return f.FlushWait(harness.NoContext)
 		},
 		"FlushAsync": func(f *flush.Flusher) error { f.WriteString("x"); return f.FlushAsync() },
 		"Write":      func(f *flush.Flusher) error { _, err := f.Write(make([]byte, 10_000)); return err },
@@ -214,7 +219,7 @@ func TestServerIsCalledWithNoLockHeld(t *testing.T) {
 				r := httptest.NewRequest("GET", "/", nil)
 				h.ServeHTTP(&a, r.WithContext(context.WithValue(r.Context(), http.LocalAddrContextKey, "here")))
 			}()
-			timer := time.NewTimer(patience())
+			timer := time.NewTimer(harness.Patience())
 			defer timer.Stop()
 			select {
 			case <-done:

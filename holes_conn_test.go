@@ -10,15 +10,16 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // FlushAcked, Backlog, and the end that waits for the kernel, over a connection
 // whose kernel says what the test wants.
 
 // overConn returns a response over a connection that is known.
-func overConn(t *testing.T, ctx context.Context, opts *flush.Options) (f *flush.Flusher, s *sink, c *flush.KernelConn) {
-	s, c = newSink(t), new(flush.KernelConn)
-	f = flush.New(deadlineSink{s}, httptest.NewRequestWithContext(c.WithConn(ctx), "GET", "/", nil), opts)
+func overConn(t *testing.T, ctx context.Context, opts *flush.Options) (f *flush.Flusher, s *harness.Sink, c *flush.KernelConn) {
+	s, c = harness.NewSink(t), new(flush.KernelConn)
+	f = flush.New(harness.DeadlineSink{Sink: s}, httptest.NewRequestWithContext(c.WithConn(ctx), "GET", "/", nil), opts)
 	return f, s, c
 }
 
@@ -39,7 +40,7 @@ func TestFlushAckedLivesWhileTheClientMoves(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f, _, c := overConn(t, t.Context(), &flush.Options{SendTimeout: time.Minute})
 			grow(c, 3, 7, 0)
-			mustWrite(t, f, "event")
+			harness.MustWrite(t, f, "event")
 			began := time.Now()
 			last := 9 * 59 * time.Second // the tenth byte does not come
 			if arrives {
@@ -69,7 +70,7 @@ func TestFlushAckedLivesWhileTheClientMoves(t *testing.T) {
 			if err := f.Err(); err != nil {
 				t.Errorf("it sticks: %v", err)
 			}
-			must(t, f.Close())
+			harness.Must(t, f.Close())
 			<-time.After(time.Second)
 		})
 	}
@@ -81,7 +82,7 @@ func TestFlushAckedIsForItsOwnBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f, _, c := overConn(t, t.Context(), &flush.Options{SendTimeout: time.Hour})
 		grow(c, 0, 10, 100)
-		mustWrite(t, f, "event")
+		harness.MustWrite(t, f, "event")
 		began := time.Now()
 		time.AfterFunc(time.Second, func() { grow(c, 1000, 0, 0) })        // others write
 		time.AfterFunc(time.Minute, func() { grow(c, 0, -10, 10) })        // its own have arrived
@@ -89,7 +90,7 @@ func TestFlushAckedIsForItsOwnBytes(t *testing.T) {
 		if err := f.FlushAcked(t.Context()); err != nil || time.Since(began) < time.Minute || time.Since(began) > time.Minute+kernelAsked {
 			t.Errorf("%v after %v", err, time.Since(began))
 		}
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 	})
 }
 
@@ -106,7 +107,7 @@ func TestFlushAckedSaysThatTheConnectionIsLost(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f, s, c := overConn(t, t.Context(), &flush.Options{SendTimeout: time.Hour})
 				grow(c, 0, 10, 0)
-				mustWrite(t, f, "event")
+				harness.MustWrite(t, f, "event")
 				began, want := time.Now(), time.Duration(0)
 				switch name {
 				case "before":
@@ -124,8 +125,8 @@ func TestFlushAckedSaysThatTheConnectionIsLost(t *testing.T) {
 				if _, werr := f.WriteString("later"); !errors.Is(f.Err(), flush.ErrClientGone) || !errors.Is(werr, flush.ErrClientGone) {
 					t.Errorf("what sticks is %v, a Write says %v", f.Err(), werr)
 				}
-				if name != "midway" && s.body() != "" {
-					t.Errorf("%q was handed over", s.body())
+				if name != "midway" && s.Body() != "" {
+					t.Errorf("%q was handed over", s.Body())
 				}
 				f.Close()
 			})
@@ -139,7 +140,7 @@ func TestFlushAckedDoesNotSpin(t *testing.T) {
 	for _, own := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			server, cancel := context.WithCancel(t.Context())
-			c, s := new(flush.KernelConn), newSink(t)
+			c, s := new(flush.KernelConn), harness.NewSink(t)
 			grow(c, 0, 10, 0)
 			asked := 0
 			h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -159,7 +160,7 @@ func TestFlushAckedDoesNotSpin(t *testing.T) {
 					t.Error(err)
 				}
 			}), &flush.Options{SendTimeout: time.Hour})
-			h.ServeHTTP(deadlineSink{s}, httptest.NewRequestWithContext(c.WithConn(server), "GET", "/", nil))
+			h.ServeHTTP(harness.DeadlineSink{Sink: s}, httptest.NewRequestWithContext(c.WithConn(server), "GET", "/", nil))
 			if most := int(time.Minute/kernelAsked) + 20; asked > most || asked < most/2 {
 				t.Errorf("own context %t: the kernel was asked %d times in a minute, want at most %d", own, asked, most)
 			}
@@ -176,7 +177,7 @@ func TestBacklog(t *testing.T) {
 			t.Errorf("empty: %d, %d, %v", unsent, unacked, err)
 		}
 		grow(c, 7, 9, 100)
-		mustWrite(t, f, "floor 2 is not the kernel's")
+		harness.MustWrite(t, f, "floor 2 is not the kernel's")
 		if unsent, unacked, err := f.Backlog(); unsent != 7 || unacked != 9 || err != nil {
 			t.Errorf("%d unsent and %d unacknowledged, %v; want 7 and 9", unsent, unacked, err)
 		}
@@ -185,7 +186,7 @@ func TestBacklog(t *testing.T) {
 			t.Errorf("lost: %d, %d, %v", unsent, unacked, err)
 		}
 		c.Set(func(s *flush.ConnState) { s.QueuedErr = nil })
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 		if _, _, err := f.Backlog(); !errors.Is(err, flush.ErrClosed) {
 			t.Errorf("after Close: %v", err)
 		}
@@ -196,13 +197,13 @@ func TestBacklog(t *testing.T) {
 }
 
 // lookStalled lets the client of f look stalled for a while, with n bytes.
-func lookStalled(t *testing.T, f *flush.Flusher, s *sink, n int) {
-	s.hold(0)
+func lookStalled(t *testing.T, f *flush.Flusher, s *harness.Sink, n int) {
+	s.Hold(0)
 	if _, err := f.Write(make([]byte, n)); err != nil {
 		t.Error(err)
 	}
-	time.AfterFunc(30*time.Second, s.release)
-	must(t, f.FlushWait(noContext))
+	time.AfterFunc(30*time.Second, s.Release)
+	harness.Must(t, f.FlushWait(harness.NoContext))
 }
 
 // The end of a response whose client has looked stalled waits for the kernel,

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Limits, contexts and the end.
@@ -27,20 +28,20 @@ func TestBudgetOfNothing(t *testing.T) {
 			t.Run(fmt.Sprint(size, mode), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					budget := flush.NewBudget(size[0], size[1])
-					s := newSink(t)
-					f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: mode, Budget: budget, SendTimeout: time.Minute})
+					s := harness.NewSink(t)
+					f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: mode, Budget: budget, SendTimeout: time.Minute})
 					began := time.Now()
 					text := strings.Repeat("0123456789", 2000)
 					for range 3 {
-						mustWrite(t, f, text)
-						must(t, f.FlushWait(noContext))
+						harness.MustWrite(t, f, text)
+						harness.Must(t, f.FlushWait(harness.NoContext))
 					}
 					if held := budget.Stats().Held; held != 0 {
 						t.Errorf("%d bytes are counted of a response that holds nothing", held)
 					}
-					must(t, f.Close())
-					if s.body() != strings.Repeat(text, 3) || time.Since(began) != 0 {
-						t.Errorf("%d bytes after %v", len(s.body()), time.Since(began))
+					harness.Must(t, f.Close())
+					if s.Body() != strings.Repeat(text, 3) || time.Since(began) != 0 {
+						t.Errorf("%d bytes after %v", len(s.Body()), time.Since(began))
 					}
 				})
 			})
@@ -56,14 +57,14 @@ func TestMaxPendingBesideABudget(t *testing.T) {
 			t.Run(fmt.Sprint(size, mark), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					budget := flush.NewBudget(1<<20, 1<<20)
-					s := newSink(t)
-					f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, Budget: budget, MaxPending: mark})
-					s.hold(0)
+					s := harness.NewSink(t)
+					f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async, Budget: budget, MaxPending: mark})
+					s.Hold(0)
 					const total = 60_000
 					var wg sync.WaitGroup
 					wg.Go(func() {
 						for n := 0; n < total; n += size {
-							mustWrite(t, f, strings.Repeat("x", min(size, total-n)))
+							harness.MustWrite(t, f, strings.Repeat("x", min(size, total-n)))
 						}
 					})
 					synctest.Wait()
@@ -74,11 +75,11 @@ func TestMaxPendingBesideABudget(t *testing.T) {
 					if n := f.Buffered(); n != held || f.Available() != 0 {
 						t.Errorf("%d bytes held and room for %d, with MaxPending %d", n, f.Available(), mark)
 					}
-					s.release()
+					s.Release()
 					wg.Wait()
-					must(t, f.Close())
-					if st := f.Stats(); st.MaxPending != mark || len(s.body()) != total {
-						t.Errorf("%+v, %d bytes arrived", st, len(s.body()))
+					harness.Must(t, f.Close())
+					if st := f.Stats(); st.MaxPending != mark || len(s.Body()) != total {
+						t.Errorf("%+v, %d bytes arrived", st, len(s.Body()))
 					}
 					if held := budget.Stats().Held; held != 0 {
 						t.Errorf("%d bytes are counted at the end", held)
@@ -94,26 +95,26 @@ func TestMaxPendingBesideABudget(t *testing.T) {
 func TestBudgetWakesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(16<<10, 16<<10)
-		hog := flush.New(newTap(true), nil, &flush.Options{Budget: budget, BufferSize: 1 << 20, MaxPending: 1 << 20})
-		mustWrite(t, hog, strings.Repeat("h", 4*4064))
+		hog := flush.New(harness.NewTap(true), nil, &flush.Options{Budget: budget, BufferSize: 1 << 20, MaxPending: 1 << 20})
+		harness.MustWrite(t, hog, strings.Repeat("h", 4*4064))
 		began := time.Now()
 		var wg sync.WaitGroup
 		var woken atomic.Int32
 		for i := range 4 {
-			f := flush.New(newTap(true), nil, &flush.Options{Flush: flush.Async, Budget: budget, BufferSize: 1 << 20, MaxPending: 1 << 20})
+			f := flush.New(harness.NewTap(true), nil, &flush.Options{Flush: flush.Async, Budget: budget, BufferSize: 1 << 20, MaxPending: 1 << 20})
 			wg.Go(func() {
-				mustWrite(t, f, "one block")
+				harness.MustWrite(t, f, "one block")
 				woken.Add(1)
 				if took := time.Since(began); took != 1010*time.Millisecond {
 					t.Errorf("waiter %d was woken after %v", i, took)
 				}
 				<-time.After(time.Second)
-				must(t, f.Close())
+				harness.Must(t, f.Close())
 			})
 			synctest.Wait()
 		}
 		<-time.After(1010*time.Millisecond - time.Since(began)) // between two looks
-		must(t, hog.Close())
+		harness.Must(t, hog.Close())
 		wg.Wait()
 		if woken.Load() != 4 {
 			t.Errorf("%d were woken", woken.Load())
@@ -129,7 +130,7 @@ func TestBudgetBoundsSynchronousResponses(t *testing.T) {
 		budget := flush.NewBudget(hard/2, hard)
 		var all []*flush.Flusher
 		for i := range 10 {
-			f := flush.New(newTap(true), nil, &flush.Options{Budget: budget, BufferSize: 64 << 10, SendTimeout: time.Minute})
+			f := flush.New(harness.NewTap(true), nil, &flush.Options{Budget: budget, BufferSize: 64 << 10, SendTimeout: time.Minute})
 			all = append(all, f)
 			for range 20 {
 				if _, err := f.Write(make([]byte, 1000)); err != nil {
@@ -142,7 +143,7 @@ func TestBudgetBoundsSynchronousResponses(t *testing.T) {
 			}
 		}
 		for _, f := range all {
-			must(t, f.Close())
+			harness.Must(t, f.Close())
 		}
 	})
 }
@@ -150,23 +151,23 @@ func TestBudgetBoundsSynchronousResponses(t *testing.T) {
 // A layer that has deadlines above one that can flush: both are found, and the
 // send timeout is one that sticks.
 func TestDeadlinesAboveFlush(t *testing.T) {
-	for name, layer := range map[string]func(s *sink) http.ResponseWriter{
-		"deadlines above": func(s *sink) http.ResponseWriter { return deadlineOnlyLayer{s, s} },
-		"flush above":     func(s *sink) http.ResponseWriter { return flushLayerOf{deadlineOnlyLayer{noFlush{s}, s}, s} },
+	for name, layer := range map[string]func(s *harness.Sink) http.ResponseWriter{
+		"deadlines above": func(s *harness.Sink) http.ResponseWriter { return deadlineOnlyLayer{s, s} },
+		"flush above":     func(s *harness.Sink) http.ResponseWriter { return flushLayerOf{deadlineOnlyLayer{noFlush{s}, s}, s} },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newSink(t)
+				s := harness.NewSink(t)
 				f := flush.New(layer(s), nil, &flush.Options{SendTimeout: time.Minute})
-				mustWrite(t, f, "first")
-				must(t, f.FlushWait(noContext))
-				if at, n := s.lastFlush(); at != 5 || n != 1 {
+				harness.MustWrite(t, f, "first")
+				harness.Must(t, f.FlushWait(harness.NoContext))
+				if at, n := s.LastFlush(); at != 5 || n != 1 {
 					t.Errorf("%d flushes, the last at %d", n, at)
 				}
-				s.hold(5)
-				mustWrite(t, f, "stuck")
+				s.Hold(5)
+				harness.MustWrite(t, f, "stuck")
 				began := time.Now()
-				if err := f.FlushWait(noContext); !errors.Is(err, flush.ErrTimeout) || !errors.Is(f.Err(), flush.ErrTimeout) || time.Since(began) != time.Minute {
+				if err := f.FlushWait(harness.NoContext); !errors.Is(err, flush.ErrTimeout) || !errors.Is(f.Err(), flush.ErrTimeout) || time.Since(began) != time.Minute {
 					t.Errorf("%v after %v, what sticks is %v", err, time.Since(began), f.Err())
 				}
 				f.Close()
@@ -178,19 +179,19 @@ func TestDeadlinesAboveFlush(t *testing.T) {
 // A deadlineOnlyLayer has deadlines and no flush.
 type deadlineOnlyLayer struct {
 	below http.ResponseWriter
-	s     *sink
+	s     *harness.Sink
 }
 
 func (d deadlineOnlyLayer) Header() http.Header                { return d.below.Header() }
 func (d deadlineOnlyLayer) WriteHeader(code int)               { d.below.WriteHeader(code) }
 func (d deadlineOnlyLayer) Write(p []byte) (int, error)        { return d.below.Write(p) }
-func (d deadlineOnlyLayer) SetWriteDeadline(t time.Time) error { d.s.wd.Set(t); return nil }
+func (d deadlineOnlyLayer) SetWriteDeadline(t time.Time) error { d.s.WriteDeadline.Set(t); return nil }
 func (d deadlineOnlyLayer) Unwrap() http.ResponseWriter        { return d.below }
 
 // A flushLayerOf flushes, and has no deadlines.
 type flushLayerOf struct {
 	below http.ResponseWriter
-	s     *sink
+	s     *harness.Sink
 }
 
 func (l flushLayerOf) Header() http.Header         { return l.below.Header() }
@@ -199,7 +200,7 @@ func (l flushLayerOf) Write(p []byte) (int, error) { return l.below.Write(p) }
 func (l flushLayerOf) FlushError() error           { return l.s.FlushError() }
 func (l flushLayerOf) Unwrap() http.ResponseWriter { return l.below }
 
-type noFlush struct{ s *sink }
+type noFlush struct{ s *harness.Sink }
 
 func (n noFlush) Header() http.Header         { return n.s.Header() }
 func (n noFlush) WriteHeader(code int)        { n.s.WriteHeader(code) }
@@ -253,7 +254,7 @@ func TestDerivedContextUnderTheLock(t *testing.T) {
 			server, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			done := make(chan struct{})
-			s := newSink(t)
+			s := harness.NewSink(t)
 			go func() {
 				defer close(done)
 				flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -264,17 +265,17 @@ func TestDerivedContextUnderTheLock(t *testing.T) {
 					if serverEnds {
 						cancel()
 					}
-					s.hold(0)
+					s.Hold(0)
 					f.WriteString("event")
-					time.AfterFunc(10*time.Millisecond, s.release)
+					time.AfterFunc(10*time.Millisecond, s.Release)
 					for _, ctx := range []context.Context{derived, timed} {
 						if err := f.FlushWait(ctx); serverEnds && !errors.Is(err, context.Canceled) && err != nil || !serverEnds && err != nil {
 							t.Errorf("FlushWait: %v", err)
 						}
 					}
-				}), nil).ServeHTTP(deadlineSink{s}, httptest.NewRequestWithContext(server, "GET", "/", nil))
+				}), nil).ServeHTTP(harness.DeadlineSink{Sink: s}, httptest.NewRequestWithContext(server, "GET", "/", nil))
 			}()
-			timer := time.NewTimer(patience())
+			timer := time.NewTimer(harness.Patience())
 			defer timer.Stop()
 			select {
 			case <-done:
@@ -292,17 +293,17 @@ type lookingContext struct{ context.Context }
 // that moment; what follows is a timeout, and it sticks. On HTTP/1 nothing
 // happens before the next write.
 func TestIdleStreamAtItsDeadline(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		ended := make(chan time.Duration, 1)
-		srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.ServeMemory(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
 			f, _ := flush.From(w)
-			clock := newClock()
-			must(t, f.SetWriteDeadline(time.Now().Add(time.Minute)))
+			clock := harness.NewClock()
+			harness.Must(t, f.SetWriteDeadline(time.Now().Add(time.Minute)))
 			f.WriteString("event")
-			must(t, f.FlushWait(noContext))
-			if p == h2 {
+			harness.Must(t, f.FlushWait(harness.NoContext))
+			if p == harness.HTTP2 {
 				<-r.Context().Done()
-				ended <- clock.now()
+				ended <- clock.Now()
 			} else {
 				<-time.After(2 * time.Minute)
 			}
@@ -310,16 +311,16 @@ func TestIdleStreamAtItsDeadline(t *testing.T) {
 				t.Errorf("what sticks before anything was written: %v", err)
 			}
 			f.WriteString("late")
-			if err := f.FlushWait(noContext); !errors.Is(err, flush.ErrTimeout) || !errors.Is(f.Err(), flush.ErrTimeout) {
+			if err := f.FlushWait(harness.NoContext); !errors.Is(err, flush.ErrTimeout) || !errors.Is(f.Err(), flush.ErrTimeout) {
 				t.Errorf("FlushWait: %v, what sticks is %v", err, f.Err())
 			}
 		}), 0)
-		s := open(t, srv, "GET", "/", nil)
-		s.expect("event")
-		if _, _, end := s.rest(); end == complete {
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.Expect("event")
+		if _, _, end := s.Rest(); end == harness.Complete {
 			t.Error("the client takes it for complete")
 		}
-		if p == h2 {
+		if p == harness.HTTP2 {
 			if at := <-ended; at != time.Minute {
 				t.Errorf("the context ended after %v", at)
 			}
@@ -341,13 +342,13 @@ func TestErrorsAfterTheEnd(t *testing.T) {
 		"Hijack and Close": {func(f *flush.Flusher) { hijack(&waiter{f: f}); f.Close() }, []error{http.ErrHijacked}, errWaitCause},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := waitSink{newSink(t)}
+			s := waitSink{harness.NewSink(t)}
 			f := flush.New(deadlineWaitSink{s}, nil, nil)
-			mustWrite(t, f, "body")
-			must(t, f.FlushWait(noContext))
+			harness.MustWrite(t, f, "body")
+			harness.Must(t, f.FlushWait(harness.NoContext))
 			test.end(f)
-			body := s.body()
-			file, _ := tempFile(t, 100)
+			body := s.Body()
+			file, _ := harness.TempFile(t, 100)
 			_, write := f.Write([]byte("x"))
 			_, str := f.WriteString("x")
 			_, from := f.ReadFrom(strings.NewReader("x"))
@@ -355,7 +356,7 @@ func TestErrorsAfterTheEnd(t *testing.T) {
 			_, _, again := f.Hijack()
 			for call, err := range map[string]error{
 				"Write": write, "WriteString": str, "ReadFrom": from, "ReadFrom a file": sent, "Hijack": again,
-				"FlushWait": f.FlushWait(noContext), "FlushWait with a context": f.FlushWait(t.Context()), "FlushAsync": f.FlushAsync(), "FlushError": f.FlushError(),
+				"FlushWait": f.FlushWait(harness.NoContext), "FlushWait with a context": f.FlushWait(t.Context()), "FlushAsync": f.FlushAsync(), "FlushError": f.FlushError(),
 				"FlushAll": f.FlushAll(true), "FlushAll, asynchronous": f.FlushAll(false), "SendHeaders": f.SendHeaders(),
 				"SetWriteDeadline": f.SetWriteDeadline(time.Time{}),
 			} {
@@ -368,8 +369,8 @@ func TestErrorsAfterTheEnd(t *testing.T) {
 					t.Errorf("%s: %v", call, err)
 				}
 			}
-			if f.Available() != 0 || f.Buffered() != 0 || s.body() != body {
-				t.Errorf("room for %d, %d held, the server got %q", f.Available(), f.Buffered(), s.body())
+			if f.Available() != 0 || f.Buffered() != 0 || s.Body() != body {
+				t.Errorf("room for %d, %d held, the server got %q", f.Available(), f.Buffered(), s.Body())
 			}
 		})
 	}
@@ -380,28 +381,28 @@ func TestErrorsAfterTheEnd(t *testing.T) {
 func TestFlushOfAHeldResponseFixesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		opts := &flush.Options{HTTP10Buffer: 1000}
-		srv := serveMemory(t, http10, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+		srv := harness.ServeMemory(t, harness.HTTP10, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 			f, _ := flush.From(w)
 			for range 2 {
-				for call, err := range map[string]error{"FlushWait": f.FlushWait(noContext), "FlushAsync": f.FlushAsync(), "FlushAll": f.FlushAll(true)} {
+				for call, err := range map[string]error{"FlushWait": f.FlushWait(harness.NoContext), "FlushAsync": f.FlushAsync(), "FlushAll": f.FlushAll(true)} {
 					if !errors.Is(err, flush.ErrBuffering) {
 						t.Errorf("%s: %v", call, err)
 					}
 				}
-				must(t, f.FlushError())
+				harness.Must(t, f.FlushError())
 				synctest.Wait()
 			}
 			w.Header().Set("X-Late", "no")
 			w.WriteHeader(201)
 			f.WriteString("body")
-			must(t, f.FlushError())
+			harness.Must(t, f.FlushError())
 		}), 0)
-		s := open(t, srv, "GET", "/", nil)
-		r := s.response()
+		s := harness.Open(t, srv, "GET", "/", nil)
+		r := s.Response()
 		if r.StatusCode != 201 || r.Header.Get("X-Late") != "no" || r.Header.Get("Content-Length") != "4" {
 			t.Errorf("%d %v", r.StatusCode, r.Header)
 		}
-		s.expectEnd("body")
+		s.ExpectEnd("body")
 	})
 }
 
@@ -409,22 +410,22 @@ func TestFlushOfAHeldResponseFixesNothing(t *testing.T) {
 // nothing leaves them open otherwise.
 func TestHeadIsFlushedUnderOpenResty(t *testing.T) {
 	for _, wait := range []bool{true, false} {
-		bubble(t, func(t *testing.T, p proto) {
-			park := newPark(t)
-			srv := serveMemory(t, p, wrapped(&flush.Options{SAPI: flush.OpenResty()}, func(w http.ResponseWriter, r *http.Request) {
+		harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+			park := harness.NewPark(t)
+			srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{SAPI: flush.OpenResty()}, func(w http.ResponseWriter, r *http.Request) {
 				w.WriteHeader(200)
 				if err := flush.Flush(w, wait); err != nil {
 					t.Error(err)
 				}
-				park.here()
+				park.Here()
 			}), 0)
-			s := open(t, srv, "HEAD", "/", nil)
-			park.wait()
-			if r := s.response(); r.StatusCode != 200 {
+			s := harness.Open(t, srv, "HEAD", "/", nil)
+			park.Wait()
+			if r := s.Response(); r.StatusCode != 200 {
 				t.Errorf("%d", r.StatusCode)
 			}
-			park.resume()
-			s.expectEnd("")
+			park.Resume()
+			s.ExpectEnd("")
 		})
 	}
 }
@@ -432,14 +433,14 @@ func TestHeadIsFlushedUnderOpenResty(t *testing.T) {
 // A superfluous WriteHeader is logged with the handler's line where the server
 // has no ErrorLog of its own, too.
 func TestSuperfluousWriteHeaderInTheDefaultLog(t *testing.T) {
-	var got safeBuffer
+	var got harness.SafeBuffer
 	defer log.SetOutput(log.Writer())
 	log.SetOutput(&got)
-	srv := serve(t, http1, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+	srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 		w.WriteHeader(200)
 		w.WriteHeader(404)
-	}), configure(func(s *http.Server) { s.ErrorLog = nil }))
-	open(t, srv, "GET", "/", nil).expectEnd("")
+	}), harness.Configure(func(s *http.Server) { s.ErrorLog = nil }))
+	harness.Open(t, srv, "GET", "/", nil).ExpectEnd("")
 	if s := got.String(); strings.Count(s, "superfluous response.WriteHeader call") != 1 || !strings.Contains(s, "holes_limits_test.go") {
 		t.Errorf("logged %q", s)
 	}

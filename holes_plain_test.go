@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // The plain way of FlushWait: headers are out, and what is held lies in one
@@ -33,16 +34,16 @@ func TestPlainFlushWaitFlushesOnce(t *testing.T) {
 		{"fails", errors.New("broken"), flush.ErrClientGone, flush.ErrClientGone, 10},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := newSink(t)
-			f := flush.New(deadlineSink{s}, nil, nil)
-			mustWrite(t, f, "first")
-			must(t, f.FlushWait(noContext))
-			s.onFlush = func() error { return test.says }
-			mustWrite(t, f, "event")
-			if err := f.FlushWait(noContext); !errors.Is(err, test.want) || test.want == nil && err != nil {
+			s := harness.NewSink(t)
+			f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+			harness.MustWrite(t, f, "first")
+			harness.Must(t, f.FlushWait(harness.NoContext))
+			s.OnFlush = func() error { return test.says }
+			harness.MustWrite(t, f, "event")
+			if err := f.FlushWait(harness.NoContext); !errors.Is(err, test.want) || test.want == nil && err != nil {
 				t.Errorf("FlushWait: %v, want %v", err, test.want)
 			}
-			if at, n := s.lastFlush(); at != test.wantLastFlush || n != 2 {
+			if at, n := s.LastFlush(); at != test.wantLastFlush || n != 2 {
 				t.Errorf("%d flushes, the last at %d", n, at)
 			}
 			if st := f.Stats(); st.Flushes != 2 || st.Pushes != 2 || st.Bytes != 10 || st.Lost != 0 {
@@ -51,11 +52,11 @@ func TestPlainFlushWaitFlushesOnce(t *testing.T) {
 			if err := f.Err(); !errors.Is(err, test.sticks) || test.sticks == nil && err != nil {
 				t.Errorf("what sticks is %v", err)
 			}
-			s.onFlush = nil
+			s.OnFlush = nil
 			// What it said is not said again of a later flush.
 			mustGo := test.sticks == nil
 			f.WriteString("later")
-			if err := f.FlushWait(noContext); mustGo && err != nil || !mustGo && !errors.Is(err, test.sticks) {
+			if err := f.FlushWait(harness.NoContext); mustGo && err != nil || !mustGo && !errors.Is(err, test.sticks) {
 				t.Errorf("the next FlushWait: %v", err)
 			}
 			f.Close()
@@ -67,26 +68,26 @@ func TestPlainFlushWaitFlushesOnce(t *testing.T) {
 // returns without, and that stays held until it moves by itself.
 func TestPlainFlushWaitIsForItsOwnBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, nil)
-		mustWrite(t, f, "first")
-		must(t, f.FlushWait(noContext))
-		s.hold(5)
-		mustWrite(t, f, "own")
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+		harness.MustWrite(t, f, "first")
+		harness.Must(t, f.FlushWait(harness.NoContext))
+		s.Hold(5)
+		harness.MustWrite(t, f, "own")
 		var wg sync.WaitGroup
-		wg.Go(func() { must(t, f.FlushWait(noContext)) })
+		wg.Go(func() { harness.Must(t, f.FlushWait(harness.NoContext)) })
 		synctest.Wait()
-		mustWrite(t, f, "later")
-		s.hold(8) // its own bytes, and not one more
+		harness.MustWrite(t, f, "later")
+		s.Hold(8) // its own bytes, and not one more
 		wg.Wait()
-		if at, n := s.lastFlush(); s.body() != "firstown" || at != 8 || n != 2 || f.Buffered() != 5 {
-			t.Errorf("%q sent, %d flushes, the last at %d, %d held", s.body(), n, at, f.Buffered())
+		if at, n := s.LastFlush(); s.Body() != "firstown" || at != 8 || n != 2 || f.Buffered() != 5 {
+			t.Errorf("%q sent, %d flushes, the last at %d, %d held", s.Body(), n, at, f.Buffered())
 		}
-		s.release()
-		must(t, f.FlushWait(noContext))
-		must(t, f.Close())
-		if s.body() != "firstownlater" {
-			t.Errorf("%q sent", s.body())
+		s.Release()
+		harness.Must(t, f.FlushWait(harness.NoContext))
+		harness.Must(t, f.Close())
+		if s.Body() != "firstownlater" {
+			t.Errorf("%q sent", s.Body())
 		}
 	})
 }
@@ -95,32 +96,32 @@ func TestPlainFlushWaitIsForItsOwnBytes(t *testing.T) {
 // what others wait for is not done before its bytes are down.
 func TestPlainFlushWaitThenOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, nil)
-		mustWrite(t, f, "first")
-		must(t, f.FlushWait(noContext))
-		s.hold(5)
-		mustWrite(t, f, "own")
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+		harness.MustWrite(t, f, "first")
+		harness.Must(t, f.FlushWait(harness.NoContext))
+		s.Hold(5)
+		harness.MustWrite(t, f, "own")
 		var wg sync.WaitGroup
-		wg.Go(func() { must(t, f.FlushWait(noContext)) })
+		wg.Go(func() { harness.Must(t, f.FlushWait(harness.NoContext)) })
 		synctest.Wait()
-		mustWrite(t, f, "asked")
-		must(t, f.FlushAsync())
-		mustWrite(t, f, "waited")
+		harness.MustWrite(t, f, "asked")
+		harness.Must(t, f.FlushAsync())
+		harness.MustWrite(t, f, "waited")
 		wg.Go(func() {
-			must(t, f.FlushWait(noContext))
-			if at, _ := s.lastFlush(); at < len("firstownaskedwaited") {
+			harness.Must(t, f.FlushWait(harness.NoContext))
+			if at, _ := s.LastFlush(); at < len("firstownaskedwaited") {
 				t.Errorf("returned with %d bytes flushed", at)
 			}
 		})
 		synctest.Wait()
-		s.release()
+		s.Release()
 		wg.Wait()
 		synctest.Wait()
-		if at, _ := s.lastFlush(); at != len("firstownaskedwaited") || f.Buffered() != 0 {
+		if at, _ := s.LastFlush(); at != len("firstownaskedwaited") || f.Buffered() != 0 {
 			t.Errorf("flushed to %d, %d held", at, f.Buffered())
 		}
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 	})
 }
 
@@ -138,20 +139,20 @@ func TestWaitsLeaveNothingBehind(t *testing.T) {
 		name string
 		call func(f *flush.Flusher, ctx context.Context) error
 	}{
-		{"plain", func(f *flush.Flusher, _ context.Context) error { return f.FlushWait(noContext) }},
+		{"plain", func(f *flush.Flusher, _ context.Context) error { return f.FlushWait(harness.NoContext) }},
 		{"with a context", func(f *flush.Flusher, ctx context.Context) error { return f.FlushWait(ctx) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := newSink(t)
-			f := flush.New(deadlineSink{s}, nil, nil)
+			s := harness.NewSink(t)
+			f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
 			ctx := t.Context()
 			run := func(n int) {
 				for range n {
-					mustWrite(t, f, "x")
-					must(t, test.call(f, ctx))
-					s.mu.Lock()
-					s.got, s.flushed = nil, nil // the test's own memory
-					s.mu.Unlock()
+					harness.MustWrite(t, f, "x")
+					harness.Must(t, test.call(f, ctx))
+					s.Mu.Lock()
+					s.Got, s.Flushed = nil, nil // the test's own memory
+					s.Mu.Unlock()
 				}
 			}
 			run(1000)
@@ -160,7 +161,7 @@ func TestWaitsLeaveNothingBehind(t *testing.T) {
 			if grown := heap() - before; grown > most {
 				t.Errorf("%d waits left %d bytes", waits, grown)
 			}
-			must(t, f.Close())
+			harness.Must(t, f.Close())
 		})
 	}
 	// In a bubble, where each wait has begun before it is ended.
@@ -170,15 +171,15 @@ func TestWaitsLeaveNothingBehind(t *testing.T) {
 		call func(f *flush.Flusher, ctx context.Context) error
 	}{
 		{"ended by its context", (*flush.Flusher).FlushWait},
-		{"ended by the send timeout", func(f *flush.Flusher, _ context.Context) error { return f.FlushWait(noContext) }},
+		{"ended by the send timeout", func(f *flush.Flusher, _ context.Context) error { return f.FlushWait(harness.NoContext) }},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newSink(t)
+				s := harness.NewSink(t)
 				f := flush.New(s, nil, &flush.Options{SendTimeout: time.Second})
-				s.hold(0)
-				mustWrite(t, f, "stuck")
-				must(t, f.FlushAsync())
+				s.Hold(0)
+				harness.MustWrite(t, f, "stuck")
+				harness.Must(t, f.FlushAsync())
 				run := func(n int) {
 					for range n {
 						ctx, cancel := context.WithCancel(context.Background())
@@ -200,8 +201,8 @@ func TestWaitsLeaveNothingBehind(t *testing.T) {
 				if grown := heap() - before; grown > little {
 					t.Errorf("%d waits left %d bytes", few, grown)
 				}
-				s.release()
-				must(t, f.Close())
+				s.Release()
+				harness.Must(t, f.Close())
 			})
 		})
 	}
@@ -211,10 +212,10 @@ func TestWaitsLeaveNothingBehind(t *testing.T) {
 // on: those in line keep their place, and no Write is torn.
 func TestWritesInLineKeepTheirPlace(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
+		s := harness.NewSink(t)
 		f := flush.New(s, nil, &flush.Options{Flush: flush.Async, MaxPending: 5000, BufferSize: 1000, SendTimeout: time.Minute})
-		s.hold(0)
-		mustWrite(t, f, strings.Repeat("-", 4999))
+		s.Hold(0)
+		harness.MustWrite(t, f, strings.Repeat("-", 4999))
 		var mu sync.Mutex
 		accepted := map[rune]int{'-': 4999}
 		var wg sync.WaitGroup
@@ -239,15 +240,15 @@ func TestWritesInLineKeepTheirPlace(t *testing.T) {
 			begin('A'+rune(i), sizes[i%3], true)
 		}
 		<-time.After(time.Second)
-		s.release()
+		s.Release()
 		wg.Wait()
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 		var want strings.Builder
 		for _, letter := range "-abcdefABCDEF" {
 			want.WriteString(strings.Repeat(string(letter), accepted[letter]))
 		}
-		if s.body() != want.String() {
-			t.Errorf("got %s, want %s", runs(s.body()), runs(want.String()))
+		if s.Body() != want.String() {
+			t.Errorf("got %s, want %s", harness.Runs(s.Body()), harness.Runs(want.String()))
 		}
 	})
 }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A writer below that refuses, takes less, or complains without failing.
@@ -39,7 +40,7 @@ var complaints = []complaint{
 
 // A complainer takes what comes until it is told how to complain.
 type complainer struct {
-	*sink
+	*harness.Sink
 	as    *complaint
 	once  bool
 	calls int
@@ -47,17 +48,17 @@ type complainer struct {
 
 func (c *complainer) Write(p []byte) (int, error) {
 	if c.as == nil || c.once && c.calls > 0 {
-		return c.sink.Write(p)
+		return c.Sink.Write(p)
 	}
 	c.calls++
 	n := c.as.takes(len(p))
-	c.sink.Write(p[:min(max(n, 0), len(p))])
+	c.Sink.Write(p[:min(max(n, 0), len(p))])
 	return n, c.as.err
 }
 
 type deadlineComplainer struct{ *complainer }
 
-func (c deadlineComplainer) SetWriteDeadline(t time.Time) error { c.wd.Set(t); return nil }
+func (c deadlineComplainer) SetWriteDeadline(t time.Time) error { c.WriteDeadline.Set(t); return nil }
 
 // A counter counts what a Flusher says that it has accepted.
 type counter struct {
@@ -81,8 +82,8 @@ func TestServerComplains(t *testing.T) {
 			opts flush.Options
 			call func(f *counter) error
 		}{
-			"plain flush":     {flush.Options{}, func(f *counter) error { f.write("event"); return f.f.FlushWait(noContext) }},
-			"flush of blocks": {flush.Options{BufferSize: 30_000}, func(f *counter) error { f.write(large); return f.f.FlushWait(noContext) }},
+			"plain flush":     {flush.Options{}, func(f *counter) error { f.write("event"); return f.f.FlushWait(harness.NoContext) }},
+			"flush of blocks": {flush.Options{BufferSize: 30_000}, func(f *counter) error { f.write(large); return f.f.FlushWait(harness.NoContext) }},
 			"asynchronous": {flush.Options{Flush: flush.Async}, func(f *counter) error {
 				f.write(large)
 				err := f.f.FlushAsync()
@@ -104,8 +105,8 @@ func TestServerComplains(t *testing.T) {
 				for _, deadlines := range []bool{true, false} {
 					t.Run(fmt.Sprintf("%s/%s/always=%t/deadlines=%t", c.name, name, always, deadlines), func(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) {
-							s := newSink(t)
-							below := &complainer{sink: s}
+							s := harness.NewSink(t)
+							below := &complainer{Sink: s}
 							var w http.ResponseWriter = below
 							if deadlines {
 								w = deadlineComplainer{below}
@@ -113,7 +114,7 @@ func TestServerComplains(t *testing.T) {
 							f := flush.New(w, nil, &way.opts)
 							counted := &counter{f: f}
 							counted.write("first")
-							must(t, f.FlushWait(noContext))
+							harness.Must(t, f.FlushWait(harness.NoContext))
 							below.once, below.as = !always, &c
 							began := time.Now()
 							err := way.call(counted)
@@ -121,7 +122,7 @@ func TestServerComplains(t *testing.T) {
 								t.Errorf("no failure sticks, and the call said %v", err)
 							}
 							// Whatever it was, others go on or get the failure.
-							if err := f.FlushWait(noContext); f.Err() != nil && !errors.Is(err, f.Err()) {
+							if err := f.FlushWait(harness.NoContext); f.Err() != nil && !errors.Is(err, f.Err()) {
 								t.Errorf("a later FlushWait: %v, what sticks is %v", err, f.Err())
 							}
 							cerr := f.Close()
@@ -162,24 +163,24 @@ func TestServerComplainsAtFlush(t *testing.T) {
 		{fmt.Errorf("below: %w", flush.ErrClientGone), flush.ErrClientGone, flush.ErrClientGone},
 	} {
 		for name, call := range map[string]func(f *flush.Flusher) error{
-			"plain": func(f *flush.Flusher) error { f.WriteString("event"); return f.FlushWait(noContext) },
+			"plain": func(f *flush.Flusher) error { f.WriteString("event"); return f.FlushWait(harness.NoContext) },
 			"several": func(f *flush.Flusher) error {
 				f.Write(make([]byte, 4090))
 				f.FlushAsync()
-				return f.FlushWait(noContext)
+				return f.FlushWait(harness.NoContext)
 			},
-			"with a goal":   func(f *flush.Flusher) error { return f.FlushWait(noContext) },
+			"with a goal":   func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) },
 			"asynchronous":  func(f *flush.Flusher) error { f.WriteString("event"); f.FlushAsync(); synctest.Wait(); return f.Err() },
 			"implicit":      func(f *flush.Flusher) error { f.SetImplicit(flush.Wait); _, err := f.WriteString("event"); return err },
 			"all, and wait": func(f *flush.Flusher) error { f.WriteString("event"); return f.FlushAll(true) },
 		} {
 			t.Run(fmt.Sprintf("%v/%s", test.says, name), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					s := newSink(t)
-					f := flush.New(deadlineSink{s}, nil, nil)
-					mustWrite(t, f, "first")
-					must(t, f.FlushWait(noContext))
-					s.onFlush = func() error { return test.says }
+					s := harness.NewSink(t)
+					f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+					harness.MustWrite(t, f, "first")
+					harness.Must(t, f.FlushWait(harness.NoContext))
+					s.OnFlush = func() error { return test.says }
 					err := call(f)
 					want := test.want
 					if test.sticks == nil && (name == "asynchronous" || name == "implicit") {
@@ -192,7 +193,7 @@ func TestServerComplainsAtFlush(t *testing.T) {
 						t.Errorf("what sticks is %v, want %v", err, test.sticks)
 					}
 					synctest.Wait()
-					s.onFlush = nil
+					s.OnFlush = nil
 					if err := f.Close(); !errors.Is(err, test.sticks) || test.sticks == nil && err != nil {
 						t.Errorf("Close: %v", err)
 					}
@@ -217,7 +218,7 @@ func FuzzComplainer(f *testing.F) {
 			return
 		}
 		synctest.Test(t, func(t *testing.T) {
-			below := &fuzzComplainer{sink: newSink(t), says: says}
+			below := &fuzzComplainer{Sink: harness.NewSink(t), says: says}
 			var w http.ResponseWriter = below
 			opts := &flush.Options{MaxPending: 9000, BufferSize: 1000, SendTimeout: time.Minute}
 			if len(program) > 0 && program[0]&1 == 0 {
@@ -234,7 +235,7 @@ func FuzzComplainer(f *testing.F) {
 				case 0, 1, 2, 3:
 					c.write(strings.Repeat("w", n+1))
 				case 4, 5, 6:
-					c.f.FlushWait(noContext)
+					c.f.FlushWait(harness.NoContext)
 				case 7, 8:
 					c.f.FlushAsync()
 				case 9:
@@ -247,7 +248,7 @@ func FuzzComplainer(f *testing.F) {
 					n, _ := c.f.ReadFrom(strings.NewReader(strings.Repeat("r", n)))
 					c.n += n
 				case 13:
-					go c.f.FlushWait(noContext)
+					go c.f.FlushWait(harness.NoContext)
 				}
 			}
 			synctest.Wait()
@@ -264,7 +265,7 @@ func FuzzComplainer(f *testing.F) {
 
 // A fuzzComplainer complains as each byte of says tells it, for one call.
 type fuzzComplainer struct {
-	*sink
+	*harness.Sink
 	says  []byte
 	calls int
 }
@@ -283,15 +284,15 @@ func (c *fuzzComplainer) next() (complaint, bool) {
 func (c *fuzzComplainer) Write(p []byte) (int, error) {
 	as, ok := c.next()
 	if !ok {
-		return c.sink.Write(p)
+		return c.Sink.Write(p)
 	}
 	n := as.takes(len(p))
-	c.sink.Write(p[:min(max(n, 0), len(p))])
+	c.Sink.Write(p[:min(max(n, 0), len(p))])
 	return n, as.err
 }
 
 func (c *fuzzComplainer) FlushError() error {
-	if err := c.sink.FlushError(); err != nil {
+	if err := c.Sink.FlushError(); err != nil {
 		return err
 	}
 	as, _ := c.next()
@@ -300,4 +301,7 @@ func (c *fuzzComplainer) FlushError() error {
 
 type deadlineFuzzComplainer struct{ *fuzzComplainer }
 
-func (c deadlineFuzzComplainer) SetWriteDeadline(t time.Time) error { c.wd.Set(t); return nil }
+func (c deadlineFuzzComplainer) SetWriteDeadline(t time.Time) error {
+	c.WriteDeadline.Set(t)
+	return nil
+}

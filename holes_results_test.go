@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Results that are easily lost on the way through several floors.
@@ -31,7 +32,7 @@ func failingAt(phase flush.Phase, err error) flush.Filter {
 // it run, and the flush is done all the same.
 func TestFollowFlushFilterErrorComesOut(t *testing.T) {
 	for name, call := range map[string]func(f *flush.Flusher) error{
-		"FlushWait": func(f *flush.Flusher) error { return f.FlushWait(noContext) },
+		"FlushWait": func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) },
 		"FlushWait with a context": func(f *flush.Flusher) error {
 			return f.FlushWait(context.WithValue(context.Background(), errOfFilter, 0))
 		},
@@ -43,19 +44,19 @@ func TestFollowFlushFilterErrorComesOut(t *testing.T) {
 		for _, begun := range []bool{false, true} {
 			t.Run(fmt.Sprint(name, begun), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					s := newSink(t)
-					f := flush.New(deadlineSink{s}, nil, nil)
+					s := harness.NewSink(t)
+					f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
 					if begun { // the plain way
-						mustWrite(t, f, "first")
-						must(t, f.FlushWait(noContext))
+						harness.MustWrite(t, f, "first")
+						harness.Must(t, f.FlushWait(harness.NoContext))
 					}
 					f.StartBuffer(&flush.BufferOptions{FollowFlush: true, Filter: failingAt(flush.PhaseFlush, errOfFilter)})
-					mustWrite(t, f, "event")
+					harness.MustWrite(t, f, "event")
 					if err := call(f); !errors.Is(err, errOfFilter) {
 						t.Errorf("%v", err)
 					}
-					if at, _ := s.lastFlush(); at == 0 || at != len(s.body()) || !strings.HasSuffix(s.body(), "event") {
-						t.Errorf("%q sent, flushed at %d", s.body(), at)
+					if at, _ := s.LastFlush(); at == 0 || at != len(s.Body()) || !strings.HasSuffix(s.Body(), "event") {
+						t.Errorf("%q sent, flushed at %d", s.Body(), at)
 					}
 					if err := f.Err(); err != nil {
 						t.Errorf("it sticks: %v", err)
@@ -85,13 +86,13 @@ func TestTwoErrorsAreBothTold(t *testing.T) {
 		"a filter's ErrReentrant": {[]error{flush.ErrReentrant}, nil, []error{flush.ErrReentrant}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSink(t)
-			f := flush.New(deadlineSink{s}, nil, nil)
+			s := harness.NewSink(t)
+			f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
 			for _, err := range test.filters {
 				f.StartBuffer(&flush.BufferOptions{Filter: failingAt(flush.PhaseFlush, err)})
 			}
-			mustWrite(t, f, "event")
-			s.onFlush = func() error { return test.flush }
+			harness.MustWrite(t, f, "event")
+			s.OnFlush = func() error { return test.flush }
 			err := f.FlushAll(true)
 			for _, want := range test.want {
 				if !errors.Is(err, want) {
@@ -101,10 +102,10 @@ func TestTwoErrorsAreBothTold(t *testing.T) {
 					t.Errorf("%q is told %d times in %q", want, n, err)
 				}
 			}
-			if s.body() != "event" {
-				t.Errorf("%q sent", s.body())
+			if s.Body() != "event" {
+				t.Errorf("%q sent", s.Body())
 			}
-			s.onFlush = nil
+			s.OnFlush = nil
 			f.Close()
 		})
 	}
@@ -112,38 +113,38 @@ func TestTwoErrorsAreBothTold(t *testing.T) {
 
 // The error of a filter at the end, or in Clean, is that call's result.
 func TestFilterErrorsOfCleanAndTheEnd(t *testing.T) {
-	f := flush.New(deadlineSink{newSink(t)}, nil, nil)
+	f := flush.New(harness.DeadlineSink{Sink: harness.NewSink(t)}, nil, nil)
 	b := f.StartBuffer(&flush.BufferOptions{Filter: failingAt(flush.PhaseClean, errOfFilter)})
-	mustWrite(t, f, "half a page")
+	harness.MustWrite(t, f, "half a page")
 	if err := f.Clean(); !errors.Is(err, errOfFilter) {
 		t.Errorf("Clean: %v", err)
 	}
 	if b.Len() != 0 || f.Buffered() != 0 {
 		t.Errorf("%d and %d bytes are left", b.Len(), f.Buffered())
 	}
-	must(t, f.Close())
+	harness.Must(t, f.Close())
 
 	for _, end := range []string{"Buffer.Close", "Close"} {
-		s := newSink(t)
-		opts, told := tellClosing(flush.Options{})
-		f := flush.New(deadlineSink{s}, nil, opts)
+		s := harness.NewSink(t)
+		opts, told := harness.TellClosing(flush.Options{})
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, opts)
 		b := f.StartBuffer(&flush.BufferOptions{Filter: failingAt(flush.PhaseFinal, errOfFilter)})
-		mustWrite(t, f, "page")
+		harness.MustWrite(t, f, "page")
 		if end == "Buffer.Close" {
 			if err := b.Close(); !errors.Is(err, errOfFilter) {
 				t.Errorf("Buffer.Close: %v", err)
 			}
-			must(t, f.Close())
+			harness.Must(t, f.Close())
 			continue
 		}
-		if err := f.Close(); !errors.Is(err, errOfFilter) || s.body() != "page" {
-			t.Errorf("Close: %v, %q sent", err, s.body())
+		if err := f.Close(); !errors.Is(err, errOfFilter) || s.Body() != "page" {
+			t.Errorf("Close: %v, %q sent", err, s.Body())
 		}
 		if err := f.Close(); !errors.Is(err, errOfFilter) {
 			t.Errorf("a second Close: %v", err)
 		}
-		if c := <-told; !errors.Is(c.err, errOfFilter) {
-			t.Errorf("OnClose: %v", c.err)
+		if c := <-told; !errors.Is(c.Err, errOfFilter) {
+			t.Errorf("OnClose: %v", c.Err)
 		}
 	}
 }
@@ -152,8 +153,8 @@ func TestFilterErrorsOfCleanAndTheEnd(t *testing.T) {
 // handler's own is.
 func TestContentLengthOfAFilterIsEnforced(t *testing.T) {
 	for _, fixed := range []bool{false, true} {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, nil)
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
 		f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
 			f.Header().Set("Content-Length", "5")
 			return p, nil
@@ -161,14 +162,14 @@ func TestContentLengthOfAFilterIsEnforced(t *testing.T) {
 		if fixed {
 			f.WriteHeader(201)
 		}
-		mustWrite(t, f, "five.")
-		must(t, f.Top().Close())
+		harness.MustWrite(t, f, "five.")
+		harness.Must(t, f.Top().Close())
 		if n, err := f.WriteString("more"); err != http.ErrContentLength || n != 0 {
 			t.Errorf("fixed before %t: a Write beyond it: %d, %v", fixed, n, err)
 		}
-		must(t, f.FlushWait(noContext))
-		if s.body() != "five." || s.sent.Get("Content-Length") != "5" {
-			t.Errorf("fixed before %t: %q sent, with %v", fixed, s.body(), s.sent)
+		harness.Must(t, f.FlushWait(harness.NoContext))
+		if s.Body() != "five." || s.Sent.Get("Content-Length") != "5" {
+			t.Errorf("fixed before %t: %q sent, with %v", fixed, s.Body(), s.Sent)
 		}
 		f.Close()
 	}
@@ -177,20 +178,20 @@ func TestContentLengthOfAFilterIsEnforced(t *testing.T) {
 // What was written while a filter ran, and could not go on, is lost and told,
 // once; empty writes are neither.
 func TestLateWritesThatAreLost(t *testing.T) {
-	s := newSink(t)
-	f := flush.New(deadlineSink{s}, nil, nil)
+	s := harness.NewSink(t)
+	f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
 	b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
 		if phase&flush.PhaseFlush != 0 {
 			for range 3 {
-				mustWrite(t, f, "")
-				mustWrite(t, f, "late")
+				harness.MustWrite(t, f, "")
+				harness.MustWrite(t, f, "late")
 			}
 			f.WriteString("")
 		}
 		return nil, nil
 	}})
-	mustWrite(t, f, "eaten")
-	must(t, b.Flush())
+	harness.MustWrite(t, f, "eaten")
+	harness.Must(t, b.Flush())
 	if n := b.Len(); n != 12 || f.Stats().Lost != 0 {
 		t.Errorf("%d bytes held, %+v", n, f.Stats())
 	}
@@ -200,14 +201,14 @@ func TestLateWritesThatAreLost(t *testing.T) {
 	}
 
 	// A server that has failed meanwhile: the late ones are lost, whoever wrote.
-	s = newSink(t)
-	f = flush.New(deadlineSink{s}, nil, nil)
-	s.fault = func([]byte, int) (int, error) { return 0, errWaitBroken }
+	s = harness.NewSink(t)
+	f = flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+	s.Fault = func([]byte, int) (int, error) { return 0, errWaitBroken }
 	b = f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
 		f.WriteString("late")
 		return []byte(strings.Repeat("p", 10_000)), nil
 	}})
-	mustWrite(t, f, "x")
+	harness.MustWrite(t, f, "x")
 	if err := b.Close(); !errors.Is(err, flush.ErrClientGone) {
 		t.Errorf("Close: %v", err)
 	}
@@ -223,8 +224,8 @@ func TestAbortByAFilterDuringFlushAll(t *testing.T) {
 	for _, at := range []int{0, 1, 2} {
 		t.Run(fmt.Sprint(at), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newSink(t)
-				f := flush.New(deadlineSink{s}, nil, nil)
+				s := harness.NewSink(t)
+				f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
 				var ran []int
 				var aborted bool
 				for level := range 3 {
@@ -241,7 +242,7 @@ func TestAbortByAFilterDuringFlushAll(t *testing.T) {
 						return p, nil
 					}})
 				}
-				mustWrite(t, f, "event")
+				harness.MustWrite(t, f, "event")
 				if err := f.FlushAll(true); !errors.Is(err, errWaitCause) && !errors.Is(err, flush.ErrClosed) {
 					t.Errorf("FlushAll: %v", err)
 				}
@@ -249,8 +250,8 @@ func TestAbortByAFilterDuringFlushAll(t *testing.T) {
 				if len(ran) != 3-at || !errors.Is(f.Err(), errWaitCause) || f.Level() != 0 {
 					t.Errorf("%v ran, what sticks is %v, %d are open", ran, f.Err(), f.Level())
 				}
-				if _, n := s.lastFlush(); n != 0 || s.body() != "" {
-					t.Errorf("the server got %q and %d flushes", s.body(), n)
+				if _, n := s.LastFlush(); n != 0 || s.Body() != "" {
+					t.Errorf("the server got %q and %d flushes", s.Body(), n)
 				}
 			})
 		})
@@ -261,53 +262,53 @@ func TestAbortByAFilterDuringFlushAll(t *testing.T) {
 // and after its own end nothing does.
 func TestFollowFlushCountsItsBuffers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, nil)
-		mustWrite(t, f, "0")
-		must(t, f.FlushAsync())
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+		harness.MustWrite(t, f, "0")
+		harness.Must(t, f.FlushAsync())
 		synctest.Wait()
 		want := 1
 		for _, follow := range []bool{false, true, false, true, true} {
 			for _, end := range []func(*flush.Buffer) error{(*flush.Buffer).Close, (*flush.Buffer).Discard} {
 				b := f.StartBuffer(&flush.BufferOptions{FollowFlush: follow})
-				mustWrite(t, f, "1")
-				must(t, f.FlushAsync())
+				harness.MustWrite(t, f, "1")
+				harness.Must(t, f.FlushAsync())
 				synctest.Wait()
 				if follow {
 					want++
 				}
-				if at, _ := s.lastFlush(); at != want || b.Len() == 1 == follow {
+				if at, _ := s.LastFlush(); at != want || b.Len() == 1 == follow {
 					t.Errorf("follow %t: %d bytes flushed, want %d; %d held", follow, at, want, b.Len())
 				}
-				must(t, b.Clean())
-				must(t, end(b))
-				mustWrite(t, f, "2")
-				must(t, f.FlushAsync())
+				harness.Must(t, b.Clean())
+				harness.Must(t, end(b))
+				harness.MustWrite(t, f, "2")
+				harness.Must(t, f.FlushAsync())
 				synctest.Wait()
 				want++
-				if at, _ := s.lastFlush(); at != want {
+				if at, _ := s.LastFlush(); at != want {
 					t.Errorf("follow %t: %d bytes flushed after its end, want %d", follow, at, want)
 				}
 			}
 		}
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 	})
 }
 
 // A FollowFlush buffer goes on following when a plain one above it has ended.
 func TestFollowFlushBelowAPlainBuffer(t *testing.T) {
-	s := newSink(t)
-	f := flush.New(deadlineSink{s}, nil, nil)
+	s := harness.NewSink(t)
+	f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
 	f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
 	for i, end := range []func(*flush.Buffer) error{(*flush.Buffer).Close, (*flush.Buffer).Discard} {
 		b := f.StartBuffer(nil)
-		mustWrite(t, f, "x")
-		must(t, b.Flush())
-		must(t, end(b))
-		must(t, f.FlushWait(noContext))
-		if at, _ := s.lastFlush(); at != i+1 {
+		harness.MustWrite(t, f, "x")
+		harness.Must(t, b.Flush())
+		harness.Must(t, end(b))
+		harness.Must(t, f.FlushWait(harness.NoContext))
+		if at, _ := s.LastFlush(); at != i+1 {
 			t.Errorf("%d bytes flushed, want %d", at, i+1)
 		}
 	}
-	must(t, f.Close())
+	harness.Must(t, f.Close())
 }

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Implicit flush as a script: what the server has seen after each step.
@@ -66,8 +67,8 @@ func TestImplicit(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				p := newPlain()
-				f := flush.New(flushable{p}, nil, &test.opts)
+				p := harness.NewPlain()
+				f := flush.New(harness.Flushable{Plain: p}, nil, &test.opts)
 				for i, s := range test.steps {
 					s.do(f)
 					if got := p.String(); got != s.want {
@@ -88,13 +89,13 @@ func TestImplicitErrors(t *testing.T) {
 	broken := errors.New("broken")
 	for _, test := range []struct {
 		name string
-		make func(p *plain) http.ResponseWriter
+		make func(p *harness.Plain) http.ResponseWriter
 		err  error
 	}{
-		{"failing", func(p *plain) http.ResponseWriter { return failing{p, broken} }, broken},
-		{"unflushable", func(p *plain) http.ResponseWriter { return p }, nil},
+		{"failing", func(p *harness.Plain) http.ResponseWriter { return harness.Failing{Plain: p, Err: broken} }, broken},
+		{"unflushable", func(p *harness.Plain) http.ResponseWriter { return p }, nil},
 	} {
-		f := flush.New(test.make(newPlain()), nil, &flush.Options{Implicit: flush.Wait})
+		f := flush.New(test.make(harness.NewPlain()), nil, &flush.Options{Implicit: flush.Wait})
 		n, err := io.WriteString(f, "abc")
 		if n != 3 || !errors.Is(err, test.err) || test.err != nil && !errors.Is(err, flush.ErrClientGone) {
 			t.Errorf("%s: %d, %v", test.name, n, err)

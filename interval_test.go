@@ -10,14 +10,15 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // What is written leaves FlushInterval after the oldest byte that no flush was
 // asked for: not a nanosecond before, not one after.
 func TestIntervalExact(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		const d = 100 * time.Millisecond
-		srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			began := time.Now()
 			at := func(x time.Duration) { <-time.After(time.Until(began.Add(x))) }
 			io.WriteString(w, "a")
@@ -32,18 +33,18 @@ func TestIntervalExact(t *testing.T) {
 			io.WriteString(w, "e")
 			at(12 * d)
 		}), &flush.Options{FlushInterval: d}), 0)
-		s := open(t, srv, "GET", "/", nil)
+		s := harness.Open(t, srv, "GET", "/", nil)
 		began := time.Now()
 		for _, step := range []struct {
 			want string
 			at   time.Duration
 		}{{"ab", d}, {"c", 2*d + d/2}, {"d", 3*d + d/2}, {"e", 11 * d}} {
-			s.expect(step.want)
+			s.Expect(step.want)
 			if at := time.Since(began); at != step.at {
 				t.Errorf("%q after %v, want %v", step.want, at, step.at)
 			}
 		}
-		s.expectEnd("")
+		s.ExpectEnd("")
 	})
 }
 
@@ -82,12 +83,12 @@ func TestIntervalArmsAgain(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newSink(t)
-				f := flush.New(deadlineSink{s}, nil, &flush.Options{FlushInterval: d})
+				s := harness.NewSink(t)
+				f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{FlushInterval: d})
 				before(f)
 				synctest.Wait()
 				held := f.Buffered()
-				mustWrite(t, f, "!")
+				harness.MustWrite(t, f, "!")
 				<-time.After(d - 1)
 				synctest.Wait()
 				if held == 0 && f.Buffered() != 1 {
@@ -95,10 +96,10 @@ func TestIntervalArmsAgain(t *testing.T) {
 				}
 				<-time.After(1)
 				synctest.Wait()
-				if at, _ := s.lastFlush(); f.Buffered() != 0 || at != len(s.body()) {
-					t.Errorf("%d bytes held after the interval, %d of %d flushed", f.Buffered(), at, len(s.body()))
+				if at, _ := s.LastFlush(); f.Buffered() != 0 || at != len(s.Body()) {
+					t.Errorf("%d bytes held after the interval, %d of %d flushed", f.Buffered(), at, len(s.Body()))
 				}
-				must(t, f.Close())
+				harness.Must(t, f.Close())
 			})
 		})
 	}
@@ -107,36 +108,36 @@ func TestIntervalArmsAgain(t *testing.T) {
 // A response that was held for HTTP/1.0 and outgrew that streams by time.
 func TestIntervalAfterHTTP10Buffering(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
+		s := harness.NewSink(t)
 		r := httptest.NewRequest("GET", "/", nil)
 		r.ProtoMinor = 0
-		f := flush.New(deadlineSink{s}, r, &flush.Options{FlushInterval: time.Second, HTTP10Buffer: 100})
-		mustWrite(t, f, "held")
+		f := flush.New(harness.DeadlineSink{Sink: s}, r, &flush.Options{FlushInterval: time.Second, HTTP10Buffer: 100})
+		harness.MustWrite(t, f, "held")
 		<-time.After(time.Hour)
-		if s.body() != "" {
-			t.Fatalf("sent %q", s.body())
+		if s.Body() != "" {
+			t.Fatalf("sent %q", s.Body())
 		}
 		f.Write(make([]byte, 200))
 		<-time.After(time.Second)
 		synctest.Wait()
-		if at, _ := s.lastFlush(); at != 204 {
+		if at, _ := s.LastFlush(); at != 204 {
 			t.Errorf("%d bytes flushed, %d held", at, f.Buffered())
 		}
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 	})
 }
 
 // A flush by time counts as one asked for, and none is done when nothing waits.
 func TestIntervalIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, &flush.Options{FlushInterval: time.Second})
-		mustWrite(t, f, "a")
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{FlushInterval: time.Second})
+		harness.MustWrite(t, f, "a")
 		<-time.After(time.Hour)
 		if st := f.Stats(); st.Flushes != 1 || st.Pushes != 1 {
 			t.Errorf("%+v", st)
 		}
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 		<-time.After(time.Hour)
 		if st := f.Stats(); st.Flushes != 1 || st.Pushes != 1 {
 			t.Errorf("after Close: %+v", st)

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // The README is short, and so is its first program.
@@ -80,18 +81,18 @@ func TestDocumentFixedIsNotSent(t *testing.T) {
 		w.Header().Set(http.TrailerPrefix+"X-More", "43")
 		w.Header().Set("X-Unannounced", "44")
 	})
-	eachProto(t, func(t *testing.T, p proto) {
-		srv := serve(t, p, flush.NewHandler(mux, nil))
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		srv := harness.Serve(t, p, flush.NewHandler(mux, nil))
 
-		s := open(t, srv, "GET", "/late", nil)
-		if resp := s.response(); resp.StatusCode != 200 || resp.ContentLength != 4 ||
+		s := harness.Open(t, srv, "GET", "/late", nil)
+		if resp := s.Response(); resp.StatusCode != 200 || resp.ContentLength != 4 ||
 			resp.Header.Get("X-When") != "in time" || resp.Header.Get("X-Late") != "" {
 			t.Errorf("late: status %d, length %d, %v", resp.StatusCode, resp.ContentLength, resp.Header)
 		}
-		s.expectEnd("body")
+		s.ExpectEnd("body")
 
-		s = open(t, srv, "GET", "/clean", nil)
-		resp := s.response()
+		s = harness.Open(t, srv, "GET", "/clean", nil)
+		resp := s.Response()
 		if h := resp.Header; resp.StatusCode != 500 || resp.ContentLength != 6 || h.Get("X-Kept") != "first" || h.Get("X-New") != "yes" {
 			t.Errorf("clean: status %d, length %d, %v", resp.StatusCode, resp.ContentLength, h)
 		}
@@ -100,21 +101,21 @@ func TestDocumentFixedIsNotSent(t *testing.T) {
 				t.Errorf("clean: %s: %s", name, got)
 			}
 		}
-		s.expectEnd("sorry\n")
+		s.ExpectEnd("sorry\n")
 
-		open(t, srv, "GET", "/sent", nil).expectEnd("half a page")
+		harness.Open(t, srv, "GET", "/sent", nil).ExpectEnd("half a page")
 
-		s = open(t, srv, "GET", "/filter", nil)
-		if resp := s.response(); resp.StatusCode != 202 || resp.Header.Get("X-Open") != "yes" ||
+		s = harness.Open(t, srv, "GET", "/filter", nil)
+		if resp := s.Response(); resp.StatusCode != 202 || resp.Header.Get("X-Open") != "yes" ||
 			resp.Header.Get("X-Late") != "" || resp.Header.Get("X-Filter") != "yes" {
 			t.Errorf("filter: status %d, %v", resp.StatusCode, resp.Header)
 		}
-		s.expectEnd("body")
+		s.ExpectEnd("body")
 
-		s = open(t, srv, "GET", "/trailer", nil)
-		_, trailer, _ := s.rest()
+		s = harness.Open(t, srv, "GET", "/trailer", nil)
+		_, trailer, _ := s.Rest()
 		want := "42 43 "
-		if p == http10 {
+		if p == harness.HTTP10 {
 			want = "  " // the protocol has none
 		}
 		if got := fmt.Sprint(trailer.Get("X-Sum"), " ", trailer.Get("X-More"), " ", trailer.Get("X-Unannounced")); got != want {
@@ -157,29 +158,29 @@ func (g *gzipWriter) FlushError() error {
 
 // In docs/compat.md, under "The order to wrap in".
 func TestDocumentMiddlewareOrder(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		for _, wait := range []bool{true, false} {
 			for name, wrap := range map[string]func(http.Handler) http.Handler{
 				"inside":  func(h http.Handler) http.Handler { return flush.NewHandler(compress(h), nil) },
 				"outside": func(h http.Handler) http.Handler { return compress(flush.NewHandler(h, nil)) },
 			} {
-				park := newPark(t)
-				srv := serve(t, p, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				park := harness.NewPark(t)
+				srv := harness.Serve(t, p, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					io.WriteString(w, "first")
 					if err := flush.Flush(w, wait); err != nil {
 						t.Errorf("Flush(%v) with a compressor %s: %v", wait, name, err)
 					}
-					park.here()
+					park.Here()
 					io.WriteString(w, "second")
 				})))
-				s := open(t, srv, "GET", "/", nil)
-				s.header()
-				park.wait()
+				s := harness.Open(t, srv, "GET", "/", nil)
+				s.Header()
+				park.Wait()
 				if got := readGzip(t, s, "first"); got != "first" {
 					t.Errorf("Flush(%v) with a compressor %s: read %q", wait, name, got)
 				}
-				park.resume()
-				s.rest()
+				park.Resume()
+				s.Rest()
 			}
 		}
 	})
@@ -201,17 +202,17 @@ func TestDocumentMiddlewareOrder(t *testing.T) {
 		}
 		<-done
 	})
-	s := open(t, serve(t, http1, flush.NewHandler(hide, nil)), "GET", "/", nil)
-	s.expect("hidden")
+	s := harness.Open(t, harness.Serve(t, harness.HTTP1, flush.NewHandler(hide, nil)), "GET", "/", nil)
+	s.Expect("hidden")
 	close(done)
-	s.expectEnd("")
+	s.ExpectEnd("")
 
 	whole := http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if err := flush.Flush(w, true); !errors.Is(err, http.ErrNotSupported) {
 			t.Errorf("Flush below http.TimeoutHandler: %v", err)
 		}
 	}), time.Hour, "")
-	open(t, serve(t, http1, flush.NewHandler(whole, nil)), "GET", "/", nil).expectEnd("")
+	harness.Open(t, harness.Serve(t, harness.HTTP1, flush.NewHandler(whole, nil)), "GET", "/", nil).ExpectEnd("")
 
 	recovered := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -222,9 +223,9 @@ func TestDocumentMiddlewareOrder(t *testing.T) {
 		flush.Flush(w, true)
 		panic("a mistake")
 	})
-	eachProto(t, func(t *testing.T, p proto) {
-		s := open(t, serve(t, p, flush.NewHandler(recovered, nil)), "GET", "/", nil)
-		if _, _, end := s.rest(); end == complete {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		s := harness.Open(t, harness.Serve(t, p, flush.NewHandler(recovered, nil)), "GET", "/", nil)
+		if _, _, end := s.Rest(); end == harness.Complete {
 			t.Error("the response of a handler that was recovered and aborted looks complete")
 		}
 	})
@@ -236,18 +237,18 @@ func TestDocumentMiddlewareOrder(t *testing.T) {
 			t.Errorf("read %v", err)
 		}
 	})
-	s = open(t, serve(t, http1, flush.NewHandler(limited, nil)), "POST", "/", strings.NewReader("four"))
-	if !s.response().Close {
+	s = harness.Open(t, harness.Serve(t, harness.HTTP1, flush.NewHandler(limited, nil)), "POST", "/", strings.NewReader("four"))
+	if !s.Response().Close {
 		t.Error("http.MaxBytesReader did not tell the server to close the connection")
 	}
 }
 
 // readGzip decodes what has come of s until it has want.
-func readGzip(t *testing.T, s *stream, want string) string {
+func readGzip(t *testing.T, s *harness.Stream, want string) string {
 	t.Helper()
 	var raw, got []byte
 	for range 100 {
-		raw = append(raw, s.take(1)...)
+		raw = append(raw, s.Take(1)...)
 		z, err := gzip.NewReader(bytes.NewReader(raw))
 		if err != nil {
 			continue // the gzip header is not whole

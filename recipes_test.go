@@ -17,13 +17,14 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Every piece of Go in docs/recipes.md stands here, but for its indentation, and
 // is run.
 func TestRecipesAreWhatTestsRun(t *testing.T) {
 	source, err := os.ReadFile("recipes_test.go")
-	must(t, err)
+	harness.Must(t, err)
 	flat := func(s string) string {
 		var b strings.Builder
 		for line := range strings.Lines(s) {
@@ -61,18 +62,18 @@ func recipeGoodbye(w http.ResponseWriter, r *http.Request) {
 
 // A stream is told, a handler says so itself, and a download has no goodbye in it.
 func TestRecipeShutdown(t *testing.T) {
-	checkGoroutines(t)
+	harness.CheckGoroutines(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	harness.Must(t, err)
 	var all, room flush.Group
-	park := newPark(t)
+	park := harness.NewPark(t)
 	mux := http.NewServeMux()
 	mux.HandleFunc("/room", func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Content-Type", "text/event-stream")
-		io.WriteString(w, hello)
+		io.WriteString(w, harness.Hello)
 		flush.Flush(w, true)
-		room.Add(flusher(w))
-		park.here()
+		room.Add(harness.Flusher(w))
+		park.Here()
 		<-r.Context().Done()
 	})
 	mux.HandleFunc("/alone", func(w http.ResponseWriter, r *http.Request) {
@@ -83,29 +84,29 @@ func TestRecipeShutdown(t *testing.T) {
 	mux.HandleFunc("/download", func(w http.ResponseWriter, r *http.Request) {
 		io.WriteString(w, "half ")
 		flush.Flush(w, true)
-		park.here()
+		park.Here()
 		io.WriteString(w, "whole")
 	})
 	ctx, terminate := context.WithCancel(t.Context())
-	ended := after(func() error { recipeShutdown(mux, l, ctx, &all, &room); return nil })
-	srv := &server{Server: &http.Server{Addr: l.Addr().String()}, proto: http1}
-	inRoom := open(t, srv, "GET", "/room", nil)
-	inRoom.expect(hello)
-	park.next()
-	alone := open(t, srv, "GET", "/alone", nil)
-	alone.response()
-	download := open(t, srv, "GET", "/download", nil)
-	download.expect("half ")
-	park.wait()
+	ended := harness.Go(func() error { recipeShutdown(mux, l, ctx, &all, &room); return nil })
+	srv := &harness.Server{Server: &http.Server{Addr: l.Addr().String()}, Proto: harness.HTTP1}
+	inRoom := harness.Open(t, srv, "GET", "/room", nil)
+	inRoom.Expect(harness.Hello)
+	park.Next()
+	alone := harness.Open(t, srv, "GET", "/alone", nil)
+	alone.Response()
+	download := harness.Open(t, srv, "GET", "/download", nil)
+	download.Expect("half ")
+	park.Wait()
 	terminate()
-	inRoom.expectEnd("event: bye\ndata:\n\n")
-	alone.expectEnd("event: bye\ndata:\n\n")
-	park.resume()
-	download.expectEnd("whole")
-	for _, s := range []*stream{inRoom, alone, download} {
-		s.leave()
+	inRoom.ExpectEnd("event: bye\ndata:\n\n")
+	alone.ExpectEnd("event: bye\ndata:\n\n")
+	park.Resume()
+	download.ExpectEnd("whole")
+	for _, s := range []*harness.Stream{inRoom, alone, download} {
+		s.Leave()
 	}
-	must(t, <-ended)
+	harness.Must(t, <-ended)
 }
 
 var errSlow = errors.New("too slow")
@@ -138,12 +139,12 @@ func TestRecipesForSlowClients(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				var room flush.Group
-				quick, slow := newSink(t), newSink(t)
-				slow.hold(0)
+				quick, slow := harness.NewSink(t), harness.NewSink(t)
+				slow.Hold(0)
 				fs := make([]*flush.Flusher, 2)
-				for i, s := range []*sink{quick, slow} {
-					fs[i] = flush.New(deadlineSink{s}, nil, &flush.Options{MaxPending: 5000})
-					must(t, room.Add(fs[i]))
+				for i, s := range []*harness.Sink{quick, slow} {
+					fs[i] = flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{MaxPending: 5000})
+					harness.Must(t, room.Add(fs[i]))
 				}
 				for range 3 {
 					event := make([]byte, 9000)
@@ -161,7 +162,7 @@ func TestRecipesForSlowClients(t *testing.T) {
 					}
 					synctest.Wait()
 				}
-				if got := len(quick.body()); got != 27_000 {
+				if got := len(quick.Body()); got != 27_000 {
 					t.Errorf("the one that keeps up got %d bytes", got)
 				}
 				want := errSlow
@@ -171,11 +172,11 @@ func TestRecipesForSlowClients(t *testing.T) {
 				if err := fs[1].Err(); drops != errors.Is(err, want) || !drops && err != nil {
 					t.Error("the slow one:", err)
 				}
-				slow.release()
+				slow.Release()
 				for _, f := range fs {
 					f.Close()
 				}
-				if got := len(slow.body()); !drops && got != 9000 {
+				if got := len(slow.Body()); !drops && got != 9000 {
 					t.Errorf("the slow one got %d bytes in all", got)
 				}
 			})
@@ -202,12 +203,12 @@ func recipeHeartbeat(r *http.Request, f *flush.Flusher) {
 // has met it.
 func TestRecipeHeartbeat(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		clock := newClock()
-		f := flush.New(failing{newPlain(), errors.New("broken pipe")}, nil, nil)
+		clock := harness.NewClock()
+		f := flush.New(harness.Failing{Plain: harness.NewPlain(), Err: errors.New("broken pipe")}, nil, nil)
 		r, err := http.NewRequest("GET", "/", nil)
-		must(t, err)
+		harness.Must(t, err)
 		recipeHeartbeat(r, f)
-		if at := clock.now(); at > 30*time.Second {
+		if at := clock.Now(); at > 30*time.Second {
 			t.Errorf("it was found after %v", at)
 		}
 		f.Close()
@@ -232,14 +233,14 @@ func recipeGap(f *flush.Flusher, tokens <-chan string, longest time.Duration) {
 // cut after the gap, and what it had said arrives.
 func TestRecipeGap(t *testing.T) {
 	for _, stalls := range []bool{false, true} {
-		bubble(t, func(t *testing.T, p proto) {
-			clock := newClock()
+		harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+			clock := harness.NewClock()
 			ended := make(chan time.Duration, 1)
-			srv := serveMemory(t, p, wrapped(&flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) {
+			srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) {
 				if stalls != errors.Is(err, errGap) {
 					t.Error(err)
 				}
-				ended <- clock.now()
+				ended <- clock.Now()
 			}}, func(w http.ResponseWriter, r *http.Request) {
 				tokens := make(chan string)
 				go func() {
@@ -252,17 +253,17 @@ func TestRecipeGap(t *testing.T) {
 						<-r.Context().Done()
 					}
 				}()
-				recipeGap(flusher(w), tokens, 30*time.Second)
+				recipeGap(harness.Flusher(w), tokens, 30*time.Second)
 			}), 0)
-			s := open(t, srv, "GET", "/", nil)
-			got, _, end := s.rest()
-			if got != "token token token " || stalls != (end == cut) && p != http10 {
+			s := harness.Open(t, srv, "GET", "/", nil)
+			got, _, end := s.Rest()
+			if got != "token token token " || stalls != (end == harness.Cut) && p != harness.HTTP10 {
 				t.Errorf("%q, then %s", got, end)
 			}
 			if at := <-ended; stalls && at != 90*time.Second-2 {
 				t.Errorf("it ended after %v", at)
 			}
-			s.leave()
+			s.Leave()
 		})
 	}
 }
@@ -290,20 +291,20 @@ func TestRecipeMetrics(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var streams flush.Group
 		opts, look := recipeMetrics(&streams)
-		srv := serveMemory(t, http1, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "held")
 			time.Sleep(time.Minute)
 			if held, behind := look(); held != 4 || behind != time.Minute {
 				t.Errorf("%d bytes held, for %v", held, behind)
 			}
 		}), 0)
-		s := open(t, srv, "GET", "/path", nil)
-		s.expectEnd("held")
+		s := harness.Open(t, srv, "GET", "/path", nil)
+		s.ExpectEnd("held")
 		synctest.Wait()
 		if held, behind := look(); held != 0 || behind != 0 {
 			t.Errorf("%d bytes held, for %v", held, behind)
 		}
-		s.leave()
+		s.Leave()
 	})
 	for _, want := range []string{"path=/path", "status=200", "bytes=4", "took=1m0s", "error=<nil>"} {
 		if !strings.Contains(log.String(), want) {
@@ -323,24 +324,24 @@ func recipeWork(w http.ResponseWriter, r *http.Request, f *flush.Flusher, work f
 
 // The client has its answer, and may leave, while the work goes on.
 func TestRecipeWork(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
-		park := newPark(t)
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		park := harness.NewPark(t)
 		worked := make(chan error, 1)
-		srv := serve(t, p, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
-			recipeWork(w, r, flusher(w), func(ctx context.Context) {
-				park.here()
+		srv := harness.Serve(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+			recipeWork(w, r, harness.Flusher(w), func(ctx context.Context) {
+				park.Here()
 				worked <- ctx.Err()
 			})
 		}))
-		s := open(t, srv, "GET", "/", nil)
-		s.expect("accepted\n")
-		park.wait()
-		if p != h2 {
-			s.expectEnd("")
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.Expect("accepted\n")
+		park.Wait()
+		if p != harness.HTTP2 {
+			s.ExpectEnd("")
 		}
-		s.leave()
-		park.resume()
-		must(t, <-worked)
+		s.Leave()
+		park.Resume()
+		harness.Must(t, <-worked)
 	})
 }
 
@@ -355,41 +356,41 @@ func recipeH2C(mux http.Handler) *http.Server {
 
 // One address without TLS for HTTP/1 and HTTP/2, with connections known on both.
 func TestRecipeH2C(t *testing.T) {
-	checkGoroutines(t)
+	harness.CheckGoroutines(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	harness.Must(t, err)
 	srv := recipeH2C(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("X-Proto", r.Proto)
-		if _, _, err := flusher(w).Backlog(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
+		if _, _, err := harness.Flusher(w).Backlog(); err != nil && !errors.Is(err, errors.ErrUnsupported) {
 			t.Error(err)
 		}
-		eventStream(w, r)
+		harness.EventStream(w, r)
 	}))
-	served := after(func() error { return srv.Serve(l) })
-	var streams []*stream
-	for _, p := range []proto{http1, h2} {
-		c := &server{Server: &http.Server{Addr: l.Addr().String()}, proto: p, clear: true}
-		s := open(t, c, "GET", "/", nil)
-		if got := s.header().Get("X-Proto"); got != map[proto]string{http1: "HTTP/1.1", h2: "HTTP/2.0"}[p] {
+	served := harness.Go(func() error { return srv.Serve(l) })
+	var streams []*harness.Stream
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTP2} {
+		c := &harness.Server{Server: &http.Server{Addr: l.Addr().String()}, Proto: p, Clear: true}
+		s := harness.Open(t, c, "GET", "/", nil)
+		if got := s.Header().Get("X-Proto"); got != map[harness.Proto]string{harness.HTTP1: "HTTP/1.1", harness.HTTP2: "HTTP/2.0"}[p] {
 			t.Error(got)
 		}
-		s.expect(hello)
+		s.Expect(harness.Hello)
 		streams = append(streams, s)
-		if p == h2 {
-			defer c.client().CloseIdleConnections()
+		if p == harness.HTTP2 {
+			defer c.Client().CloseIdleConnections()
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), patience())
+	ctx, cancel := context.WithTimeout(t.Context(), harness.Patience())
 	defer cancel()
-	ended := after(func() error { return srv.Shutdown(ctx) })
+	ended := harness.Go(func() error { return srv.Shutdown(ctx) })
 	for _, s := range streams {
-		s.expectEnd(goodbye)
+		s.ExpectEnd(harness.Goodbye)
 	}
-	must(t, <-ended)
+	harness.Must(t, <-ended)
 	if err := <-served; err != http.ErrServerClosed {
 		t.Error(err)
 	}
 	for _, s := range streams {
-		s.leave()
+		s.Leave()
 	}
 }

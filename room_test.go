@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // An askedConn hands each write to the kernel itself, which says whether it has
@@ -83,23 +84,23 @@ func (a *kernelAsker) flush(f *flush.Flusher) error {
 	return f.FlushAsync()
 }
 
-func (a *kernelAsker) known(o flush.ConnOptions) serveOption {
-	return configure(func(s *http.Server) {
+func (a *kernelAsker) known(o flush.ConnOptions) harness.ServeOption {
+	return harness.Configure(func(s *http.Server) {
 		s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 			return flush.TrustConn(o.ConnContext(ctx, c))
 		}
 	})
 }
 
-func (a *kernelAsker) wrap() serveOption {
-	return wrapConn(func(c net.Conn) net.Conn { return askedConn{c.(*net.TCPConn), a} })
+func (a *kernelAsker) wrap() harness.ServeOption {
+	return harness.WrapConn(func(c net.Conn) net.Conn { return askedConn{c.(*net.TCPConn), a} })
 }
 
 // FlushAsync never waits for a client, wherever in a paced stream it stops: no
 // call of the server's is on the caller's goroutine that the kernel has no room
 // for. While the client reads, and there is room, the caller's it is.
 func TestFlushAsyncAtOnce(t *testing.T) {
-	for _, p := range []proto{http1, https1} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1} {
 		for _, lowat := range []int{0, 2 << 10} {
 			t.Run(fmt.Sprintf("%v/NotSentLowat=%d", p, lowat), func(t *testing.T) {
 				var a kernelAsker
@@ -122,18 +123,18 @@ func TestFlushAsyncAtOnce(t *testing.T) {
 					}
 					sent <- struct{}{}
 				}), &flush.Options{MaxPending: 1 << 20})
-				srv := serve(t, p, h, smallBuffers, a.wrap(), a.known(flush.ConnOptions{NotSentLowat: lowat}))
-				s := open(t, srv, "GET", "/", nil)
+				srv := harness.Serve(t, p, h, harness.SmallBuffers, a.wrap(), a.known(flush.ConnOptions{NotSentLowat: lowat}))
+				s := harness.Open(t, srv, "GET", "/", nil)
 				for stop := range 50 {
 					if stop > 0 {
-						s = s.again("GET", "/", nil)
+						s = s.Again("GET", "/", nil)
 					}
 					stopped <- stop
-					s.take(rand.IntN(16 << 10))
+					s.Take(rand.IntN(16 << 10))
 					<-sent
-					body, _, end := s.rest()
-					if end != complete || !strings.HasSuffix(body, "x\n") {
-						t.Fatalf("stopped the %d. time: %q, ended %v", stop, clip([]byte(body)), end)
+					body, _, end := s.Rest()
+					if end != harness.Complete || !strings.HasSuffix(body, "x\n") {
+						t.Fatalf("stopped the %d. time: %q, ended %v", stop, harness.Clip([]byte(body)), end)
 					}
 				}
 				if n := a.waits.Load(); n > 0 {
@@ -153,17 +154,17 @@ func TestFlushAsyncAtOnce(t *testing.T) {
 func TestFlushAsyncBurst(t *testing.T) {
 	for _, tc := range []struct {
 		name string
-		opt  func(a *kernelAsker) serveOption
+		opt  func(a *kernelAsker) harness.ServeOption
 		pace time.Duration
 		own  bool
 		away bool // the response is detached
 	}{
-		{"a burst", func(a *kernelAsker) serveOption { return a.known(flush.ConnOptions{}) }, 0, false, false},
-		{"paced", func(a *kernelAsker) serveOption { return a.known(flush.ConnOptions{}) }, time.Millisecond, true, false},
-		{"paced, detached", func(a *kernelAsker) serveOption { return a.known(flush.ConnOptions{}) }, time.Millisecond, true, true},
-		{"not known", func(*kernelAsker) serveOption { return configure(func(*http.Server) {}) }, time.Millisecond, false, false},
-		{"around it stands another", func(*kernelAsker) serveOption {
-			return configure(func(s *http.Server) { s.ConnContext = flush.ConnContext })
+		{"a burst", func(a *kernelAsker) harness.ServeOption { return a.known(flush.ConnOptions{}) }, 0, false, false},
+		{"paced", func(a *kernelAsker) harness.ServeOption { return a.known(flush.ConnOptions{}) }, time.Millisecond, true, false},
+		{"paced, detached", func(a *kernelAsker) harness.ServeOption { return a.known(flush.ConnOptions{}) }, time.Millisecond, true, true},
+		{"not known", func(*kernelAsker) harness.ServeOption { return harness.Configure(func(*http.Server) {}) }, time.Millisecond, false, false},
+		{"around it stands another", func(*kernelAsker) harness.ServeOption {
+			return harness.Configure(func(s *http.Server) { s.ConnContext = flush.ConnContext })
 		}, time.Millisecond, false, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -197,8 +198,8 @@ func TestFlushAsyncBurst(t *testing.T) {
 					f.Close()
 				}()
 			}), nil)
-			srv := serve(t, http1, h, a.wrap(), tc.opt(&a))
-			open(t, srv, "GET", "/", nil).expectEnd(strings.Repeat(string(text), events))
+			srv := harness.Serve(t, harness.HTTP1, h, a.wrap(), tc.opt(&a))
+			harness.Open(t, srv, "GET", "/", nil).ExpectEnd(strings.Repeat(string(text), events))
 			own := a.own.Load()
 			t.Logf("%d writes inside FlushAsync, %d by carriers", own, a.others.Load())
 			switch {
@@ -238,16 +239,16 @@ func TestFlushAsyncAtOnceBesideOthers(t *testing.T) {
 		}
 		wg.Wait()
 	}), nil)
-	srv := serve(t, http1, h, smallBuffers, a.wrap(), a.known(flush.ConnOptions{}))
-	body, _, end := open(t, srv, "GET", "/", nil).rest()
-	if end != complete {
+	srv := harness.Serve(t, harness.HTTP1, h, harness.SmallBuffers, a.wrap(), a.known(flush.ConnOptions{}))
+	body, _, end := harness.Open(t, srv, "GET", "/", nil).Rest()
+	if end != harness.Complete {
 		t.Fatalf("the response ended %v", end)
 	}
 	var next [4]int
 	for line := range strings.Lines(body) {
 		var g, i int
 		if _, err := fmt.Sscanf(line, "%d %d", &g, &i); err != nil || i != next[g] {
-			t.Fatalf("%q, want the %d. of %d (%v)", clip([]byte(line)), next[g], g, err)
+			t.Fatalf("%q, want the %d. of %d (%v)", harness.Clip([]byte(line)), next[g], g, err)
 		}
 		next[g]++
 	}

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Serve owns its process, so these tests run it in one of its own: the test
@@ -137,23 +138,23 @@ func (g *doorway) wait(t *testing.T) {
 	t.Helper()
 	select {
 	case <-g.arrived:
-	case <-time.After(patience()):
+	case <-time.After(harness.Patience()):
 		t.Fatal("the child does not get to the doorway")
 	}
 }
 
 // serveCommand is the child, with a clean environment. What it says is shown
 // if the test fails.
-func serveCommand(t *testing.T, env ...string) (*exec.Cmd, *safeBuffer) {
+func serveCommand(t *testing.T, env ...string) (*exec.Cmd, *harness.SafeBuffer) {
 	t.Helper()
-	stderr := new(safeBuffer)
+	stderr := new(harness.SafeBuffer)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the child said:\n%s", stderr)
 		}
 	})
 	// A child that never comes to an end is killed: reading from it then ends.
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience())
+	ctx, cancel := context.WithTimeout(t.Context(), 2*harness.Patience())
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append([]string{serveEnv + "=1", "PATH=" + os.Getenv("PATH"), "GOCOVERDIR=" + t.TempDir(), "GORACE=atexit_sleep_ms=0"}, env...)

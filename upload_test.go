@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // newPer wraps h as a handler that makes its Flusher with New.
@@ -36,8 +37,8 @@ func newPer(opts *flush.Options) func(http.Handler) http.Handler {
 // net/http looks for a body of its own in its own request.
 func TestBodyIsNeverARequest(t *testing.T) {
 	wraps := map[string]func(http.Handler) http.Handler{
-		"bare": bare, "NewHandler": wrappedBy(nil), "New": newPer(nil),
-		"NewHandler async": wrappedBy(&flush.Options{Flush: flush.Async}), "New async": newPer(&flush.Options{Flush: flush.Async}),
+		"bare": harness.Bare, "NewHandler": harness.WrappedBy(nil), "New": newPer(nil),
+		"NewHandler async": harness.WrappedBy(&flush.Options{Flush: flush.Async}), "New async": newPer(&flush.Options{Flush: flush.Async}),
 	}
 	ways := map[string]func(w http.ResponseWriter, r *http.Request){
 		"unread": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusForbidden) },
@@ -87,7 +88,7 @@ func TestBodyIsNeverARequest(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) {
 							var mu sync.Mutex
 							var seen []string
-							srv := serveMemory(t, http1, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+							srv := harness.ServeMemory(t, harness.HTTP1, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 								mu.Lock()
 								seen = append(seen, r.Method+" "+r.URL.Path)
 								mu.Unlock()
@@ -95,7 +96,7 @@ func TestBodyIsNeverARequest(t *testing.T) {
 									h(w, r)
 								}
 							})), 4<<20)
-							c, err := srv.dial(t.Context())
+							c, err := srv.Dial(t.Context())
 							if err != nil {
 								t.Fatal(err)
 							}
@@ -265,12 +266,12 @@ func (s uploadScript) run(t *testing.T, wrap func(http.Handler) http.Handler) (a
 		all = append(all, fmt.Sprintf(format, args...))
 	}
 	synctest.Test(t, func(t *testing.T) {
-		var srv *server
+		var srv *harness.Server
 		shutdown := func() {
 			go srv.Shutdown(context.WithoutCancel(t.Context()))
 			synctest.Wait()
 		}
-		srv = serveMemory(t, http1, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv = harness.ServeMemory(t, harness.HTTP1, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.Method != "POST" {
 				note("request: %s %s", r.Method, r.URL.Path)
 				return
@@ -279,45 +280,45 @@ func (s uploadScript) run(t *testing.T, wrap func(http.Handler) http.Handler) (a
 			note("handler: %q", saw)
 		})), 4<<20)
 		srv.SetKeepAlivesEnabled(!s.noAlive)
-		upload := []byte(text(s.size))
+		upload := []byte(harness.Text(s.size))
 		lines := slices.Clone(s.lines)
 		if s.chunked {
 			lines = append(lines, "Transfer-Encoding: chunked")
 		} else {
 			lines = append(lines, fmt.Sprint("Content-Length: ", s.size))
 		}
-		st := open(t, srv, "POST", "/", nil, lines...)
+		st := harness.Open(t, srv, "POST", "/", nil, lines...)
 		go func() {
 			if slices.Contains(s.lines, "Expect: 100-continue") {
 				<-time.After(time.Second) // as clients do: then it goes all the same
 			}
 			if !s.chunked {
-				st.conn.Write(upload)
+				st.Conn.Write(upload)
 				return
 			}
 			for p := range slices.Chunk(upload, 5000) {
-				fmt.Fprintf(st.conn, "%x\r\n%s\r\n", len(p), p)
+				fmt.Fprintf(st.Conn, "%x\r\n%s\r\n", len(p), p)
 			}
-			io.WriteString(st.conn, "0\r\n")
+			io.WriteString(st.Conn, "0\r\n")
 			if s.trailer {
-				io.WriteString(st.conn, "X-Sum: 42\r\n")
+				io.WriteString(st.Conn, "X-Sum: 42\r\n")
 			}
-			io.WriteString(st.conn, "\r\n")
+			io.WriteString(st.Conn, "\r\n")
 		}()
-		_, err := st.head()
-		body, _, end := st.rest()
-		note("client: %d, %s, %v, %v", len(body), end, len(st.interim), err)
+		_, err := st.Head()
+		body, _, end := st.Rest()
+		note("client: %d, %s, %v, %v", len(body), end, len(st.Interim), err)
 		if err == nil {
-			note("status %d, close %t", st.resp.StatusCode, st.resp.Close)
-			if end == complete && !st.resp.Close {
-				_, err := st.again("GET", "/next", nil).head()
+			note("status %d, close %t", st.Resp.StatusCode, st.Resp.Close)
+			if end == harness.Complete && !st.Resp.Close {
+				_, err := st.Again("GET", "/next", nil).Head()
 				note("next: %t", err == nil)
 			}
 		}
-		st.leave()
+		st.Leave()
 		<-time.After(time.Minute)
 		srv.Close()
-		for l := range strings.Lines(srv.logged()) {
+		for l := range strings.Lines(srv.Logged()) {
 			if strings.HasPrefix(l, "http") {
 				note("log: %s", caller.ReplaceAllString(address.ReplaceAllString(l, "ADDRESS"), " from CALLER"))
 			}
@@ -336,10 +337,10 @@ func TestUploadScripts(t *testing.T) {
 	wraps := []struct {
 		name string
 		wrap func(http.Handler) http.Handler
-	}{{"NewHandler", wrappedBy(nil)}, {"New", newPer(nil)}}
+	}{{"NewHandler", harness.WrappedBy(nil)}, {"New", newPer(nil)}}
 	for seed := range *uploadSeeds {
 		s := randomUpload(seed)
-		want := s.run(t, bare)
+		want := s.run(t, harness.Bare)
 		for _, w := range wraps {
 			if got := s.run(t, w.wrap); !slices.Equal(got, want) {
 				t.Errorf("seed %d, %s: %v\ngot  %q\nwant %q", seed, w.name, s, got, want)

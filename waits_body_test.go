@@ -14,12 +14,13 @@ import (
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/deadline"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A bodyCall is a call that hands headers over, and may block on the upload as
 // under net/http.
 var bodyCalls = map[string]func(f *flush.Flusher, ctx context.Context) error{
-	"FlushWait":                func(f *flush.Flusher, _ context.Context) error { return f.FlushWait(noContext) },
+	"FlushWait":                func(f *flush.Flusher, _ context.Context) error { return f.FlushWait(harness.NoContext) },
 	"FlushWait with a context": func(f *flush.Flusher, ctx context.Context) error { return f.FlushWait(ctx) },
 	"Write":                    func(f *flush.Flusher, _ context.Context) error { _, err := f.Write(make([]byte, 5000)); return err },
 	"SendHeaders":              func(f *flush.Flusher, _ context.Context) error { return f.SendHeaders() },
@@ -30,22 +31,24 @@ var bodyCalls = map[string]func(f *flush.Flusher, ctx context.Context) error{
 // server drains an upload when headers go out. A caller may block there as
 // under net/http, but not for ever.
 func TestWaitsForTheRequestBody(t *testing.T) {
-	any := func(at time.Duration) []waitOutcome { return []waitOutcome{{errAny, at}} }
+	any := func(at time.Duration) []waitOutcome { return []waitOutcome{{harness.ErrAny, at}} }
 	reasons := []struct {
 		name string
-		do   func(f *flush.Flusher, s *stream, cancel context.CancelFunc)
+		do   func(f *flush.Flusher, s *harness.Stream, cancel context.CancelFunc)
 		want []waitOutcome
 	}{
-		{whyLives, func(_ *flush.Flusher, s *stream, _ context.CancelFunc) {
-			time.AfterFunc(waitLimit-1, func() { io.WriteString(s.conn, strings.Repeat("u", 97)) })
+		{whyLives, func(_ *flush.Flusher, s *harness.Stream, _ context.CancelFunc) {
+			time.AfterFunc(waitLimit-1, func() { io.WriteString(s.Conn, strings.Repeat("u", 97)) })
 		}, []waitOutcome{{nil, waitLimit - 1}}},
 		// The client gets its answer all the same, or is cut.
-		{whyRunsOut, func(*flush.Flusher, *stream, context.CancelFunc) {}, any(waitLimit)},
-		{whyLeaves, func(_ *flush.Flusher, s *stream, _ context.CancelFunc) { time.AfterFunc(waitHappens, s.leave) }, any(waitHappens)},
-		{whyAborts, func(f *flush.Flusher, _ *stream, _ context.CancelFunc) {
+		{whyRunsOut, func(*flush.Flusher, *harness.Stream, context.CancelFunc) {}, any(waitLimit)},
+		{whyLeaves, func(_ *flush.Flusher, s *harness.Stream, _ context.CancelFunc) { time.AfterFunc(waitHappens, s.Leave) }, any(waitHappens)},
+		{whyAborts, func(f *flush.Flusher, _ *harness.Stream, _ context.CancelFunc) {
 			time.AfterFunc(waitHappens, func() { f.Abort(errWaitCause) })
 		}, []waitOutcome{{errWaitCause, waitHappens}}},
-		{whyCancels, func(_ *flush.Flusher, _ *stream, cancel context.CancelFunc) { time.AfterFunc(waitHappens, cancel) },
+		{whyCancels, func(_ *flush.Flusher, _ *harness.Stream, cancel context.CancelFunc) {
+			time.AfterFunc(waitHappens, cancel)
+		},
 			[]waitOutcome{{context.Canceled, waitHappens}}},
 	}
 	for name, call := range bodyCalls {
@@ -55,8 +58,8 @@ func TestWaitsForTheRequestBody(t *testing.T) {
 			}
 			t.Run(fmt.Sprintf("%s/%s", name, reason.name), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					streams, over := make(chan *stream, 1), make(chan struct{})
-					srv := serveMemory(t, http1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					streams, over := make(chan *harness.Stream, 1), make(chan struct{})
+					srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						defer close(over)
 						defer func() { recover() }() // http.ErrAbortHandler
 						flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -65,22 +68,22 @@ func TestWaitsForTheRequestBody(t *testing.T) {
 							ctx, cancel := context.WithCancel(context.Background())
 							defer cancel()
 							io.WriteString(w, "x")
-							clock := newClock()
-							stop := time.AfterFunc(waitLate, s.leave) // whatever happens, the test goes on
+							clock := harness.NewClock()
+							stop := time.AfterFunc(waitLate, s.Leave) // whatever happens, the test goes on
 							defer stop.Stop()
 							reason.do(f, s, cancel)
 							err := call(f, ctx)
-							at := clock.now()
+							at := clock.Now()
 							if !slices.ContainsFunc(reason.want, func(o waitOutcome) bool { return o.is(err, at, 0) }) {
 								t.Errorf("%v, want %v", waitOutcome{err, at}, reason.want)
 							}
 						}), &flush.Options{SendTimeout: waitLimit}).ServeHTTP(w, r)
 					}), 0)
-					s := open(t, srv, "POST", "/", nil, "Content-Length: 100")
-					io.WriteString(s.conn, "upl")
+					s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+					io.WriteString(s.Conn, "upl")
 					streams <- s
 					<-over
-					s.leave()
+					s.Leave()
 					<-time.After(time.Second) // a server that gives up a connection lingers
 				})
 			})
@@ -98,12 +101,12 @@ func TestWaitsForAReadOfTheRequestBody(t *testing.T) {
 				continue
 			}
 			t.Run(fmt.Sprintf("%s/%s", name, reason), func(t *testing.T) {
-				streams, over := make(chan *stream, 1), make(chan struct{})
-				limit := patience()
+				streams, over := make(chan *harness.Stream, 1), make(chan struct{})
+				limit := harness.Patience()
 				if reason == whyRunsOut {
 					limit = 50 * time.Millisecond
 				}
-				srv := serve(t, http1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					defer close(over)
 					defer func() { recover() }() // http.ErrAbortHandler
 					flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -124,38 +127,38 @@ func TestWaitsForAReadOfTheRequestBody(t *testing.T) {
 						do := func() {}
 						switch reason {
 						case whyLives:
-							do = func() { io.WriteString(s.conn, strings.Repeat("u", 97)) }
+							do = func() { io.WriteString(s.Conn, strings.Repeat("u", 97)) }
 						case whyRunsOut, whyLeaves:
-							want = errAny
+							want = harness.ErrAny
 						case whyAborts:
 							want, do = errWaitCause, func() { f.Abort(errWaitCause) }
 						case whyCancels:
 							want, do = context.Canceled, cancel
 						}
 						if reason == whyLeaves {
-							do = s.leave
+							do = s.Leave
 						}
 						time.AfterFunc(10*time.Millisecond, do)
 						stuck := make(chan struct{})
-						stop := time.AfterFunc(patience()/2, func() { close(stuck); s.leave() })
+						stop := time.AfterFunc(harness.Patience()/2, func() { close(stuck); s.Leave() })
 						defer stop.Stop()
 						err := call(f, ctx)
 						if deadline.Closed(stuck) {
 							t.Errorf("only the client's leaving ended the wait: %v", err)
-						} else if want != errAny && !errors.Is(err, want) {
+						} else if want != harness.ErrAny && !errors.Is(err, want) {
 							t.Errorf("%v, want %v", err, want)
 						}
 						if reason != whyLives {
-							s.leave()
+							s.Leave()
 						}
 						<-read
 					}), &flush.Options{SendTimeout: limit}).ServeHTTP(w, r)
 				}))
-				s := open(t, srv, "POST", "/", nil, "Content-Length: 100")
-				io.WriteString(s.conn, "upl")
+				s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+				io.WriteString(s.Conn, "upl")
 				streams <- s
 				<-over
-				s.leave()
+				s.Leave()
 			})
 		}
 	}
@@ -186,42 +189,42 @@ func asHub(t *testing.T, f *flush.Flusher, w http.ResponseWriter) {
 // timers, and Abort.
 func TestHubDoesNotWaitForTheRequestBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		streams := make(chan *stream, 1)
+		streams := make(chan *harness.Stream, 1)
 		ended := make(chan time.Duration, 1)
-		clock := newClock()
-		srv := serveMemory(t, http1, wrapped(&flush.Options{SendTimeout: waitLimit, FlushInterval: time.Second}, func(w http.ResponseWriter, r *http.Request) {
+		clock := harness.NewClock()
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: waitLimit, FlushInterval: time.Second}, func(w http.ResponseWriter, r *http.Request) {
 			s := <-streams
 			f, _ := flush.From(w)
-			stop := time.AfterFunc(waitLate, s.leave)
+			stop := time.AfterFunc(waitLate, s.Leave)
 			defer stop.Stop()
 			asHub(t, f, w)
 			synctest.Wait()
-			if took := clock.now(); took != 0 {
+			if took := clock.Now(); took != 0 {
 				t.Errorf("the hub was held for %v", took)
 			}
-			<-time.After(2*time.Second - clock.now())
+			<-time.After(2*time.Second - clock.Now())
 			f.Abort(errWaitCause)
-			ended <- clock.now()
+			ended <- clock.Now()
 		}), 0)
-		s := open(t, srv, "POST", "/", nil, "Content-Length: 100")
-		io.WriteString(s.conn, "upl")
+		s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+		io.WriteString(s.Conn, "upl")
 		streams <- s
 		if at := <-ended; at != 2*time.Second {
 			t.Errorf("Abort returned after %v", at)
 		}
-		if _, _, end := s.rest(); end == complete {
+		if _, _, end := s.Rest(); end == harness.Complete {
 			t.Error("the client takes it for complete")
 		}
-		s.leave()
+		s.Leave()
 		<-time.After(time.Second)
 	})
 }
 
 // The same beside a Read of the handler's, which goes on: it gets every byte.
 func TestHubDoesNotWaitForAReadOfTheRequestBody(t *testing.T) {
-	streams, over := make(chan *stream, 1), make(chan struct{})
+	streams, over := make(chan *harness.Stream, 1), make(chan struct{})
 	upload := strings.Repeat("u", 100)
-	srv := serve(t, http1, wrapped(&flush.Options{SendTimeout: patience(), FlushInterval: time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+	srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: harness.Patience(), FlushInterval: time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
 		defer close(over)
 		s := <-streams
 		f, _ := flush.From(w)
@@ -238,21 +241,21 @@ func TestHubDoesNotWaitForAReadOfTheRequestBody(t *testing.T) {
 		}()
 		<-reading
 		stuck := make(chan struct{})
-		stop := time.AfterFunc(patience()/2, func() { close(stuck); s.leave() })
+		stop := time.AfterFunc(harness.Patience()/2, func() { close(stuck); s.Leave() })
 		defer stop.Stop()
 		asHub(t, f, w)
 		if deadline.Closed(stuck) {
 			t.Error("the hub was held until the client left")
 			return
 		}
-		io.WriteString(s.conn, upload[3:])
+		io.WriteString(s.Conn, upload[3:])
 		if err := <-read; err != nil {
 			t.Errorf("the upload: %v", err)
 		}
 	}))
-	s := open(t, srv, "POST", "/", nil, "Content-Length: 100")
-	io.WriteString(s.conn, upload[:3])
+	s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+	io.WriteString(s.Conn, upload[:3])
 	streams <- s
 	<-over
-	s.leave()
+	s.Leave()
 }

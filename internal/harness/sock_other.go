@@ -1,9 +1,9 @@
 //go:build !unix
 
-package flush_test
+package harness
 
 // setReceiveBuffer does nothing where package syscall has no common form of it.
 func setReceiveBuffer(uintptr, int) {}
 
-// openFiles is how many descriptors this process may have.
-func openFiles() int { return 512 }
+// OpenFiles is how many descriptors this process may have.
+func OpenFiles() int { return 512 }

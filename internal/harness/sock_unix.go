@@ -1,6 +1,6 @@
 //go:build unix
 
-package flush_test
+package harness
 
 import "syscall"
 
@@ -10,8 +10,8 @@ func setReceiveBuffer(fd uintptr, n int) {
 	syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, n)
 }
 
-// openFiles is how many descriptors this process may have.
-func openFiles() int {
+// OpenFiles is how many descriptors this process may have.
+func OpenFiles() int {
 	var l syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &l); err != nil {
 		return 256
