@@ -1,4 +1,4 @@
-package flush_test
+package hammer_test
 
 import (
 	"bytes"

@@ -1,4 +1,4 @@
-package flush_test
+package differential_test
 
 import (
 	"bytes"

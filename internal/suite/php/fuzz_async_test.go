@@ -1,4 +1,4 @@
-package flush_test
+package php_test
 
 import (
 	"compress/gzip"

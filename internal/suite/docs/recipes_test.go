@@ -1,6 +1,6 @@
 //go:build unix
 
-package flush_test
+package docs_test
 
 import (
 	"bytes"

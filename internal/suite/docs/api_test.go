@@ -1,4 +1,4 @@
-package flush_test
+package docs_test
 
 import (
 	"flag"
