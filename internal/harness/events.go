@@ -15,4 +15,5 @@ func EventStream(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, "data: goodbye\n\n")
 }
 
+// Hello and Goodbye are what it says.
 const Hello, Goodbye = "data: hello\n\n", "data: goodbye\n\n"

@@ -13,6 +13,7 @@ import (
 // NoContext is the nil that FlushWait takes for no context.
 var NoContext context.Context
 
+// Must fails the test if err is not nil.
 func Must(t *testing.T, err error) {
 	t.Helper()
 	if err != nil {
@@ -20,6 +21,7 @@ func Must(t *testing.T, err error) {
 	}
 }
 
+// MustWrite fails the test unless w takes all of s.
 func MustWrite(t *testing.T, w io.Writer, s string) {
 	t.Helper()
 	if n, err := io.WriteString(w, s); n != len(s) || err != nil {

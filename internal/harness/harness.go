@@ -1,3 +1,7 @@
+// Package harness is what the tests of this module share: servers for every
+// protocol, a client that reads a response step by step, an in-memory network for
+// synctest's bubbles, connections that misbehave on cue, and a server's writer of
+// each kind.
 package harness
 
 import (
@@ -33,7 +37,7 @@ func EachProto(t *testing.T, f func(t *testing.T, p Proto)) {
 }
 
 // Bubble runs f in a synctest bubble of its own for HTTP/1.1, HTTP/1.0 and
-// HTTP/2, as subtests. Inside, servers come from serveMemory, time is fake, and
+// HTTP/2, as subtests. Inside, servers come from ServeMemory, time is fake, and
 // a goroutine left behind fails the test. Make channels inside f.
 func Bubble(t *testing.T, f func(t *testing.T, p Proto)) {
 	for _, p := range []Proto{HTTP1, HTTP10, HTTP2} {

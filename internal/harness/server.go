@@ -55,7 +55,7 @@ func Configure(f func(*http.Server)) ServeOption { return func(s *Server) { f(s.
 func WrapConn(f func(net.Conn) net.Conn) ServeOption { return func(s *Server) { s.Wrap = f } }
 
 // Serve starts a server for p on 127.0.0.1. At the end of the test it is closed
-// and must leave no goroutine (see checkGoroutines).
+// and must leave no goroutine (see CheckGoroutines).
 func Serve(t *testing.T, p Proto, h http.Handler, opts ...ServeOption) *Server {
 	t.Helper()
 	CheckGoroutines(t)

@@ -35,10 +35,8 @@ func NewTap(open bool) *Tap {
 }
 
 func (t *Tap) Header() http.Header { return http.Header{} }
-
-func (t *Tap) WriteHeader(int) {}
-
-func (t *Tap) FlushError() error { return nil }
+func (t *Tap) WriteHeader(int)     {}
+func (t *Tap) FlushError() error   { return nil }
 
 func (t *Tap) Write(p []byte) (int, error) {
 	cut := t.cut
@@ -132,10 +130,7 @@ func ExpectNothingHeld(t *testing.T, budget *flush.Budget) {
 // NoDeadlines hides what a tap can besides writing and flushing.
 type NoDeadlines struct{ T *Tap }
 
-func (w NoDeadlines) Header() http.Header { return w.T.Header() }
-
-func (w NoDeadlines) WriteHeader(int) {}
-
-func (w NoDeadlines) FlushError() error { return nil }
-
+func (w NoDeadlines) Header() http.Header         { return w.T.Header() }
+func (w NoDeadlines) WriteHeader(int)             {}
+func (w NoDeadlines) FlushError() error           { return nil }
 func (w NoDeadlines) Write(p []byte) (int, error) { return w.T.Write(p) }

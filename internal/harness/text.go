@@ -2,12 +2,16 @@ package harness
 
 import (
 	"fmt"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync"
+	"testing"
 
 	"github.com/fa492104/flush"
 )
 
+// PhaseNames writes what a filter was told.
 func PhaseNames(phase flush.Phase) string {
 	var names []string
 	for i, name := range []string{"START", "CLEAN", "FLUSH", "FINAL"} {
@@ -41,6 +45,7 @@ func Numbered(n int) string {
 	return b.String()[:n]
 }
 
+// AcceptGzip is a header line of a client that takes gzip.
 const AcceptGzip = "Accept-Encoding: gzip"
 
 // Runs writes a string as its runs of equal bytes.
@@ -55,4 +60,20 @@ func Runs(s string) string {
 		i = j
 	}
 	return b.String()
+}
+
+// TempFile returns an open file with n bytes in it, and these.
+func TempFile(t *testing.T, n int) (*os.File, string) {
+	t.Helper()
+	text := strings.Repeat("0123456789abcdef", n/16+1)[:n]
+	name := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(name, []byte(text), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { f.Close() })
+	return f, text
 }

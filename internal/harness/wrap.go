@@ -21,6 +21,7 @@ func TellClosing(o flush.Options) (*flush.Options, chan Closing) {
 	return &o, told
 }
 
+// Bare leaves a handler as it is.
 var Bare = func(h http.Handler) http.Handler { return h }
 
 // WrappedBy returns NewHandler with the given options.

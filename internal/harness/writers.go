@@ -11,14 +11,10 @@ import (
 // A Forgetful is a server's writer that keeps nothing.
 type Forgetful struct{ Headers http.Header }
 
-func (w *Forgetful) Header() http.Header { return w.Headers }
-
-func (w *Forgetful) WriteHeader(int) {}
-
-func (w *Forgetful) Write(p []byte) (int, error) { return len(p), nil }
-
-func (w *Forgetful) Flush() {}
-
+func (w *Forgetful) Header() http.Header              { return w.Headers }
+func (w *Forgetful) WriteHeader(int)                  {}
+func (w *Forgetful) Write(p []byte) (int, error)      { return len(p), nil }
+func (w *Forgetful) Flush()                           {}
 func (w *Forgetful) SetWriteDeadline(time.Time) error { return nil }
 
 // A Plain writer records what is called and can do nothing else.
@@ -30,15 +26,11 @@ type Plain struct {
 func NewPlain() *Plain { return &Plain{new([]string), make(http.Header)} }
 
 func (p *Plain) Note(format string, a ...any) { *p.Calls = append(*p.Calls, fmt.Sprintf(format, a...)) }
+func (p *Plain) String() string               { return strings.Join(*p.Calls, " ") }
 
-func (p *Plain) String() string { return strings.Join(*p.Calls, " ") }
-
-func (p *Plain) Header() http.Header { return p.Headers }
-
-func (p *Plain) WriteHeader(code int) { p.Note("%d", code) }
-
-func (p *Plain) Write(b []byte) (int, error) { p.Note("%s", b); return len(b), nil }
-
+func (p *Plain) Header() http.Header                { return p.Headers }
+func (p *Plain) WriteHeader(code int)               { p.Note("%d", code) }
+func (p *Plain) Write(b []byte) (int, error)        { p.Note("%s", b); return len(b), nil }
 func (p *Plain) SetWriteDeadline(_ time.Time) error { return nil }
 
 // A Flushable is a plain writer with a Flush that cannot fail.
@@ -52,8 +44,7 @@ type Failing struct {
 	Err error
 }
 
-func (f Failing) Flush() { f.Note("lost") }
-
+func (f Failing) Flush()            { f.Note("lost") }
 func (f Failing) FlushError() error { f.Note("fail"); return f.Err }
 
 // An Unwrapper adds nothing to the writer below.
@@ -71,7 +62,6 @@ type Compressor struct {
 }
 
 func (c *Compressor) Unwrap() http.ResponseWriter { return c.ResponseWriter }
-
 func (c *Compressor) Write(p []byte) (int, error) { return c.held.Write(p) }
 
 func (c *Compressor) FlushError() error {

@@ -19,7 +19,7 @@ import (
 )
 
 // The table of the wire: what one HTTP/1 connection carries, byte by byte, while
-// its client and its server do what differential_test.go's clients do not: they
+// its client and its server do what the clients of differential_test.go do not: they
 // pipeline, say Connection: close, hold a body back, shut down in the middle.
 
 // A wireClient is what a client sends on one connection. Each piece goes once

@@ -54,7 +54,7 @@ func TestAPI(t *testing.T) {
 	}
 	want := strings.Split(strings.TrimSuffix(string(file), "\n"), "\n")
 	if !slices.Equal(got, want) {
-		t.Errorf("the exported names are not those of %s (-); if they should be, run go test -run TestAPI -update\n%s",
+		t.Errorf("the exported names are not those of %s (-); if they should be, run go test ./internal/suite/docs -run TestAPI -update\n%s",
 			apiFile, lineDiff(want, got))
 	}
 }

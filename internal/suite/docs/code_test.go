@@ -109,7 +109,7 @@ var shownCode = []struct{ doc, from, to string }{
 // What the documents show is what is tried here.
 func TestDocumentCodeIsTried(t *testing.T) {
 	indent := regexp.MustCompile(`(?m)^\t+`)
-	source, err := os.ReadFile("docs_code_test.go")
+	source, err := os.ReadFile("internal/suite/docs/code_test.go")
 	if err != nil {
 		t.Fatal(err)
 	}

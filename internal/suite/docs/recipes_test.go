@@ -23,7 +23,7 @@ import (
 // Every piece of Go in docs/recipes.md stands here, but for its indentation, and
 // is run.
 func TestRecipesAreWhatTestsRun(t *testing.T) {
-	source, err := os.ReadFile("recipes_test.go")
+	source, err := os.ReadFile("internal/suite/docs/recipes_test.go")
 	harness.Must(t, err)
 	flat := func(s string) string {
 		var b strings.Builder

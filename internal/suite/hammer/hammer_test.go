@@ -21,15 +21,15 @@ import (
 
 // The hammer: some goroutines do random things to one response, or to three
 // that share a budget, over a server's writer that follows a script; see
-// hammer_server_test.go. What they do is settled by the seed before any of them
+// server_test.go. What they do is settled by the seed before any of them
 // runs, and time is the bubble's, so that a seed repeats as far as the scheduler
-// lets it. What must hold is in hammer_oracle_test.go.
+// lets it. What must hold is in oracle_test.go.
 //
-//	go test -run TestHammer -hammer.seeds 100000 -timeout 1h
-//	go test -run TestHammer -hammer.seed 4711            # this one, and what it did
-//	go test -run TestHammer -hammer.without hijack,follow # and the rest of each seed stays as it is
-//	go test -run TestHammer -hammer.ignore uncut          # look past a kind of finding
-//	go test -run TestHammer -hammer.all                   # count all, by kind
+//	go test ./internal/suite/hammer -run TestHammer -hammer.seeds 100000 -timeout 1h
+//	go test ./internal/suite/hammer -run TestHammer -hammer.seed 4711            # this one, and what it did
+//	go test ./internal/suite/hammer -run TestHammer -hammer.without hijack,follow # and the rest of each seed stays as it is
+//	go test ./internal/suite/hammer -run TestHammer -hammer.ignore uncut          # look past a kind of finding
+//	go test ./internal/suite/hammer -run TestHammer -hammer.all                   # count all, by kind
 var (
 	hammerSeeds   = flag.Int("hammer.seeds", 500, "seeds of TestHammer, from -hammer.first on")
 	hammerFirst   = flag.Uint64("hammer.first", 1, "first seed of TestHammer")

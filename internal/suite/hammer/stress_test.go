@@ -23,7 +23,7 @@ import (
 
 // A run before a release uses 1000000 and takes minutes:
 //
-//	go test -run TestStressShortResponses -responses 1000000 -timeout 1h
+//	go test ./internal/suite/hammer -run TestStressShortResponses -responses 1000000 -timeout 1h
 var responses = flag.Int("responses", 4000, "short responses per protocol in TestStressShortResponses")
 
 // Writers, waiters with and without a context, asynchronous flushes, aborts,

@@ -24,11 +24,11 @@ func conformanceFile() string {
 	if name := os.Getenv("FLUSH_CONFORMANCE"); name != "" {
 		return name
 	}
-	const shared = "../shared/conformance/php.json"
+	const shared = "../../../../shared/conformance/php.json"
 	if _, err := os.Stat(shared); err == nil {
 		return shared
 	}
-	return "testdata/php.json"
+	return "../../../testdata/php.json"
 }
 
 // phpCase is one case of the file; testdata/php-conformance.md has the format.
