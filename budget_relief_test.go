@@ -361,7 +361,7 @@ func TestBudgetAcknowledgedBytesAreProgress(t *testing.T) {
 				}
 				return 1
 			}
-			r := httptest.NewRequestWithContext(flush.WithAcked(t.Context(), acked), "GET", "/", nil)
+			r := httptest.NewRequestWithContext(harness.WithAcked(t.Context(), acked), "GET", "/", nil)
 			client := harness.NewTap(false)
 			f := flush.New(client, r, opts)
 			f.Write(make([]byte, 4*harness.BlockBytes))

@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -216,15 +217,23 @@ func TestConnNotKnown(t *testing.T) {
 
 // ConnOptions reach the socket.
 func TestConnOptions(t *testing.T) {
-	srv := harness.Serve(t, harness.HTTP1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		got, err := flush.TCPOptions(r.Context())
-		if want := [2]int{16 << 10, 5000}; got != want || err != nil {
-			t.Errorf("TCP_NOTSENT_LOWAT and TCP_USER_TIMEOUT are %v, %v; want %v", got, err, want)
+	options := flush.ConnOptions{NotSentLowat: 16 << 10, UserTimeout: 5 * time.Second}
+	srv := harness.Serve(t, harness.HTTP1, http.NotFoundHandler(), harness.Configure(func(s *http.Server) {
+		s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+			ctx = options.ConnContext(ctx, c)
+			raw, err := c.(*net.TCPConn).SyscallConn()
+			harness.Must(t, err)
+			harness.Must(t, raw.Control(func(fd uintptr) {
+				for option, want := range map[int]int{0x19: 16 << 10, 0x12: 5000} { // TCP_NOTSENT_LOWAT, TCP_USER_TIMEOUT
+					if got, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, option); got != want || err != nil {
+						t.Errorf("option %#x is %d, %v; want %d", option, got, err, want)
+					}
+				}
+			}))
+			return ctx
 		}
-	}), nil), harness.Configure(func(s *http.Server) {
-		s.ConnContext = flush.ConnOptions{NotSentLowat: 16 << 10, UserTimeout: 5 * time.Second}.ConnContext
 	}))
-	harness.Open(t, srv, "GET", "/", nil).ExpectEnd("")
+	harness.Open(t, srv, "GET", "/", nil).Response()
 }
 
 // While one write blocks, acknowledged bytes are progress: a client that moves
@@ -247,7 +256,7 @@ func TestSendTimeoutTrueToProgress(t *testing.T) {
 				begin := time.Now()
 				ctx := t.Context()
 				if tc.known {
-					ctx = flush.WithAcked(ctx, func() int64 { return int64(min(time.Since(begin), tc.moves) / (10 * time.Second)) })
+					ctx = harness.WithAcked(ctx, func() int64 { return int64(min(time.Since(begin), tc.moves) / (10 * time.Second)) })
 				}
 				f := flush.New(harness.NewTap(false), httptest.NewRequestWithContext(ctx, "GET", "/", nil), &flush.Options{SendTimeout: timeout})
 				f.Write([]byte("x"))
@@ -267,7 +276,7 @@ func TestSendTimeoutTrueToProgress(t *testing.T) {
 func TestSendTimeoutTrueToProgressLives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
-		ctx := flush.WithAcked(t.Context(), func() int64 { return int64(min(time.Since(begin), time.Minute) / (10 * time.Second)) })
+		ctx := harness.WithAcked(t.Context(), func() int64 { return int64(min(time.Since(begin), time.Minute) / (10 * time.Second)) })
 		client := harness.NewTap(false)
 		f := flush.New(client, httptest.NewRequestWithContext(ctx, "GET", "/", nil), &flush.Options{SendTimeout: 16 * time.Second})
 		time.AfterFunc(76*time.Second-time.Nanosecond, func() { close(client.Opened) })

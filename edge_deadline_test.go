@@ -123,10 +123,10 @@ func TestSendTimeoutAtTheEndOfAStalledClient(t *testing.T) {
 					}
 				}
 				var mu sync.Mutex
-				ctx := flush.WithConn(t.Context(), flush.FakeConn{
-					Acked:  func() (int64, error) { mu.Lock(); defer mu.Unlock(); look(); return moves, nil },
-					Queued: func() (int64, int64, error) { mu.Lock(); defer mu.Unlock(); look(); return queued, 0, nil },
-					Room:   func() (int64, error) { return linkRoom, nil },
+				ctx := harness.WithConn(t.Context(), harness.FakeConn{
+					AckedFunc:  func() (int64, error) { mu.Lock(); defer mu.Unlock(); look(); return moves, nil },
+					QueuedFunc: func() (int64, int64, error) { mu.Lock(); defer mu.Unlock(); look(); return queued, 0, nil },
+					RoomFunc:   func() (int64, error) { return linkRoom, nil },
 				})
 				s := harness.NewSink(t)
 				s.Hold(1000)

@@ -10,7 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/harness"
 )
 
@@ -102,16 +101,16 @@ const linkRoom = 64 << 10
 
 // known returns ctx as ConnContext does, with l known.
 func (l *link) known(ctx context.Context) context.Context {
-	return flush.WithConn(ctx, flush.FakeConn{
-		Acked: func() (int64, error) {
+	return harness.WithConn(ctx, harness.FakeConn{
+		AckedFunc: func() (int64, error) {
 			_, acked := l.numbers()
 			return acked, nil
 		},
-		Queued: func() (int64, int64, error) {
+		QueuedFunc: func() (int64, int64, error) {
 			written, acked := l.numbers()
 			return 0, written - acked, nil
 		},
-		Room: func() (int64, error) { return linkRoom, nil },
+		RoomFunc: func() (int64, error) { return linkRoom, nil },
 	})
 }
 

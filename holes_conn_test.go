@@ -17,15 +17,15 @@ import (
 // whose kernel says what the test wants.
 
 // overConn returns a response over a connection that is known.
-func overConn(t *testing.T, ctx context.Context, opts *flush.Options) (f *flush.Flusher, s *harness.Sink, c *flush.KernelConn) {
-	s, c = harness.NewSink(t), new(flush.KernelConn)
+func overConn(t *testing.T, ctx context.Context, opts *flush.Options) (f *flush.Flusher, s *harness.Sink, c *harness.KernelConn) {
+	s, c = harness.NewSink(t), new(harness.KernelConn)
 	f = flush.New(harness.DeadlineSink{Sink: s}, httptest.NewRequestWithContext(c.WithConn(ctx), "GET", "/", nil), opts)
 	return f, s, c
 }
 
 // grow adds to what the kernel holds and to what the client has acknowledged.
-func grow(c *flush.KernelConn, unsent, unacked, acked int64) {
-	c.Set(func(s *flush.ConnState) {
+func grow(c *harness.KernelConn, unsent, unacked, acked int64) {
+	c.Set(func(s *harness.ConnState) {
 		s.Unsent, s.Unacked, s.Acked = s.Unsent+unsent, s.Unacked+unacked, s.Acked+acked
 	})
 }
@@ -48,7 +48,7 @@ func TestFlushAckedLivesWhileTheClientMoves(t *testing.T) {
 			}
 			for i := range int(last / (59 * time.Second)) {
 				time.AfterFunc(time.Duration(i+1)*59*time.Second, func() {
-					c.Set(func(s *flush.ConnState) {
+					c.Set(func(s *harness.ConnState) {
 						if s.Unacked > 0 {
 							s.Unacked--
 						} else {
@@ -98,9 +98,9 @@ func TestFlushAckedIsForItsOwnBytes(t *testing.T) {
 // says what the kernel said.
 func TestFlushAckedSaysThatTheConnectionIsLost(t *testing.T) {
 	lost := errors.New("lost")
-	for name, at := range map[string]func(s *flush.ConnState){
+	for name, at := range map[string]func(s *harness.ConnState){
 		"before":   nil,
-		"midway":   func(s *flush.ConnState) { s.Err = lost },
+		"midway":   func(s *harness.ConnState) { s.Err = lost },
 		"by queue": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -111,9 +111,9 @@ func TestFlushAckedSaysThatTheConnectionIsLost(t *testing.T) {
 				began, want := time.Now(), time.Duration(0)
 				switch name {
 				case "before":
-					c.Set(func(s *flush.ConnState) { s.Err = lost })
+					c.Set(func(s *harness.ConnState) { s.Err = lost })
 				case "by queue":
-					c.Set(func(s *flush.ConnState) { s.QueuedErr = lost })
+					c.Set(func(s *harness.ConnState) { s.QueuedErr = lost })
 				default:
 					want = time.Minute
 					time.AfterFunc(want, func() { c.Set(at) })
@@ -140,7 +140,7 @@ func TestFlushAckedDoesNotSpin(t *testing.T) {
 	for _, own := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
 			server, cancel := context.WithCancel(t.Context())
-			c, s := new(flush.KernelConn), harness.NewSink(t)
+			c, s := new(harness.KernelConn), harness.NewSink(t)
 			grow(c, 0, 10, 0)
 			asked := 0
 			h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -181,11 +181,11 @@ func TestBacklog(t *testing.T) {
 		if unsent, unacked, err := f.Backlog(); unsent != 7 || unacked != 9 || err != nil {
 			t.Errorf("%d unsent and %d unacknowledged, %v; want 7 and 9", unsent, unacked, err)
 		}
-		c.Set(func(s *flush.ConnState) { s.QueuedErr = errWaitBroken })
+		c.Set(func(s *harness.ConnState) { s.QueuedErr = errWaitBroken })
 		if unsent, unacked, err := f.Backlog(); unsent != 0 || unacked != 0 || !errors.Is(err, flush.ErrClientGone) || !errors.Is(err, errWaitBroken) {
 			t.Errorf("lost: %d, %d, %v", unsent, unacked, err)
 		}
-		c.Set(func(s *flush.ConnState) { s.QueuedErr = nil })
+		c.Set(func(s *harness.ConnState) { s.QueuedErr = nil })
 		harness.Must(t, f.Close())
 		if _, _, err := f.Backlog(); !errors.Is(err, flush.ErrClosed) {
 			t.Errorf("after Close: %v", err)
@@ -226,7 +226,7 @@ func TestCloseWaitsForAClientThatMoves(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f, s, c := overConn(t, t.Context(), &flush.Options{SendTimeout: time.Minute})
-				c.Set(func(s *flush.ConnState) { s.Room = 4000 })
+				c.Set(func(s *harness.ConnState) { s.Room = 4000 })
 				lookStalled(t, f, s, 3000)
 				grow(c, test.queue/2, test.queue-test.queue/2, 0)
 				began := time.Now()
@@ -237,7 +237,7 @@ func TestCloseWaitsForAClientThatMoves(t *testing.T) {
 						select {
 						case <-moves.C:
 							if time.Since(began) <= test.moves {
-								c.Set(func(s *flush.ConnState) {
+								c.Set(func(s *harness.ConnState) {
 									s.Acked += 100
 									if s.Unsent >= 100 {
 										s.Unsent -= 100
@@ -269,17 +269,17 @@ func TestCloseWaitsForAClientThatMoves(t *testing.T) {
 func TestCloseDoesNotWaitForWhatItCannotKnow(t *testing.T) {
 	for name, test := range map[string]struct {
 		send time.Duration
-		is   flush.ConnState
+		is   harness.ConnState
 	}{
-		"no room told":    {time.Minute, flush.ConnState{Unsent: 4000, RoomErr: errWaitBroken}},
-		"no queue told":   {time.Minute, flush.ConnState{Unsent: 4000, Room: 4000, QueuedErr: errWaitBroken}},
-		"no send timeout": {-1, flush.ConnState{Unsent: 4000, Room: 4000}},
+		"no room told":    {time.Minute, harness.ConnState{Unsent: 4000, RoomErr: errWaitBroken}},
+		"no queue told":   {time.Minute, harness.ConnState{Unsent: 4000, Room: 4000, QueuedErr: errWaitBroken}},
+		"no send timeout": {-1, harness.ConnState{Unsent: 4000, Room: 4000}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f, s, c := overConn(t, t.Context(), &flush.Options{SendTimeout: test.send})
 				lookStalled(t, f, s, 3000)
-				c.Set(func(s *flush.ConnState) { *s = test.is })
+				c.Set(func(s *harness.ConnState) { *s = test.is })
 				time.AfterFunc(10*time.Minute, func() { grow(c, -4000, 0, 4000) })
 				began := time.Now()
 				if err := f.Close(); err != nil || test.send > 0 && time.Since(began) != 0 {

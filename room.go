@@ -1,6 +1,10 @@
 package flush
 
-import "time"
+import (
+	"time"
+
+	"github.com/fa492104/flush/internal/tcp"
+)
 
 // A sureRoom is what the kernel surely takes at once from an HTTP/1 connection
 // that is known. FlushAsync asks it.
@@ -15,36 +19,11 @@ import "time"
 //
 // Guarded by Flusher.mu.
 type sureRoom struct {
-	known   kernelRoom
-	next    kernelRoom    // known, after the call that is about to begin
+	known   tcp.Space
+	next    tcp.Space     // known, after the call that is about to begin
 	flushed bool          // the server's last call was a flush: it holds nothing back
 	at      time.Duration // when it was last asked, or the call that it allowed ended
 	asked   int64         // flushes that had been asked for by then
-}
-
-// A kernelRoom is how much more a connection takes before a write blocks.
-type kernelRoom struct {
-	memory int64 // of the kernel's
-	unsent int64 // bytes of the stream
-}
-
-const (
-	// A small segment occupies a struct of the kernel's and a header beside
-	// its bytes, 2.3 KB today.
-	segmentMemory = 4 << 10
-	// What is written at once may go as several segments, or TLS records: of the
-	// least size that every network takes, and with what the server and TLS add.
-	leastSegment = 512
-	addedBytes   = 128
-)
-
-// less returns what is left of r beside n bytes of a response; ok is false if
-// they may find no room.
-func (r kernelRoom) less(n int) (left kernelRoom, ok bool) {
-	segments := int64(n)/leastSegment + 1
-	bytes := int64(n) + segments*addedBytes
-	left = kernelRoom{r.memory - bytes - segments*segmentMemory, r.unsent - bytes}
-	return left, left.memory > 0 && left.unsent > 0
 }
 
 // A burst is better off with a carrier, which gathers: events that come closer
@@ -56,7 +35,7 @@ const burstGap = 50 * time.Microsecond
 // carrier. If it says so the next call of the server's is that one.
 func (f *Flusher) takesAtOnceLocked(n int) bool {
 	p := f.timeout.progress
-	if p == nil || !p.plain || !p.room.flushed {
+	if p == nil || !p.conn.Plain || !p.room.flushed {
 		return false
 	}
 	if _, wire := f.srv.w.(*wire); !wire && !f.srv.ownHeader {
@@ -68,13 +47,13 @@ func (f *Flusher) takesAtOnceLocked(n int) bool {
 	if r.at, r.asked = at, asked; !alone {
 		return false
 	}
-	left, ok := r.known.less(n)
+	left, ok := r.known.Less(n)
 	if !ok {
 		var err error
-		if r.known, err = p.conn.takes(); err != nil {
+		if r.known, err = p.conn.Takes(); err != nil {
 			return false
 		}
-		left, ok = r.known.less(n)
+		left, ok = r.known.Less(n)
 	}
 	r.next = left
 	return ok
@@ -82,5 +61,5 @@ func (f *Flusher) takesAtOnceLocked(n int) bool {
 
 // begin notes that a call of the server's begins.
 func (r *sureRoom) begin() {
-	r.known, r.next, r.flushed = r.next, kernelRoom{}, false
+	r.known, r.next, r.flushed = r.next, tcp.Space{}, false
 }

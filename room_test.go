@@ -87,7 +87,7 @@ func (a *kernelAsker) flush(f *flush.Flusher) error {
 func (a *kernelAsker) known(o flush.ConnOptions) harness.ServeOption {
 	return harness.Configure(func(s *http.Server) {
 		s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
-			return flush.TrustConn(o.ConnContext(ctx, c))
+			return harness.TrustConn(o.ConnContext(ctx, c))
 		}
 	})
 }

@@ -54,7 +54,7 @@ const (
 	inAcked    = "FlushAcked"
 	inDrain    = "drainLocked"
 
-	inServerCall = "(*sink).Write"   // inside a call of the server
+	inServerCall = "(*Sink).Write"   // inside a call of the server
 	inPlain      = "pushPlainLocked" // inside the one that the plain flush makes itself
 )
 
@@ -93,6 +93,9 @@ func TestEveryWaitHasARow(t *testing.T) {
 	files := token.NewFileSet()
 	names, err := filepath.Glob("*.go")
 	harness.Must(t, err)
+	known, err := filepath.Glob("internal/tcp/*.go")
+	harness.Must(t, err)
+	names = append(names, known...)
 	for _, name := range names {
 		if strings.HasSuffix(name, "_test.go") {
 			continue
@@ -368,7 +371,7 @@ type waiter struct {
 	ctx    context.Context
 	cancel context.CancelFunc // ends it
 	leave  context.CancelFunc // ends the request's context
-	conn   *flush.KernelConn
+	conn   *harness.KernelConn
 	budget *flush.Budget
 	hog    *flush.Flusher // holds the budget
 }
@@ -403,7 +406,7 @@ func (s deadlineWaitSink) SetWriteDeadline(t time.Time) error { s.WriteDeadline.
 
 // newWaiter starts the handler of a response, which returns with end.
 func newWaiter(t *testing.T, row *waitRow, deadlines bool) (e *waiter, end func()) {
-	e = &waiter{t: t, row: row, s: waitSink{harness.NewSink(t)}, conn: new(flush.KernelConn)}
+	e = &waiter{t: t, row: row, s: waitSink{harness.NewSink(t)}, conn: new(harness.KernelConn)}
 	ctx, leave := context.WithCancel(context.WithValue(t.Context(), http.LocalAddrContextKey, &net.TCPAddr{}))
 	e.leave = leave
 	if row.in[0] == inAcked || row.in[0] == inDrain {
@@ -450,7 +453,7 @@ func (e *waiter) hold(n int) { e.s.Hold(len(e.s.Body()) + n - 1) }
 // open lets all go on that was stopped.
 func (e *waiter) open() {
 	e.s.Release()
-	e.conn.Set(func(c *flush.ConnState) {
+	e.conn.Set(func(c *harness.ConnState) {
 		c.Acked += c.Unsent + c.Unacked
 		c.Unsent, c.Unacked = 0, 0
 	})
@@ -495,7 +498,7 @@ func (e *waiter) happen(reason string) {
 		e.s.Mu.Lock()
 		e.s.Fault = func([]byte, int) (int, error) { return 0, errWaitBroken }
 		e.s.Mu.Unlock()
-		e.conn.Set(func(c *flush.ConnState) { c.Err = errWaitBroken })
+		e.conn.Set(func(c *harness.ConnState) { c.Err = errWaitBroken })
 		e.s.Release()
 	}
 	switch reason {
@@ -804,7 +807,7 @@ func waitRows() []*waitRow {
 			call: func(e *waiter) error { return e.f.FlushAll(true) }},
 		{name: inAcked, in: [2]string{inAcked, inAcked}, kind: forAcks, own: true, slack: 50 * time.Millisecond, loose: true,
 			stall: func(e *waiter) {
-				e.conn.Set(func(c *flush.ConnState) { c.Unacked = 5 })
+				e.conn.Set(func(c *harness.ConnState) { c.Unacked = 5 })
 				harness.MustWrite(e.t, e.f, "acked")
 			},
 			call: func(e *waiter) error { return e.f.FlushAcked(e.ctx) }},
@@ -864,12 +867,12 @@ func waitRows() []*waitRow {
 			call: func(e *waiter) error { return e.f.Close() }},
 		{name: "Close, while the client's kernel drains", in: [2]string{inDrain, ""}, kind: forEnd, once: true, slack: 50 * time.Millisecond,
 			stall: func(e *waiter) { // the client has looked stalled
-				e.conn.Set(func(c *flush.ConnState) { c.Room = 4000 })
+				e.conn.Set(func(c *harness.ConnState) { c.Room = 4000 })
 				e.hold(0)
 				harness.MustWrite(e.t, e.f, strings.Repeat("d", 3000))
 				time.AfterFunc(waitLimit/2, e.s.Release)
 				harness.Must(e.t, e.f.FlushWait(harness.NoContext))
-				e.conn.Set(func(c *flush.ConnState) { c.Unacked = 3000 })
+				e.conn.Set(func(c *harness.ConnState) { c.Unacked = 3000 })
 			},
 			call: func(e *waiter) error { return e.f.Close() },
 			cells: map[string][]waitOutcome{ // all has been handed over, whatever becomes of it

@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/fa492104/flush/internal/tcp"
 )
 
 // A Flusher is an [http.ResponseWriter] whose response can be flushed
@@ -39,7 +41,7 @@ type Flusher struct {
 	req     *http.Request   // the handler's; nil: none. Set before the first use; dropped by releaseLocked
 	context *requestContext // the handler's; nil: none. Never changed
 	body    *requestBody    // nil: no request body to wait for. Changed by Detach alone
-	conn    *knownConn      // nil: not known. Never changed
+	conn    *tcp.Known      // nil: not known. Never changed
 	groups  *groups         // that it is in; nil: never was in one
 	began   time.Duration   // as now says. Never changed
 	member  *member         // in the budget; nil: holds nothing yet, or there is none
@@ -132,12 +134,9 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 		f.rareLocked().interval = &flushInterval{d: cfg.FlushInterval}
 	}
 	f.initTimeout(by)
-	if r != nil && connContextUsed.Load() {
-		if known, ok := r.Context().Value(connKey{}).(*knownConn); ok {
-			f.conn = known
-			if f.http1 && f.srv.deadline != nil {
-				f.timeout.progress = &progress{conn: known, watcher: known.watcher, plain: known.plain}
-			}
+	if r != nil {
+		if f.conn = tcp.From(r.Context()); f.conn != nil && f.http1 && f.srv.deadline != nil {
+			f.timeout.progress = &progress{f: f, conn: f.conn}
 		}
 	}
 }

@@ -1,6 +1,6 @@
 //go:build linux && !386 && !s390x
 
-package flush
+package tcp
 
 import (
 	"encoding/binary"
@@ -33,7 +33,7 @@ const (
 	stateClose       = 7
 )
 
-func (k *kernelConn) set(o ConnOptions) {
+func (k *kernel) set(o Options) {
 	systemLowat() // it reads a file: not while a response waits
 	k.raw.Control(func(fd uintptr) {
 		if o.NotSentLowat > 0 {
@@ -52,7 +52,7 @@ type tcpInfo struct {
 	size  uint32
 }
 
-func (k *kernelConn) info() (info tcpInfo, err error) {
+func (k *kernel) info() (info tcpInfo, err error) {
 	info.size = uint32(len(info.bytes))
 	cerr := k.raw.Control(func(fd uintptr) {
 		_, _, errno := syscall.Syscall6(syscall.SYS_GETSOCKOPT, fd, syscall.IPPROTO_TCP, syscall.TCP_INFO,
@@ -67,7 +67,7 @@ func (k *kernelConn) info() (info tcpInfo, err error) {
 	return info, err
 }
 
-func (k *kernelConn) acked() (n int64, err error) {
+func (k *kernel) Acked() (n int64, err error) {
 	info, err := k.info()
 	switch {
 	case err != nil:
@@ -80,12 +80,12 @@ func (k *kernelConn) acked() (n int64, err error) {
 	return int64(binary.NativeEndian.Uint64(info.bytes[infoBytesAcked:])), nil
 }
 
-func (k *kernelConn) established() bool {
+func (k *kernel) Established() bool {
 	info, err := k.info()
 	return err == nil && info.bytes[infoState] == stateEstablished
 }
 
-func (k *kernelConn) queued() (unsent, unacked int64, err error) {
+func (k *kernel) Queued() (unsent, unacked int64, err error) {
 	var all, later int32
 	cerr := k.raw.Control(func(fd uintptr) {
 		for _, q := range []struct {
@@ -104,7 +104,7 @@ func (k *kernelConn) queued() (unsent, unacked int64, err error) {
 	return int64(later), int64(max(all-later, 0)), err
 }
 
-func (k *kernelConn) room() (n int64, err error) {
+func (k *kernel) Room() (n int64, err error) {
 	cerr := k.raw.Control(func(fd uintptr) {
 		var v int
 		v, err = syscall.GetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_SNDBUF)
@@ -116,7 +116,7 @@ func (k *kernelConn) room() (n int64, err error) {
 	return n, err
 }
 
-func (k *kernelConn) hangUp() (err error) {
+func (k *kernel) HangUp() (err error) {
 	cerr := k.raw.Control(func(fd uintptr) {
 		err = os.NewSyscallError("shutdown", syscall.Shutdown(int(fd), syscall.SHUT_WR))
 	})
@@ -126,9 +126,9 @@ func (k *kernelConn) hangUp() (err error) {
 	return err
 }
 
-// takes is what the kernel's sk_stream_memory_free asks, before it takes a
+// Takes is what the kernel's sk_stream_memory_free asks, before it takes a
 // segment.
-func (k *kernelConn) takes() (r kernelRoom, err error) {
+func (k *kernel) Takes() (r Space, err error) {
 	var mem [memWords]uint32
 	var unsent int32
 	lowat := 0
@@ -149,13 +149,13 @@ func (k *kernelConn) takes() (r kernelRoom, err error) {
 		err = cerr
 	}
 	if err != nil {
-		return kernelRoom{}, err
+		return Space{}, err
 	}
 	most := int64(uint32(lowat))
 	if most == 0 {
 		most = systemLowat()
 	}
-	return kernelRoom{int64(mem[memSendBuffer]) - int64(mem[memQueued]), most - int64(unsent)}, nil
+	return Space{int64(mem[memSendBuffer]) - int64(mem[memQueued]), most - int64(unsent)}, nil
 }
 
 // systemLowat is TCP_NOTSENT_LOWAT where it has not been set; 0: not known.
