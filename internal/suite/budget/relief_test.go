@@ -1,4 +1,4 @@
-package flush_test
+package budget_test
 
 import (
 	"errors"

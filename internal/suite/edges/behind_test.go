@@ -1,4 +1,4 @@
-package flush_test
+package edges_test
 
 import (
 	"testing"
