@@ -13,9 +13,9 @@ import (
 	"github.com/fa492104/flush/internal/harness"
 )
 
-// The files edge_*_test.go hold what happens where two things meet: a wait and
-// its end, a call of the server and another, a buffer and a stalled client.
-// This one has what they share.
+// What happens where two things meet: a wait and its end, a call of the server
+// and another, a buffer and a stalled client. This file has what the others
+// share.
 
 // edge runs f in a bubble. What never returns there leaves it deadlocked, which
 // would end the run: here it fails the test, and others go on.

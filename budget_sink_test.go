@@ -1,1 +1,0 @@
-package flush_test
