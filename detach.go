@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"slices"
 	"time"
+
+	"github.com/fa492104/flush/internal/workers"
 )
 
 // Detaching. A response is
@@ -346,7 +348,7 @@ func (f *Flusher) removeFiles() {
 // endAsideLocked ends a response that has nobody else to do that.
 func (f *Flusher) endAsideLocked() {
 	if f.detached >= kept && !f.closing {
-		closers.do(f.endAlone)
+		closers.Do(f.endAlone)
 	}
 }
 
@@ -365,13 +367,13 @@ func (f *Flusher) endSoonLocked(writable bool) {
 	if !writable || f.held || f.q.len > 0 || f.penTakenLocked() || f.stack.active() {
 		go f.endAlone()
 	} else {
-		closers.do(f.endAlone)
+		closers.Do(f.endAlone)
 	}
 }
 
 // closers end responses whose clients have left. They run OnClose, which may take
 // its time.
-var closers = workers{most: 256}
+var closers = workers.Pool{Most: 256}
 
 // endAlone ends a detached response on a goroutine that is nobody's: its client
 // has left, or it has failed. A panic, of a filter or of OnClose, is logged as the

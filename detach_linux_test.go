@@ -118,28 +118,3 @@ func TestDetachedFlushAcked(t *testing.T) {
 		})
 	}
 }
-
-// An event of a response that has ended is nobody else's, although another has its
-// place.
-func TestDetachedLateEvent(t *testing.T) {
-	h, out := detacher(t, nil, nil)
-	srv := harness.Serve(t, harness.HTTP1, h)
-	first := harness.Open(t, srv, "GET", "/", nil)
-	f := harness.Next(t, out)
-	late := flush.EventOf(f.Flusher)
-	if !flush.FindEvent(late) {
-		t.Error("it is not watched")
-	}
-	f.Close()
-	first.ExpectEnd("")
-	second := harness.Open(t, srv, "GET", "/", nil)
-	f = harness.Next(t, out)
-	if ev := flush.EventOf(f.Flusher); ev.Fd != late.Fd {
-		t.Errorf("its place is %d, not %d: the test shows nothing", ev.Fd, late.Fd)
-	}
-	if flush.FindEvent(late) {
-		t.Error("the late event is taken for the second response's")
-	}
-	f.Close()
-	second.ExpectEnd("")
-}

@@ -10,6 +10,13 @@ import (
 // HandlerWriter returns f as its handler would see it.
 func HandlerWriter(f *Flusher) http.ResponseWriter { return f.handlerWriter() }
 
+// NoEpoll has what watches detached responses be a goroutine for each, as on
+// other systems, until the function it returns is called.
+func NoEpoll() (undo func()) {
+	watched.Off(true)
+	return func() { watched.Off(false) }
+}
+
 // NewBlock returns a piece of floor 2, which a budget counts as BlockMemory.
 func NewBlock() any { return new(block) }
 

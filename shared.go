@@ -1,5 +1,7 @@
 package flush
 
+import "github.com/fa492104/flush/internal/tcp"
+
 // A sharedWrite is an event on its way to many responses, as it goes out on a
 // detached one. Nobody writes to it.
 type sharedWrite struct {
@@ -45,7 +47,7 @@ func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
 	if w.tls {
 		return f.writeSharedTLSLocked(w, out, head, len(event))
 	}
-	n, err := w.writeNow(out)
+	n, err := tcp.WriteNow(w.raw, out)
 	if n == 0 && err == nil {
 		return false, nil
 	}

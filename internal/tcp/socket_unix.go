@@ -1,10 +1,11 @@
 //go:build unix
 
-package flush
+package tcp
 
 import (
 	"io"
 	"sync"
+	"sync/atomic"
 	"syscall"
 )
 
@@ -33,12 +34,12 @@ func newSockCall(do func(fd int, p []byte) (int, error)) any {
 
 var writeCalls = sync.Pool{New: func() any { return newSockCall(syscall.Write) }}
 
-// writeNow writes what the kernel takes of p now. It is not an error if that is
+// WriteNow writes what the kernel takes of p now. It is not an error if that is
 // nothing. It is for plain sockets.
-func (w *wire) writeNow(p []byte) (n int, err error) {
+func WriteNow(raw syscall.RawConn, p []byte) (n int, err error) {
 	c := writeCalls.Get().(*sockCall)
 	c.p = p
-	if err = w.raw.Write(c.call); err == nil {
+	if err = raw.Write(c.call); err == nil {
 		if n, err = max(c.n, 0), c.err; err == syscall.EAGAIN {
 			err = nil
 		}
@@ -48,23 +49,20 @@ func (w *wire) writeNow(p []byte) (n int, err error) {
 	return n, err
 }
 
-// dropInput reads and drops what the client has sent, into p or memory of its
-// own, until there is no more or it has been too much. It does not wait. It
-// reports whether the client has left. Of TLS it takes the records as they are,
-// so there it is for the end alone.
-func (w *wire) dropInput(p []byte) (gone bool) {
-	if w.raw == nil {
-		return false
-	}
+// Drop reads and drops what the client has sent, into p or memory of its own,
+// until there is no more or read, which counts it, has come to most. It does not
+// wait. It reports whether the client has left. Of TLS it takes the records as
+// they are, so there it is for the end alone.
+func Drop(raw syscall.RawConn, p []byte, read *atomic.Int32, most int32) (gone bool) {
 	if p == nil {
 		p = make([]byte, 4<<10)
 	}
-	w.raw.Control(func(fd uintptr) {
-		for w.read.Load() < mostInput {
+	raw.Control(func(fd uintptr) {
+		for read.Load() < most {
 			n, err := syscall.Read(int(fd), p)
 			switch {
 			case n > 0:
-				w.read.Add(int32(n))
+				read.Add(int32(n))
 				continue
 			case err == syscall.EINTR:
 				continue

@@ -1,29 +1,29 @@
-package flush
+// Package workers does what must not be done where it is asked for.
+package workers
 
 import "sync"
 
-// workers do what must not be done where it is asked for, on at most so many
-// goroutines, which exist while there is work.
-type workers struct {
-	most int
+// A Pool does it on at most so many goroutines, which exist while there is work.
+type Pool struct {
+	Most int
 
 	mu      sync.Mutex
 	todo    []func()
 	running int
 }
 
-// do has one of them call f.
-func (w *workers) do(f func()) {
+// Do has one of them call f.
+func (w *Pool) Do(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.todo = append(w.todo, f)
-	if w.running < w.most {
+	if w.running < w.Most {
 		w.running++
 		go w.work()
 	}
 }
 
-func (w *workers) work() {
+func (w *Pool) work() {
 	w.mu.Lock()
 	for len(w.todo) > 0 {
 		f := w.todo[0]
@@ -39,7 +39,7 @@ func (w *workers) work() {
 }
 
 // call calls f. If f ends the goroutine, another takes its place.
-func (w *workers) call(f func()) {
+func (w *Pool) call(f func()) {
 	returned := false
 	defer func() {
 		if !returned {

@@ -1,6 +1,6 @@
 //go:build unix
 
-package flush
+package process
 
 import (
 	"errors"
@@ -15,9 +15,9 @@ import (
 // firstInherited is the first descriptor that LISTEN_FDS counts (sd_listen_fds).
 const firstInherited = 3
 
-// inheritedListeners returns the sockets that this process was started to serve:
+// Listeners returns the sockets that this process was started to serve:
 // standard input, or else those that LISTEN_FDS and LISTEN_PID hand to it.
-func inheritedListeners() ([]net.Listener, error) {
+func Listeners() ([]net.Listener, error) {
 	if listens(os.Stdin) {
 		l, err := net.FileListener(os.Stdin)
 		if err != nil {
@@ -76,9 +76,9 @@ func listens(file *os.File) bool {
 	return err == nil && listens
 }
 
-// catchBrokenPipe turns the signal of a closed standard output into the error
+// CatchBrokenPipe turns the signal of a closed standard output into the error
 // of the write. Notify, unlike Ignore, is not inherited by child processes.
-func catchBrokenPipe() (stop func()) {
+func CatchBrokenPipe() (stop func()) {
 	c := make(chan os.Signal, 1)
 	signal.Notify(c, syscall.SIGPIPE)
 	return func() { signal.Stop(c) }

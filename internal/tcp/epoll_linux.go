@@ -1,8 +1,7 @@
-package flush
+package tcp
 
 import (
 	"errors"
-	"net"
 	"os"
 	"sync"
 	"syscall"
@@ -10,8 +9,8 @@ import (
 	"unsafe"
 )
 
-// An epoll watches the connections of detached responses: for what their clients
-// send, and for their leaving. It is one set of the kernel's for all of them, and
+// An Epoll watches connections: for what their clients send, and for their
+// leaving. It is one set of the kernel's for all of them, and
 // itself a descriptor that Go's own poller watches, so that one parked goroutine
 // waits for all.
 //
@@ -26,28 +25,26 @@ import (
 //
 // Invariants, whenever mu is free:
 //
-//  1. slots[i].w is w if and only if w.slot is i+1; then the kernel has an entry
-//     for it.
+//  1. slots[i].w is w if and only if the number of its Slot is i+1; then the kernel
+//     has an entry for it.
 //  2. While any slot is used it is running.
 //
-// A response is locked before the epoll, never after; and no response with a
-// descriptor held in Control.
-type epoll struct {
-	mu      sync.Mutex
-	file    *os.File // the set; nil: idle
-	fd      int
-	slots   []epollSlot
-	free    []uint32 // slots that are not used
-	used    int
-	noEpoll bool // a test's wish
+// Who is watched is locked before the epoll, never after; and not with a descriptor
+// held in Control.
+type Epoll struct {
+	mu    sync.Mutex
+	file  *os.File // the set; nil: idle
+	fd    int
+	slots []epollSlot
+	free  []uint32 // slots that are not used
+	used  int
+	off   bool // a test's wish
 }
 
 type epollSlot struct {
-	w   *wire
+	w   Watched
 	use uint32 // counts the uses of the slot
 }
-
-var theEpoll epoll
 
 const (
 	watchInput   = syscall.EPOLLIN | watchLeaving
@@ -58,11 +55,18 @@ const (
 	epollLingers = 100 * time.Millisecond
 )
 
-// add has w watched, and reports whether that is so.
-func (e *epoll) add(w *wire) bool {
+// Off has Add refuse what it is given, as on other systems.
+func (e *Epoll) Off(off bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.noEpoll || e.file == nil && !e.start() {
+	e.off = off
+}
+
+// Add has w watched, and reports whether that is so.
+func (e *Epoll) Add(w Watched) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.off || e.file == nil && !e.start() {
 		return false
 	}
 	if len(e.free) == 0 {
@@ -72,9 +76,10 @@ func (e *epoll) add(w *wire) bool {
 	i := e.free[len(e.free)-1]
 	s := &e.slots[i]
 	s.use++
-	w.slot, w.slotUsed = i+1, s.use
+	at := w.Slot()
+	at.number, at.use = i+1, s.use
 	if e.control(w, syscall.EPOLL_CTL_ADD, watchInput) != nil {
-		w.slot = 0
+		at.number = 0
 		e.rest()
 		return false
 	}
@@ -84,40 +89,47 @@ func (e *epoll) add(w *wire) bool {
 	return true
 }
 
-// remove ends that.
-func (e *epoll) remove(w *wire) {
+// Remove ends that.
+func (e *Epoll) Remove(w Watched) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if w.slot == 0 {
+	at := w.Slot()
+	if at.number == 0 {
 		return
 	}
 	e.control(w, syscall.EPOLL_CTL_DEL, 0)
-	i := w.slot - 1
-	w.slot = 0
+	i := at.number - 1
+	at.number = 0
 	e.slots[i].w = nil
 	e.free = append(e.free, i)
 	e.used--
 	e.rest()
 }
 
-// again has the next event of w told, which its last one ended.
-func (e *epoll) again(w *wire, events uint32) {
+// Again has the next event of w told, which its last one ended.
+func (e *Epoll) Again(w Watched) { e.change(w, watchInput) }
+
+// Pause has the leaving of w told, and nothing that comes before it.
+func (e *Epoll) Pause(w Watched) { e.change(w, watchLeaving) }
+
+func (e *Epoll) change(w Watched, events uint32) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if w.slot != 0 {
+	if w.Slot().number != 0 {
 		e.control(w, syscall.EPOLL_CTL_MOD, events)
 	}
 }
 
 // control makes one change of the set, with mu held.
-func (e *epoll) control(w *wire, op int, events uint32) (err error) {
-	event := syscall.EpollEvent{Events: events, Fd: int32(w.slot - 1), Pad: int32(w.slotUsed)}
-	cerr := w.raw.Control(func(fd uintptr) { err = syscall.EpollCtl(e.fd, op, int(fd), &event) })
+func (e *Epoll) control(w Watched, op int, events uint32) (err error) {
+	at := w.Slot()
+	event := syscall.EpollEvent{Events: events, Fd: int32(at.number - 1), Pad: int32(at.use)}
+	cerr := w.Raw().Control(func(fd uintptr) { err = syscall.EpollCtl(e.fd, op, int(fd), &event) })
 	return errors.Join(cerr, err)
 }
 
 // start makes the set and starts the goroutine, with mu held.
-func (e *epoll) start() bool {
+func (e *Epoll) start() bool {
 	fd, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		return false
@@ -137,14 +149,14 @@ func (e *epoll) start() bool {
 }
 
 // rest has the goroutine end soon if nothing is watched, with mu held.
-func (e *epoll) rest() {
+func (e *Epoll) rest() {
 	if e.used == 0 {
 		e.file.SetReadDeadline(time.Now().Add(epollLingers))
 	}
 }
 
 // run waits for events until nothing has been watched for a while.
-func (e *epoll) run(file *os.File) {
+func (e *Epoll) run(file *os.File) {
 	raw, err := file.SyscallConn()
 	events := make([]syscall.EpollEvent, 128)
 	input := make([]byte, 4<<10)
@@ -156,14 +168,14 @@ func (e *epoll) run(file *os.File) {
 		})
 		for _, ev := range events[:max(n, 0)] {
 			if w := e.find(ev); w != nil {
-				e.handle(w, ev.Events, input)
+				w.Handle(ev.Events&goneEvents != 0, input)
 			}
 		}
 	}
 }
 
 // goesOn is what is asked when the deadline that rest has set is over.
-func (e *epoll) goesOn(file *os.File) bool {
+func (e *Epoll) goesOn(file *os.File) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.used > 0 {
@@ -176,7 +188,7 @@ func (e *epoll) goesOn(file *os.File) bool {
 }
 
 // find returns whose event ev is, if it is still watched.
-func (e *epoll) find(ev syscall.EpollEvent) *wire {
+func (e *Epoll) find(ev syscall.EpollEvent) Watched {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	i := int(ev.Fd)
@@ -186,71 +198,15 @@ func (e *epoll) find(ev syscall.EpollEvent) *wire {
 	return e.slots[i].w
 }
 
-// handle does what events of w ask for, without waiting.
-func (e *epoll) handle(w *wire, events uint32, input []byte) {
-	switch {
-	case events&goneEvents != 0:
-		w.f.clientLeft(w.writable())
-	case w.tls:
-		tlsReaders.do(func() { w.readTLS(e) })
-	case w.dropInput(input):
-		w.f.clientLeft(w.writable())
-	case w.read.Load() < mostInput:
-		e.again(w, watchInput)
-	default:
-		e.pause(w)
-	}
-}
-
-// pause has w looked at again in a while, but for its leaving.
-func (e *epoll) pause(w *wire) {
-	e.again(w, watchLeaving)
-	time.AfterFunc(inputPause, func() {
-		w.read.Store(0)
-		e.again(w, watchInput)
-	})
-}
-
-// tlsReaders read what clients send over TLS. That may be a message for TLS
-// itself, its goodbye among them, and may have come in part only.
-var tlsReaders = workers{most: 16}
-
-// tlsPatience is how long one of them waits for the rest of such a message. A
-// Read that ends so does no harm to the connection.
-const tlsPatience = 20 * time.Millisecond
-
-func (w *wire) readTLS(e *epoll) {
-	p := make([]byte, 1<<10)
-	for w.read.Load() < mostInput {
-		w.conn.SetReadDeadline(time.Now().Add(tlsPatience))
-		n, err := w.conn.Read(p)
-		w.read.Add(int32(n))
-		var timeout net.Error
-		switch {
-		case err == nil:
-		case errors.As(err, &timeout) && timeout.Timeout():
-			e.again(w, watchInput)
-			return
-		default:
-			w.f.clientLeft(w.writable())
-			return
-		}
-	}
-	e.pause(w)
-}
-
-// writable reports whether a small write would not wait.
-func (w *wire) writable() bool {
-	if w.raw == nil {
-		return false
-	}
+// Writable reports whether a small write would not wait.
+func Writable(raw syscall.RawConn) bool {
 	type pollFd struct {
 		fd              int32
 		events, revents int16
 	}
 	const pollOut = 4
 	ready := false
-	w.raw.Control(func(fd uintptr) {
+	raw.Control(func(fd uintptr) {
 		p := pollFd{fd: int32(fd), events: pollOut}
 		var at syscall.Timespec
 		n, _, errno := syscall.Syscall6(syscall.SYS_PPOLL, uintptr(unsafe.Pointer(&p)), 1, uintptr(unsafe.Pointer(&at)), 0, 0, 0)
