@@ -93,7 +93,7 @@ func acceptLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err error
 
 // appendLocked puts b on floor 2, whatever the marks say.
 func appendLocked[T []byte | string](p *pipe, b T) {
-	push(&p.q, b)
+	push(&p.q, b, !p.marks.counted)
 	p.accepted += int64(len(b))
 	p.countLocked()
 }

@@ -12,9 +12,12 @@ import (
 // returns may be p, or a part of it, and must stay as it is until the Filter
 // is called again.
 //
-// An error means that the Filter has failed: p goes on unchanged, the Filter
-// is not used again (see [BufferStatus]), and whoever made it run gets the
-// error. A panic does the same and goes on.
+// An error means that the Filter has failed: p goes on unchanged, whoever made
+// it run gets the error, and the buffer is disabled for good (see
+// [BufferStatus]). Writes, flushes of the response, [Flusher.FlushAll],
+// [Flusher.Clean] and the end pass it by. Only the buffer's own Flush and Clean
+// run the Filter again, as in PHP, with an empty p. A panic does the same and
+// goes on.
 //
 // A Filter runs with no lock held, never twice at a time. While it runs, a
 // Write to the response is accepted, whoever made it, and enters the buffer
@@ -64,7 +67,7 @@ type BufferStatus struct {
 	Len       int    // bytes held
 	ChunkSize int    // as given; 0: never
 	Started   bool   // the filter has run
-	Disabled  bool   // the filter has failed: writes pass the buffer by
+	Disabled  bool   // the filter has failed: what is written passes the buffer by
 	Processed bool   // the filter has run and not failed
 	NoClean   bool   // as given; true too once [Gzip] has begun
 	NoFlush   bool   // as given

@@ -157,6 +157,89 @@ func TestFilterErrorAtTheEnd(t *testing.T) {
 	expectError(t, "Close again", f.Close(), harness.ErrFilter)
 }
 
+// A filter that has failed fails nothing but the call that ran it: whatever goes
+// over the whole stack passes its buffer by, and an error page is served. Only
+// the buffer's own Flush and Clean run it again, on nothing, as PHP does.
+func TestDisabledFilterStaysOut(t *testing.T) {
+	over := map[string]func(f *flush.Flusher, b *flush.Buffer) error{
+		"Flush":      func(f *flush.Flusher, _ *flush.Buffer) error { return f.FlushError() },
+		"FlushAsync": func(f *flush.Flusher, _ *flush.Buffer) error { return f.FlushAsync() },
+		"FlushWait":  func(f *flush.Flusher, _ *flush.Buffer) error { return f.FlushWait(harness.NoContext) },
+		"FlushAll":   func(f *flush.Flusher, _ *flush.Buffer) error { return f.FlushAll(true) },
+		"FlushAll, asynchronous": func(f *flush.Flusher, _ *flush.Buffer) error {
+			defer f.FlushWait(harness.NoContext)
+			return f.FlushAll(false)
+		},
+		"Clean":   func(f *flush.Flusher, _ *flush.Buffer) error { return f.Clean() },
+		"Close":   func(_ *flush.Flusher, b *flush.Buffer) error { return b.Close() },
+		"Discard": func(_ *flush.Flusher, b *flush.Buffer) error { return b.Discard() },
+		"the end": func(f *flush.Flusher, _ *flush.Buffer) error { return f.Close() },
+	}
+	own := map[string]func(b *flush.Buffer) error{"Flush": (*flush.Buffer).Flush, "Clean": (*flush.Buffer).Clean}
+
+	for kind, fail := range map[string]func() error{
+		"error": func() error { return harness.ErrFilter },
+		"panic": func() error { panic(harness.ErrFilter) },
+	} {
+		// run opens a buffer whose filter has failed, and returns what it got when
+		// call then worked on it.
+		run := func(t *testing.T, p harness.Proto, call func(f *flush.Flusher, b *flush.Buffer)) (ran []string) {
+			srv := harness.ServeMemory(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+				f := harness.Flusher(w)
+				b := f.StartBuffer(&flush.BufferOptions{ChunkSize: 4, FollowFlush: true, Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+					ran = append(ran, fmt.Sprintf("%s %q", harness.PhaseNames(phase), p))
+					return nil, fail()
+				}})
+				caught(t, func() error { _, err := f.WriteString("half"); return err })
+				if len(ran) != 1 || !b.Status().Disabled {
+					t.Errorf("ran %q, %+v", ran, b.Status())
+				}
+				ran = nil
+				f.WriteString(" a page")
+				call(f, b)
+				f.Close()
+			}), 0)
+			harness.Open(t, srv, "GET", "/", nil).Rest()
+			synctest.Wait()
+			return ran
+		}
+		for name, op := range over {
+			t.Run(kind+"/"+name, func(t *testing.T) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+					ran := run(t, p, func(f *flush.Flusher, b *flush.Buffer) { expectError(t, name, op(f, b), nil) })
+					if len(ran) > 0 {
+						t.Errorf("the filter ran again: %q", ran)
+					}
+				})
+			})
+		}
+		for name, op := range own {
+			t.Run(kind+"/the buffer's own "+name, func(t *testing.T) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+					ran := run(t, p, func(_ *flush.Flusher, b *flush.Buffer) { caught(t, func() error { return op(b) }) })
+					if want := fmt.Sprintf("%s %q", strings.ToUpper(name), ""); len(ran) != 1 || ran[0] != want {
+						t.Errorf("the filter ran on %q, want %q", ran, want)
+					}
+				})
+			})
+		}
+	}
+}
+
+// caught runs what makes a filter fail with errFilter, returned or thrown.
+func caught(t *testing.T, do func() error) {
+	t.Helper()
+	err := func() (err error) {
+		defer func() {
+			if v := recover(); v != nil {
+				err = v.(error)
+			}
+		}()
+		return do()
+	}()
+	expectError(t, "the filter's call", err, harness.ErrFilter)
+}
+
 // What its filter was given goes down even if it panics or ends its goroutine.
 func TestFilterPanicsOrExits(t *testing.T) {
 	for name, leave := range map[string]func(){

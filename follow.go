@@ -1,6 +1,9 @@
 package flush
 
-import "context"
+import (
+	"context"
+	"slices"
+)
 
 // A flush of the response goes through the buffers with FollowFlush first. One
 // that must not wait leaves that to a carrier where it would have to: floor 2 is
@@ -39,6 +42,9 @@ func (f *Flusher) flushAllAsyncLocked() error {
 	case f.owesLocked():
 		s.owesAll = true
 		f.oweLocked()
+		if slices.ContainsFunc(s.bufs, func(b *Buffer) bool { return b.opts.NoFlush }) {
+			return ErrForbidden // the carrier does the rest
+		}
 		return nil
 	}
 	return f.flushStackLocked(true, true)

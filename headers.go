@@ -149,7 +149,8 @@ func copyHeader(dst, src http.Header) {
 // WriteHeader fixes the status and the headers, as
 // [http.ResponseWriter.WriteHeader]: the first call wins. They go out later;
 // see [Flusher.HeadersSent]. A 1xx other than 101 goes straight through, but
-// not to HTTP/1.0, CGI and FastCGI.
+// not to HTTP/1.0, CGI and FastCGI. On a server without deadlines it waits for the
+// server's call, however long.
 func (f *Flusher) WriteHeader(code int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

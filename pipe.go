@@ -306,16 +306,19 @@ func (p *pipe) roundLocked() {
 // than their calls, and takes little beside it.
 func (p *pipe) writePieceLocked(size *sliceSizes, goal int64, push bool) (pushed bool) {
 	left := goal - p.sent
-	if left > blockSize && p.marks.high >= 4*copySize {
-		buf := copyBuffers.Get().(*[copySize]byte)
-		size.begin()
-		defer func() {
-			size.endLocked(p)
-			p.freeCopyLocked(buf, nil)
-		}()
-		return p.handPieceLocked(p.q.gather(buf[:min(left, int64(size.next), copySize)]), goal, push)
+	long := p.q.head != nil && p.q.head.long != nil
+	if left <= blockSize || !long && p.marks.high < 4*copySize {
+		return p.handPieceLocked(p.q.front(int(min(left, blockSize))), goal, push)
 	}
-	return p.handPieceLocked(p.q.front(int(min(left, blockSize))), goal, push)
+	size.begin()
+	defer size.endLocked(p)
+	most := int(min(left, int64(size.next), copySize))
+	if long {
+		return p.handPieceLocked(p.q.front(most), goal, push)
+	}
+	buf := copyBuffers.Get().(*[copySize]byte)
+	defer func() { p.freeCopyLocked(buf, nil) }()
+	return p.handPieceLocked(p.q.gather(buf[:most]), goal, push)
 }
 
 func (p *pipe) handPieceLocked(piece []byte, goal int64, push bool) (pushed bool) {

@@ -66,7 +66,7 @@ func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
 	}
 	w.tear(out, n, head, len(event))
 	if size < len(event) {
-		push(&f.q, event[size:])
+		push(&f.q, event[size:], !f.marks.counted)
 		f.countLocked()
 		f.measureHighestLocked()
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"reflect"
 	"runtime"
@@ -160,6 +161,18 @@ func (s *stack) top() *Buffer {
 	return nil
 }
 
+// fromTop yields the buffers from the top down, for who runs their filters: not
+// those that the end of the response has dropped meanwhile.
+func (s *stack) fromTop() iter.Seq[*Buffer] {
+	return func(yield func(*Buffer) bool) {
+		for i := len(s.bufs) - 1; i >= 0; i-- {
+			if i < len(s.bufs) && !yield(s.bufs[i]) {
+				return
+			}
+		}
+	}
+}
+
 // flushStackLocked flushes all buffers, or those with FollowFlush, from the
 // top down. With whole, what they let through enters floor 2 whole and is not
 // carried further on the caller's goroutine. ErrReentrant itself says that it
@@ -175,15 +188,12 @@ func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 	defer f.settleTurnLocked(&err)
 	s.whole = whole
 	defer func() { s.whole = false }()
-	for i := len(s.bufs) - 1; i >= 0; i-- {
-		if i >= len(s.bufs) {
-			continue // the response was aborted meanwhile
-		}
-		switch b := s.bufs[i]; {
+	for b := range s.fromTop() {
+		switch {
 		case !all && !b.opts.FollowFlush:
-		case !b.opts.NoFlush:
+		case !b.opts.NoFlush && !b.disabled: // a filter that has failed does not fail every flush
 			err = joinErrors(err, f.runLocked(b, PhaseFlush))
-		case all:
+		case all && b.opts.NoFlush && !s.paying: // else FlushAll has said so when it was called
 			err = joinErrors(err, ErrForbidden)
 		}
 	}
@@ -234,8 +244,10 @@ func (f *Flusher) cleanStackLocked() (err error) {
 	s := f.stack
 	s.cleaning = true
 	defer func() { s.cleaning = false }()
-	for _, b := range slices.Backward(s.bufs) {
-		err = joinErrors(err, f.runLocked(b, PhaseClean))
+	for b := range s.fromTop() {
+		if !b.disabled { // else an error page could fail with the page
+			err = joinErrors(err, f.runLocked(b, PhaseClean))
+		}
 	}
 	if f.headersSent {
 		return wrapReentrant(err)
@@ -283,8 +295,8 @@ func (f *Flusher) dropStackLocked() {
 // be wanted for something else. The failure is returned all the same.
 func writeStackLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	s := f.stack
-	if s.running == nil && (f.closing || f.hijacked) {
-		return 0, f.refuse
+	if f.gone || s.running == nil && f.closing {
+		return 0, f.refuse // not while a filter may write its last
 	}
 	if err := f.awaitPaidLocked(); err != nil {
 		return 0, err

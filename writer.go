@@ -609,14 +609,15 @@ func (f *Flusher) TryWrite(p []byte) error {
 // tryWriteLocked is TryWrite. It drops mu while a filter runs.
 func (f *Flusher) tryWriteLocked(p []byte) error {
 	s := f.stack
-	if f.fail != nil {
+	switch {
+	case f.gone:
+		return f.refuse
+	case f.fail != nil:
 		return f.fail // a buffer would take it all the same
-	}
-	if s.running != nil {
+	case s.running != nil:
 		_, err := writeStackLocked(f, p)
 		return err
-	}
-	if f.refuse != nil {
+	case f.refuse != nil:
 		return f.refuse
 	}
 	if s.busy || len(p) > f.availableLocked() && (f.overLocked() || f.q.len > 0) {

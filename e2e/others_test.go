@@ -41,25 +41,36 @@ func startLighttpd(name, backend string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, addrs, err := onPorts(3, func(addrs []string) (*process, error) {
+	return launchLighttpd(name, 3, func(addrs []string) string {
+		return fmt.Sprintf(`
+server.modules += ("mod_proxy")
+$SERVER["socket"] == %[1]q { server.stream-response-body = 1 }
+$SERVER["socket"] == %[2]q { server.stream-response-body = 2 }
+proxy.server = ("" => (("host" => %[3]q, "port" => %[4]s)))
+`, addrs[1], addrs[2], host, port)
+	})
+}
+
+// launchLighttpd starts one on the first of its ports. conf is what it is told
+// besides.
+func launchLighttpd(name string, ports int, conf func(addrs []string) string) ([]string, error) {
+	_, addrs, err := onPorts(ports, func(addrs []string) (*process, error) {
 		_, own, err := net.SplitHostPort(addrs[0])
 		if err != nil {
 			return nil, err
 		}
-		conf, err := file(name+"/lighttpd.conf", fmt.Appendf(nil, `
-server.modules = ("mod_proxy")
+		path, err := file(name+"/lighttpd.conf", fmt.Appendf(nil, `
+server.modules = ()
 server.document-root = %[1]q
 server.upload-dirs = (%[1]q)
 server.bind = "127.0.0.1"
 server.port = %[2]s
-$SERVER["socket"] == %[3]q { server.stream-response-body = 1 }
-$SERVER["socket"] == %[4]q { server.stream-response-body = 2 }
-proxy.server = ("" => (("host" => %[5]q, "port" => %[6]s)))
-`, filepath.Join(dir, name), own, addrs[1], addrs[2], host, port), 0o644)
+%[3]s
+`, filepath.Join(dir, name), own, conf(addrs)), 0o644)
 		if err != nil {
 			return nil, err
 		}
-		return launch(name, exec.Command(program("lighttpd"), "-D", "-f", conf), syscall.SIGTERM)
+		return launch(name, exec.Command(program("lighttpd"), "-D", "-f", path), syscall.SIGTERM)
 	})
 	return addrs, err
 }

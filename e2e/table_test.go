@@ -119,7 +119,7 @@ const serversHead = `# What servers make of a flush
 
 ` + "`e2e/run -update`" + ` has written this table, and every run of ` + "`e2e/run`" + ` checks it. One handler, the same everywhere, writes and
 flushes step by step and stops after each step until the test lets it go on; the client looks at what has arrived
-meanwhile.
+meanwhile. How to set the servers up is in [web-servers.md](web-servers.md).
 
 `
 

@@ -77,7 +77,7 @@ func (t *Tap) SetWriteDeadline(at time.Time) error {
 func (t *Tap) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, nil }
 
 // BlockBytes is what one block of floor 2 takes.
-const BlockBytes = 4096 - 32
+const BlockBytes = 4096 - 40
 
 // HoldBudget has a response hold n blocks of budget without being stalled: what it
 // has written is under its BufferSize.

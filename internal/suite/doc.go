@@ -5,6 +5,6 @@
 //	differential  a wrapped handler is told from a bare one by nothing but the rules
 //	php           buffers do what PHP's do, case by case and against a model
 //	edges         where two things meet: a wait and its end, a call and another
-//	budget        many responses under one bound, honest and hostile
+//	many          many responses: under one bound, honest and hostile, and told the same
 //	hammer        many things at once, in random order, with oracles
 package suite

@@ -28,18 +28,18 @@ func TestBehind(t *testing.T) {
 		expect(time.Minute, time.Minute)
 		harness.Must(t, f.FlushWait(t.Context()))
 		expect(0, 0)
-		s.Hold(1 + 4064)
-		f.Write(make([]byte, 4064)) // a block, in flight
+		s.Hold(1 + harness.BlockBytes)
+		f.Write(make([]byte, harness.BlockBytes)) // a block, in flight
 		f.FlushAsync()
 		expect(0, 0)
 		s.Hold(0)
-		f.Write(make([]byte, 3*4064)) // three more
+		f.Write(make([]byte, 3*harness.BlockBytes)) // three more
 		f.FlushAsync()
 		time.Sleep(time.Minute)
-		f.Write(make([]byte, 4064))
+		f.Write(make([]byte, harness.BlockBytes))
 		f.FlushAsync()
 		expect(time.Minute, time.Minute)
-		s.Hold(1 + 4*4064) // all but the last
+		s.Hold(1 + 4*harness.BlockBytes) // all but the last
 		expect(0, time.Minute)
 		time.Sleep(time.Minute)
 		expect(time.Minute, 2*time.Minute)

@@ -96,7 +96,7 @@ func TestBudgetWakesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(16<<10, 16<<10)
 		hog := flush.New(harness.NewTap(true), nil, &flush.Options{Budget: budget, BufferSize: 1 << 20, MaxPending: 1 << 20})
-		harness.MustWrite(t, hog, strings.Repeat("h", 4*4064))
+		harness.MustWrite(t, hog, strings.Repeat("h", 4*harness.BlockBytes))
 		began := time.Now()
 		var wg sync.WaitGroup
 		var woken atomic.Int32

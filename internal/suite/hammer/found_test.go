@@ -210,3 +210,132 @@ func TestSendHeadersEndsWithoutDeadlines(t *testing.T) {
 		f.Close()
 	})
 }
+
+// A response that fails while its hand-over waits for a Read of the handler's
+// leaves the server alone: the Read goes on, and the hand-over would drain beside it.
+func TestFailureWhileHeadersWaitForRead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		reading := false
+		body, upload := io.Pipe()
+		srv := deadlineServer{flushingServer{
+			newFuncServer(func(p []byte) (int, error) { return len(p), nil }),
+			func() error {
+				if reading {
+					t.Error("the server flushes while the body is being read")
+				}
+				return nil
+			},
+		}}
+		ctx := context.WithValue(t.Context(), http.ServerContextKey, &http.Server{})
+		req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "/", body)
+		req.ContentLength = 10
+		defer func() {
+			if v := recover(); v != http.ErrAbortHandler {
+				t.Errorf("ServeHTTP: %v", v)
+			}
+		}()
+		flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			f, _ := flush.From(w)
+			read := make(chan struct{})
+			go func() {
+				defer close(read)
+				reading = true
+				r.Body.Read(make([]byte, 10))
+				reading = false
+			}()
+			synctest.Wait() // it is in its Read
+			harness.MustWrite(t, f, "event")
+			flushed := make(chan error)
+			go func() { flushed <- f.FlushWait(harness.NoContext) }()
+			synctest.Wait() // it waits for the Read
+			go f.Abort(errHammerAbort)
+			if err := <-flushed; !errors.Is(err, errHammerAbort) {
+				t.Errorf("FlushWait: %v", err)
+			}
+			upload.Close()
+			<-read
+		}), nil).ServeHTTP(srv, req)
+	})
+}
+
+// FlushAll(false) tells of a buffer that does not allow it, whether the client
+// keeps up or not.
+func TestFlushAllTellsOfNoFlushBehindSlowClient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{BufferSize: -1, MaxPending: 100, Implicit: flush.Async})
+		f.StartBuffer(&flush.BufferOptions{NoFlush: true})
+		if err := f.FlushAll(false); !errors.Is(err, flush.ErrForbidden) {
+			t.Errorf("nothing is held: %v", err)
+		}
+		harness.Must(t, f.Top().Close())
+		s.Hold(0)
+		harness.MustWrite(t, f, strings.Repeat("w", 100)) // floor 2 is full
+		synctest.Wait()
+		b := f.StartBuffer(&flush.BufferOptions{NoFlush: true})
+		harness.MustWrite(t, f, "kept")
+		if err := f.FlushAll(false); !errors.Is(err, flush.ErrForbidden) {
+			t.Errorf("the client is behind: %v", err)
+		}
+		s.Release()
+		synctest.Wait()
+		if b.Len() != len("kept") {
+			t.Errorf("the buffer holds %d bytes", b.Len())
+		}
+		harness.Must(t, f.Close()) // it has been said
+	})
+}
+
+// A filter that is still running when the response ends does not make the
+// response take what is written.
+func TestWriteAfterEndBesideFilter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := flush.New(harness.NewSink(t), nil, nil)
+		hold := make(chan struct{})
+		b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+			<-hold
+			return p, nil
+		}})
+		harness.MustWrite(t, f, "held")
+		go b.Flush()
+		synctest.Wait()
+		f.Abort(errHammerAbort)
+		lost := f.Stats().Lost
+		if n, err := f.Write([]byte("late")); n != 0 || !errors.Is(err, flush.ErrClosed) {
+			t.Errorf("Write: %d, %v", n, err)
+		}
+		if err := f.TryWrite([]byte("late")); !errors.Is(err, flush.ErrClosed) || !errors.Is(err, errHammerAbort) {
+			t.Errorf("TryWrite: %v", err)
+		}
+		close(hold)
+		synctest.Wait()
+		if st := f.Stats(); st.Bytes+st.Lost != int64(len("held")) {
+			t.Errorf("%d bytes lost at the end, later %+v", lost, st)
+		}
+	})
+}
+
+// What a filter's Abort drops is dropped once: the Clean that it is part of does
+// not go on with the buffers below.
+func TestAbortInFilterOfClean(t *testing.T) {
+	f := flush.New(harness.NewSink(t), nil, nil)
+	f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+		t.Errorf("the filter of a buffer that was dropped gets %q, %d", p, phase)
+		return p, nil
+	}})
+	harness.MustWrite(t, f, "below")
+	f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+		f.Abort(errHammerAbort)
+		return p, nil
+	}})
+	harness.MustWrite(t, f, "above")
+	if err := f.Clean(); !errors.Is(err, errHammerAbort) {
+		t.Errorf("Clean: %v", err)
+	}
+	if err := f.Close(); !errors.Is(err, errHammerAbort) {
+		t.Errorf("Close: %v", err)
+	}
+	if st := f.Stats(); st.Lost != int64(len("below")) {
+		t.Errorf("%d bytes lost: what is above was taken back, what is below is lost", st.Lost)
+	}
+}

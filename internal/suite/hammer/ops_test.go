@@ -467,7 +467,11 @@ func (k *worker) do(o op) {
 	case opStatus:
 		k.call("WriteHeader", atOnce, 0, func() error { f.WriteHeader([]int{200, 404, 204, 500}[o.n%4]); return nil })
 	case opInform:
-		k.call("WriteHeader(103)", bounded, 0, func() error { f.WriteHeader(103); return nil })
+		kind := bounded
+		if r.h.has&hasNoDeadline != 0 {
+			kind = ends // the server has its map before it until its call returns
+		}
+		k.call("WriteHeader(103)", kind, 0, func() error { f.WriteHeader(103); return nil })
 	case opRoll:
 		if d := r.sendTimeout() / 150; d > 0 && d < time.Second/10 {
 			for range 200 {

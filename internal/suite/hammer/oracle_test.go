@@ -205,12 +205,16 @@ type wire struct {
 	flushed [26]place // and been flushed
 	broken  bool
 	gap     bool // since the last look the server has refused something
+	maybe   bool // what comes next shows whether it has
 }
 
 // A place is a record and how much of it.
 type place struct{ seq, n int }
 
 func (w *wire) feed(p []byte) {
+	if len(p) > 0 && w.maybe {
+		w.gap, w.maybe = w.gap || !w.continues(p[0]), false
+	}
 	for len(p) > 0 && !w.broken {
 		if w.gap {
 			// Whatever is open has a gap; what comes is the rest of a record
@@ -257,6 +261,17 @@ func (w *wire) feed(p []byte) {
 	}
 }
 
+// continues reports whether c goes on with what is open.
+func (w *wire) continues(c byte) bool {
+	switch {
+	case len(w.head) > 0:
+		return c >= '0' && c <= '9'
+	case w.open != nil:
+		return c == w.open.data[w.open.down]
+	}
+	return true
+}
+
 func (w *wire) start() {
 	w.r.mu.Lock()
 	rec := w.r.findLocked(w.head)
@@ -288,7 +303,7 @@ func (w *wire) end() {
 		w.head = nil
 	}
 	if w.open != nil {
-		w.open.gap = w.gap
+		w.open.gap = w.gap || w.maybe
 		w.open = nil
 	}
 }
@@ -316,7 +331,7 @@ func (r *reply) checkFlushed(what string, upTo returned) {
 	s := r.server
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.refused || s.wire.broken || r.method == http.MethodHead || s.panicked {
+	if s.refused || s.wire.maybe || s.wire.broken || r.method == http.MethodHead || s.panicked {
 		return
 	}
 	r.mu.Lock()
@@ -332,6 +347,9 @@ func (r *reply) checkFlushed(what string, upTo returned) {
 			continue
 		}
 		rec, place := r.writers[i].all[n-1], s.wire.flushed[i]
+		if rec.gap {
+			continue
+		}
 		if place.n == 0 || place.seq < rec.seq || place.seq == rec.seq && place.n < rec.n {
 			r.report("flush lied", "%s returned nil, and of %s, %d bytes accepted before, %d are on the wire; flushed up to %d of %d",
 				what, rec.data[:4], rec.n, rec.down, place.n, place.seq)

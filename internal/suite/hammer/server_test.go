@@ -175,7 +175,10 @@ func (s *hammerServer) WriteHeader(code int) {
 
 func (s *hammerServer) Write(p []byte) (int, error) {
 	defer s.begin("Write")()
-	s.sendHeaders(len(p) > 2048)
+	s.mu.Lock()
+	overflows := s.got+len(p) > 2048
+	s.mu.Unlock()
+	s.sendHeaders(overflows)
 	return s.take("Write", p)
 }
 
@@ -378,6 +381,7 @@ func (s *hammerServer) take(name string, p []byte) (n int, err error) {
 		if n < len(p) || len(p) >= 32<<10 { // of a slice the rest is not passed on either
 			s.refused, s.wire.gap = true, true
 		}
+		s.wire.maybe = true // it may have been the last slice of what passed by floor 2
 		return n, http.ErrContentLength
 	}
 	if err != nil {
@@ -394,7 +398,8 @@ func (s *hammerServer) fails(err error) {
 	s.failure = err
 }
 
-// sendHeaders is where net/http drains the request body.
+// sendHeaders is where net/http drains the request body: when its buffer, of 2048
+// bytes, flows over or is flushed.
 func (s *hammerServer) sendHeaders(now bool) {
 	if s.body != nil && now {
 		s.body.drain()

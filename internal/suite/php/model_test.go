@@ -154,7 +154,7 @@ func (m *model) FlushAll(bool) error {
 func (m *model) flushBuffers(which func(*modelBuffer) bool) error {
 	var errs []error
 	for _, b := range slices.Backward(slices.Clone(m.bufs)) {
-		if m.thrown == nil && which(b) {
+		if m.thrown == nil && which(b) && !b.disabled {
 			errs = append(errs, m.run(b, flush.PhaseFlush))
 		}
 	}
@@ -172,7 +172,7 @@ func (m *model) Clean() error {
 	var errs []error
 	m.cleaning = true
 	for _, b := range slices.Backward(m.bufs) {
-		if m.thrown == nil {
+		if m.thrown == nil && !b.disabled {
 			errs = append(errs, m.run(b, flush.PhaseClean))
 		}
 	}

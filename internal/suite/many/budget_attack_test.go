@@ -1,4 +1,4 @@
-package budget_test
+package many_test
 
 import (
 	"context"
@@ -52,10 +52,18 @@ func frame(kind, flags byte, stream uint32, payload []byte) []byte {
 	return append(binary.BigEndian.AppendUint32(p, stream), payload...)
 }
 
-// get returns the frame that asks for / on a stream of its own.
-func (a *attacker) get() (stream uint32, p []byte) {
-	const method, scheme, path, authority = 0x82, 0x86, 0x84, 0x01 // HPACK's static table
-	block := append([]byte{method, scheme, path, authority, byte(len(a.authority))}, a.authority...)
+// get asks for path on a stream of its own.
+func (a *attacker) get(path string) error {
+	_, p := a.ask(path)
+	_, err := a.Write(p)
+	return err
+}
+
+// ask returns the frame of get.
+func (a *attacker) ask(path string) (stream uint32, p []byte) {
+	const method, scheme, pathName, authority = 0x82, 0x86, 0x04, 0x01 // HPACK's static table
+	block := append([]byte{method, scheme, pathName, byte(len(path))}, path...)
+	block = append(append(block, authority, byte(len(a.authority))), a.authority...)
 	stream = a.next
 	a.next += 2
 	return stream, frame(1, 5, stream, block) // HEADERS with END_STREAM and END_HEADERS
@@ -146,8 +154,7 @@ func TestBudgetUnderAttackByConnectionsThatReadNothing(t *testing.T) {
 		}
 		defer a.Close()
 		for range 200 {
-			_, p := a.get()
-			if _, err := a.Write(p); err != nil {
+			if err := a.get("/"); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -200,7 +207,7 @@ func TestBudgetUnderAttackByResets(t *testing.T) {
 				}
 				a.SetDeadline(time.Now().Add(*attack / 4)) // the server has stopped to read: begin anew
 				for ctx.Err() == nil && err == nil {
-					stream, p := a.get()
+					stream, p := a.ask("/")
 					_, err = a.Write(append(p, reset(stream)...))
 				}
 				a.Close()

@@ -1,4 +1,4 @@
-package budget_test
+package many_test
 
 import (
 	"errors"
