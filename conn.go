@@ -80,12 +80,6 @@ func (f *Flusher) clientThere() bool {
 	return f.conn != nil && (f.conn.ServerEnded() || f.http1 && f.conn.Established())
 }
 
-func (f *Flusher) openErr() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.refuse
-}
-
 // FlushAcked is [Flusher.FlushWait] that goes on to wait until the client's
 // kernel has acknowledged every byte up to here: they have arrived, though the
 // client need not have read them. It asks the kernel every 1 to 50 ms.
