@@ -37,15 +37,10 @@ var idleStreams = flag.Int("idlestreams", 200, "streams that BenchmarkIdleStream
 // event is what a stream of server-sent events sends at a time.
 var event = []byte("data: 0123456789\n\n")
 
-// transparent is middleware that wraps the writer and can be unwrapped.
-type transparent struct{ http.ResponseWriter }
-
-func (t transparent) Unwrap() http.ResponseWriter { return t.ResponseWriter }
-
 // wrapLayers is w below n wrappers.
 func wrapLayers(w http.ResponseWriter, n int) http.ResponseWriter {
 	for range n {
-		w = transparent{w}
+		w = harness.Unwrapper{ResponseWriter: w}
 	}
 	return w
 }
