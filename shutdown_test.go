@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -234,17 +233,19 @@ func TestShutdownWaitsForNoStuckCall(t *testing.T) {
 
 // 200 clients of handlers that know nothing: each gets its goodbye and a proper
 // end, one that does not read costs the deadline and is cut, a request under way
-// is answered, and nothing is left.
+// is answered, and nothing is left. With Install the server's own Shutdown is all
+// that is called, and is over with the last response.
 func TestShutdownOfAServer(t *testing.T) {
 	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1, harness.HTTP2} {
-		for _, stuck := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%v/stuck=%v", p, stuck), func(t *testing.T) {
-				before := openDescriptors(t)
+		for _, how := range []string{"Group", "Group, and one is stuck", "Install"} {
+			t.Run(fmt.Sprintf("%v/%s", p, how), func(t *testing.T) {
+				stuck, installed := how == "Group, and one is stuck", how == "Install"
+				before := descriptors(t)
 				var g flush.Group
 				var streams []*harness.Stream
 				t.Run("server", func(t *testing.T) {
 					park := harness.NewPark(t)
-					srv := harness.Serve(t, p, harness.Wrapped(&flush.Options{Group: &g}, func(w http.ResponseWriter, r *http.Request) {
+					handler := func(w http.ResponseWriter, r *http.Request) {
 						switch r.URL.Path {
 						case "/":
 							harness.EventStream(w, r)
@@ -254,7 +255,14 @@ func TestShutdownOfAServer(t *testing.T) {
 						case "/stuck":
 							w.Write(make([]byte, harness.Much))
 						}
-					}), harness.SmallBuffers)
+					}
+					opts := &flush.Options{Group: &g}
+					var h http.Handler = http.HandlerFunc(handler)
+					install := func(srv *http.Server) { flush.Install(srv, opts) }
+					if !installed {
+						h, install = harness.Wrapped(opts, handler), func(*http.Server) {}
+					}
+					srv := harness.Serve(t, p, h, harness.SmallBuffers, harness.Configure(install))
 					for range 200 {
 						s := harness.Open(t, srv, "GET", "/", nil)
 						s.Expect(harness.Hello)
@@ -278,7 +286,11 @@ func TestShutdownOfAServer(t *testing.T) {
 						defer cancel()
 						ctx = short
 					}
-					shut := harness.Go(func() error { return g.Shutdown(ctx) })
+					shutdown := g.Shutdown
+					if installed {
+						shutdown = srv.Shutdown
+					}
+					shut := harness.Go(func() error { return shutdown(ctx) })
 					for _, s := range streams {
 						s.ExpectEnd(harness.Goodbye)
 					}
@@ -287,8 +299,12 @@ func TestShutdownOfAServer(t *testing.T) {
 						t.Error(page.Response().Status)
 					}
 					page.ExpectEnd("page")
+					ended := time.Now()
 					if err := <-shut; stuck != errors.Is(err, context.DeadlineExceeded) || !stuck && err != nil {
 						t.Error("Shutdown:", err)
+					}
+					if installed {
+						t.Logf("Shutdown returned %v after the last response", time.Since(ended))
 					}
 					if p == harness.HTTP2 {
 						srv.Client().CloseIdleConnections()
@@ -305,26 +321,10 @@ func TestShutdownOfAServer(t *testing.T) {
 				if g.Len() != 0 {
 					t.Errorf("%d members are left", g.Len())
 				}
-				tick := time.NewTicker(time.Millisecond) // what has been closed on the other side
-				defer tick.Stop()
-				for end := time.Now().Add(harness.Patience()); openDescriptors(t) > before; <-tick.C {
-					if time.Now().After(end) {
-						t.Fatalf("%d descriptors, %d before", openDescriptors(t), before)
-					}
-				}
+				harness.WaitFor(t, func() bool { return descriptors(t) <= before }) // what has been closed on the other side
 			})
 		}
 	}
-}
-
-// descriptors counts those that are open; -1 where it cannot be known.
-func openDescriptors(t *testing.T) int {
-	t.Helper()
-	all, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return -1
-	}
-	return len(all)
 }
 
 // A detached response has no handler that could say goodbye: the goodbye is a

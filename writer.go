@@ -12,6 +12,19 @@ import (
 	"syscall"
 )
 
+// startOwn is start for a Flusher that its maker ends. If OnStart panics, nobody
+// has it yet who could.
+func (f *Flusher) startOwn(r *http.Request) {
+	started := false
+	defer func() {
+		if !started {
+			f.finish(true, errUnwound)
+		}
+	}()
+	f.start(r)
+	started = true
+}
+
 // Write accepts p. It goes to the top buffer if there is one, and else onto
 // floor 2, which moves down by itself at [Options.BufferSize]: on the caller's
 // goroutine, or in the background once the response is asynchronous. Write
@@ -78,8 +91,14 @@ func writeOnLocked[T []byte | string](f *Flusher, p T, whole bool) (n int, err e
 		acceptWholeLocked(&f.pipe, p)
 		f.acceptedLocked(nil, true)
 		n = len(p)
-	} else if n, err = acceptLocked(&f.pipe, p, f.stack.busy); n > 0 {
-		err = f.acceptedLocked(err, false)
+	} else {
+		n, err = acceptLocked(&f.pipe, p, f.stack.busy)
+		if n < len(p) && !passes(err) {
+			f.written -= int64(len(p) - n) // its wait has ended: what is left may be written again
+		}
+		if n > 0 {
+			err = f.acceptedLocked(err, false)
+		}
 	}
 	f.grantLocked()
 	return n, err
@@ -181,13 +200,15 @@ var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 // a type of package os that hides its WriteTo. These are the methods that the
 // server's own ReadFrom looks for.
 type file interface {
-	io.Reader
+	io.ReadSeeker
+	io.ReaderAt
 	Stat() (os.FileInfo, error)
 	SyscallConn() (syscall.RawConn, error)
 }
 
 // regularFile returns the regular file that src is, or is one limit around,
-// and how much of it may be read; -1 is no limit.
+// and how much of it may be read; -1 is no limit. One that has nothing to read, or
+// cannot be read, is none: a copy of nothing must not fix the headers.
 func regularFile(src io.Reader) (reg file, limit int64, lr *io.LimitedReader) {
 	limit = -1
 	if l, ok := src.(*io.LimitedReader); ok {
@@ -198,6 +219,14 @@ func regularFile(src io.Reader) (reg file, limit int64, lr *io.LimitedReader) {
 		return nil, 0, nil
 	}
 	if fi, err := reg.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, 0, nil
+	}
+	at, err := reg.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return nil, 0, nil
+	}
+	var first [1]byte
+	if n, _ := reg.ReadAt(first[:], at); n == 0 {
 		return nil, 0, nil
 	}
 	return reg, limit, lr
@@ -222,6 +251,17 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 		return 0, err
 	}
 	defer f.dropPenLocked()
+	if n, err = f.passFileLocked(reg, limit); n > 0 && f.fail == nil {
+		err = f.acceptedLocked(err, false)
+	}
+	if f.fail != nil {
+		err = f.fail
+	}
+	return n, err
+}
+
+// passFileLocked is the part of sendFile with the baton.
+func (f *Flusher) passFileLocked(reg file, limit int64) (n int64, err error) {
 	if err := f.takeBatonLocked(true); err != nil {
 		return 0, err
 	}
@@ -259,26 +299,7 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 		}
 		size.endLocked(&f.pipe)
 	}
-	if n > 0 && f.fail == nil {
-		f.acceptedByHolderLocked()
-	}
-	if f.fail != nil {
-		err = f.fail
-	}
 	return n, err
-}
-
-// acceptedByHolderLocked is acceptedLocked for who has the baton: the implicit
-// flush is a round of its own.
-func (f *Flusher) acceptedByHolderLocked() {
-	if f.rarely().interval != nil {
-		f.watchIntervalLocked()
-	}
-	if f.implicit != Off {
-		if ask, err := f.askFlushLocked(); err == nil && ask.seq > 0 {
-			f.roundLocked()
-		}
-	}
 }
 
 // Unwrap returns the server's writer, for [http.ResponseController]. Writing
@@ -461,6 +482,5 @@ func (f *Flusher) writeWholeLocked(p []byte) (n int, err error) {
 	}
 	defer f.settleTurnLocked(&err)
 	f.stack.whole = true
-	defer func() { f.stack.whole = false }()
 	return enterLocked(f, len(f.stack.bufs)-1, p)
 }

@@ -81,9 +81,9 @@ func Start(t *testing.T, s *Server, h http.Handler, opts []ServeOption) *Server 
 		o(s)
 	}
 	s.Protocols.SetHTTP1(s.Proto != HTTP2)
-	s.Protocols.SetHTTP2(s.Proto == HTTP2 && s.tls())
-	s.Protocols.SetUnencryptedHTTP2(s.Proto == HTTP2 && !s.tls())
-	if s.tls() {
+	s.Protocols.SetHTTP2(s.Proto == HTTP2 && s.Tls())
+	s.Protocols.SetUnencryptedHTTP2(s.Proto == HTTP2 && !s.Tls())
+	if s.Tls() {
 		s.TLSConfig.Certificates = []tls.Certificate{certificate()}
 	}
 	if s.memory > 0 {
@@ -99,7 +99,7 @@ func Start(t *testing.T, s *Server, h http.Handler, opts []ServeOption) *Server 
 	served := make(chan error, 1)
 	go func() {
 		ln := net.Listener(wrapListener{s.Listener, s})
-		if s.tls() {
+		if s.Tls() {
 			served <- s.ServeTLS(ln, "", "")
 		} else {
 			served <- s.Serve(ln)
@@ -117,7 +117,7 @@ func Start(t *testing.T, s *Server, h http.Handler, opts []ServeOption) *Server 
 	return s
 }
 
-func (s *Server) tls() bool {
+func (s *Server) Tls() bool {
 	return s.memory == 0 && (s.Proto == HTTPS1 || s.Proto == HTTP2 && !s.Clear)
 }
 
@@ -126,7 +126,7 @@ func (s *Server) Logged() string { return s.log.String() }
 
 // URL returns the address of a path on the server.
 func (s *Server) URL(path string) string {
-	if s.tls() {
+	if s.Tls() {
 		return "https://" + s.Addr + path
 	}
 	return "http://" + s.Addr + path
@@ -161,8 +161,8 @@ func (s *Server) Client() *http.Transport {
 			TLSClientConfig:    &tls.Config{InsecureSkipVerify: true, CurvePreferences: []tls.CurveID{tls.X25519}},
 			DialContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return s.Dial(ctx) },
 		}
-		s.transport.Protocols.SetHTTP2(s.tls())
-		s.transport.Protocols.SetUnencryptedHTTP2(!s.tls())
+		s.transport.Protocols.SetHTTP2(s.Tls())
+		s.transport.Protocols.SetUnencryptedHTTP2(!s.Tls())
 		if s.small || s.memory > 0 {
 			s.transport.HTTP2.MaxReceiveBufferPerStream = 64 << 10
 		}

@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -284,6 +286,133 @@ func TestFlushAllTellsOfNoFlushBehindSlowClient(t *testing.T) {
 		}
 		harness.Must(t, f.Close()) // it has been said
 	})
+}
+
+// What is owed where only a caller may call the server is paid by the next who
+// waits for it: no carrier may come.
+func TestOwedWhereOnlyCallerMayPay(t *testing.T) {
+	for _, by := range []string{"Write", "FlushAsync", "FlushWait"} {
+		t.Run(by, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				budget := flush.NewBudget(0, 1)
+				other := flush.New(harness.NewSink(t), nil, &flush.Options{Budget: budget})
+				harness.MustWrite(t, other, "all that the budget has")
+				body, upload := io.Pipe()
+				defer upload.Close()
+				ctx := context.WithValue(t.Context(), http.ServerContextKey, &http.Server{})
+				req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "/", body)
+				req.ContentLength = 10
+				s := harness.NewSink(t)
+				f := flush.New(harness.DeadlineSink{Sink: s}, req, &flush.Options{Budget: budget, SAPI: flush.OpenResty()})
+				f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+				harness.MustWrite(t, f, "held,")
+				harness.Must(t, f.FlushAsync()) // the budget has no room
+				switch by {
+				case "Write":
+					harness.MustWrite(t, f, "more,")
+				case "FlushAsync":
+					harness.Must(t, f.FlushAsync())
+				case "FlushWait":
+					harness.Must(t, f.FlushWait(harness.NoContext))
+				}
+				if n := f.Top().Len(); n >= len("held,more,") || by != "Write" && n > 0 {
+					t.Errorf("the buffer still holds %d bytes", n)
+				}
+				harness.Must(t, f.FlushWait(harness.NoContext))
+				if got := s.Body(); !strings.HasPrefix(got, "held,") {
+					t.Errorf("the server has %q", got)
+				}
+				harness.Must(t, f.Close())
+				harness.Must(t, other.Close())
+			})
+		})
+	}
+}
+
+// A Broadcast waits for nobody, not even where only a caller may call the server:
+// an implicit flush, and what a filter asks for, are left to the next who may wait.
+func TestBroadcastLeavesServerToCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body, upload := io.Pipe()
+		defer upload.Close()
+		ctx := context.WithValue(t.Context(), http.ServerContextKey, &http.Server{})
+		req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "/", body)
+		req.ContentLength = 10
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, req, &flush.Options{Implicit: flush.Async})
+		var g flush.Group
+		harness.Must(t, g.Add(f))
+		s.Hold(0)
+		began := time.Now()
+		g.Broadcast([]byte("bare,"))
+		f.StartBuffer(&flush.BufferOptions{ChunkSize: 1, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+			f.FlushAsync()
+			return p, nil
+		}})
+		g.Broadcast([]byte("filtered,"))
+		if took := time.Since(began); took > 0 {
+			t.Errorf("it took %v", took)
+		}
+		s.Release()
+		harness.Must(t, f.FlushWait(harness.NoContext))
+		if got := s.Body(); got != "bare,filtered," {
+			t.Errorf("the server has %q", got)
+		}
+		harness.Must(t, f.Close())
+	})
+}
+
+// A handler that panics while another goroutine ends the response asks why the
+// client may have gone: the two do not race.
+func TestPanicBesideAbort(t *testing.T) {
+	for range 100 {
+		var wg sync.WaitGroup
+		func() {
+			defer func() {
+				if v := recover(); v != hammerPanic("handler") {
+					t.Errorf("ServeHTTP: %v", v)
+				}
+			}()
+			req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+			flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				f, _ := flush.From(w)
+				wg.Go(func() { f.Abort(errHammerAbort) })
+				runtime.Gosched()
+				panic(hammerPanic("handler"))
+			}), nil).ServeHTTP(harness.NewSink(t), req)
+		}()
+		wg.Wait()
+	}
+}
+
+// What a Broadcast cannot tell is told at the end.
+func TestCloseTellsWhatBroadcastCannot(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(*flush.Flusher)
+		err     error
+	}{
+		"length": {func(f *flush.Flusher) { f.Header().Set("Content-Length", "5") }, http.ErrContentLength},
+		"filter": {func(f *flush.Flusher) {
+			f.StartBuffer(&flush.BufferOptions{ChunkSize: 1, Filter: func([]byte, flush.Phase) ([]byte, error) { return nil, errHammerFalse }})
+		}, errHammerFalse},
+		"nothing": {func(f *flush.Flusher) {}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := harness.NewSink(t)
+			f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+			c.prepare(f)
+			var g flush.Group
+			harness.Must(t, g.Add(f))
+			for range 3 {
+				if missed := g.Broadcast([]byte("event")); len(missed) > 0 {
+					t.Error("it has room")
+				}
+			}
+			if err := f.Close(); !errors.Is(err, c.err) || c.err == nil && err != nil {
+				t.Errorf("Close: %v", err)
+			}
+		})
+	}
 }
 
 // A filter that is still running when the response ends does not make the

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush/internal/deadline"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A hammerServer is the server's writer below a response of the hammer. What
@@ -42,6 +43,11 @@ type hammerServer struct {
 	wrote    time.Time     // when the last call, a Write, began
 	ended    time.Time     // when the last call ended
 	until    time.Time     // the deadline
+	took     time.Time     // when bytes were taken last
+	stalled  time.Time     // when the call under way stalled; zero: it does not
+	moved    int64         // what a client has moved that stalled
+	movedAt  time.Time
+	acked    int64 // of got and moved
 	wire     wire
 	body     *hammerBody
 }
@@ -322,7 +328,14 @@ func (s *hammerServer) block(d time.Duration, stall bool) {
 	default:
 		d = most*(h.stretches()+2) + time.Duration(mix(s.r.seed)%1000)*time.Microsecond
 	}
+	if stall && h.has&hasNoDeadline == 0 {
+		s.stall(true)
+		defer s.stall(false)
+	}
 	h.mu.Lock()
+	if stall {
+		h.slept += s.r.moves
+	}
 	switch {
 	case !stall:
 		h.slept += d
@@ -350,6 +363,49 @@ func (s *hammerServer) block(d time.Duration, stall bool) {
 	}
 }
 
+// stall notes that the call under way stalls, or does not any more.
+func (s *hammerServer) stall(begins bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ackLocked()
+	if s.stalled = (time.Time{}); begins {
+		s.stalled = time.Now()
+	}
+}
+
+// ackLocked sees to what the client's kernel has acknowledged by now: what was
+// taken a while ago and, of a call that stalls, a little as long as it moves.
+func (s *hammerServer) ackLocked() {
+	if !s.stalled.IsZero() {
+		if now := time.Now(); now.Sub(s.stalled) <= s.r.moves && now.Sub(s.movedAt) >= time.Millisecond/2 {
+			s.moved++
+			s.movedAt = now
+		}
+	}
+	if lag := time.Duration(mix(s.r.seed)>>8&255) * time.Microsecond; time.Since(s.took) >= lag {
+		s.acked = int64(s.got) + s.moved
+	}
+}
+
+// conn is the connection as its kernel sees it.
+func (s *hammerServer) conn() harness.FakeConn {
+	return harness.FakeConn{
+		AckedFunc: func() (int64, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.ackLocked()
+			return s.acked, nil
+		},
+		QueuedFunc: func() (unsent, unacked int64, err error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.ackLocked()
+			return 0, int64(s.got) + s.moved - s.acked, nil
+		},
+		RoomFunc: func() (int64, error) { return 1000, nil },
+	}
+}
+
 // take is a call that is given bytes.
 func (s *hammerServer) take(name string, p []byte) (n int, err error) {
 	half := len(p)/2 + 1
@@ -357,6 +413,8 @@ func (s *hammerServer) take(name string, p []byte) (n int, err error) {
 		if to > n {
 			s.mu.Lock()
 			defer s.mu.Unlock()
+			s.ackLocked()
+			s.took = time.Now()
 			s.got += to - n
 			s.wire.feed(p[n:to])
 			n = to

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"maps"
 	"net/http"
@@ -16,19 +15,6 @@ import (
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/harness"
 )
-
-// The whole of it:
-//
-//	go test -run 'TestBroadcastOverTheNetwork|Thousands' -v . -full
-var full = flag.Bool("full", false, "tests of many clients have as many as is promised")
-
-// count is how many there are of what a test has many of.
-func count(promised, small int) int {
-	if *full {
-		return promised
-	}
-	return small
-}
 
 // A crowd is many responses of one server, and their clients, some of which do
 // not read. All are members of group.
@@ -145,7 +131,7 @@ func TestBroadcastOverTheNetwork(t *testing.T) {
 	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTP10, harness.HTTPS1, harness.HTTP2} {
 		for _, detach := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%v/detach=%v", p, detach), func(t *testing.T) {
-				c := gather(t, p, detach, maxPending, count(1000, 100), count(50, 6))
+				c := gather(t, p, detach, maxPending, harness.Count(1000, 100), harness.Count(50, 6))
 				for f := range c.deaf { // who reads nothing has no room from now on
 					harness.Must(t, f.TryWrite(make([]byte, 4*harness.Much)))
 					harness.Must(t, f.FlushAsync())
