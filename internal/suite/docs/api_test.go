@@ -97,7 +97,7 @@ func parsePackage(t *testing.T, dir string) ([]*ast.File, *types.Package) {
 		}
 		files = append(files, f)
 	}
-	conf := types.Config{Importer: ownImporter{t, importer.ForCompiler(fset, "gc", nil)}, IgnoreFuncBodies: true}
+	conf := types.Config{Importer: ownImporter{t}, IgnoreFuncBodies: true}
 	pkg, err := conf.Check(info.Name, fset, files, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -105,18 +105,24 @@ func parsePackage(t *testing.T, dir string) ([]*ast.File, *types.Package) {
 	return files, pkg
 }
 
-// ownImporter finds this module's packages in their folders.
-type ownImporter struct {
-	t *testing.T
-	types.Importer
-}
+// ownImporter finds this module's packages in their folders. All that it imports
+// has each package once: another's time.Duration is another type.
+type ownImporter struct{ t *testing.T }
+
+var (
+	goImporter = importer.ForCompiler(token.NewFileSet(), "gc", nil)
+	ownImports = make(map[string]*types.Package)
+)
 
 func (i ownImporter) Import(path string) (*types.Package, error) {
-	if dir, ok := strings.CutPrefix(path+"/", "github.com/fa492104/flush/"); ok {
-		_, pkg := parsePackage(i.t, filepath.Join(".", dir))
-		return pkg, nil
+	dir, ok := strings.CutPrefix(path+"/", "github.com/fa492104/flush/")
+	if !ok {
+		return goImporter.Import(path)
 	}
-	return i.Importer.Import(path)
+	if ownImports[dir] == nil {
+		_, ownImports[dir] = parsePackage(i.t, filepath.Join(".", dir))
+	}
+	return ownImports[dir], nil
 }
 
 // apiLines describes each exported name of pkg, field and method in one line,
@@ -306,7 +312,7 @@ type Same = T
 	if err != nil {
 		t.Fatal(err)
 	}
-	conf := types.Config{Importer: ownImporter{t, importer.ForCompiler(fset, "gc", nil)}, IgnoreFuncBodies: true}
+	conf := types.Config{Importer: ownImporter{t}, IgnoreFuncBodies: true}
 	pkg, err := conf.Check("p", fset, []*ast.File{f}, nil)
 	if err != nil {
 		t.Fatal(err)
