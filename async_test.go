@@ -9,10 +9,8 @@ import (
 	"net/http/httptest"
 	"net/http/httputil"
 	"net/url"
-	"os"
 	"runtime"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -21,158 +19,18 @@ import (
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/flushtest"
 	"github.com/fa492104/flush/internal/deadline"
+	"github.com/fa492104/flush/internal/harness"
 )
-
-// A sink is a server's writer for one response. It records what reaches it,
-// can be held at an offset, can fail, and sees to it that one goroutine at a
-// time calls it. It has no deadlines; a deadlineSink does.
-type sink struct {
-	t      *testing.T
-	inside atomic.Bool
-	header http.Header
-	wd     deadline.Deadline
-
-	mu      sync.Mutex
-	status  int
-	sent    http.Header // as it was at WriteHeader
-	got     []byte
-	flushed []int                               // how much had been written, at each flush
-	held    chan struct{}                       // nil: not held; closed when that ends
-	limit   int                                 // held: a Write beyond this many bytes waits
-	fault   func(p []byte, at int) (int, error) // instead of taking p, unless it returns -1
-	onFlush func() error
-}
-
-type deadlineSink struct{ *sink }
-
-func (s deadlineSink) SetWriteDeadline(t time.Time) error { s.wd.Set(t); return nil }
-
-func newSink(t *testing.T) *sink { return &sink{t: t, header: make(http.Header)} }
-
-// hold lets Writes wait that go beyond limit bytes in all. It may be moved.
-func (s *sink) hold(limit int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.held != nil {
-		close(s.held)
-	}
-	s.held, s.limit = make(chan struct{}), limit
-}
-
-func (s *sink) release() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.held != nil {
-		close(s.held)
-		s.held = nil
-	}
-}
-
-func (s *sink) enter() {
-	if !s.inside.CompareAndSwap(false, true) {
-		s.t.Error("two goroutines call the server's writer at once")
-	}
-}
-
-func (s *sink) leave() { s.inside.Store(false) }
-
-func (s *sink) Header() http.Header { return s.header }
-
-func (s *sink) WriteHeader(code int) {
-	s.enter()
-	defer s.leave()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if code >= 200 && s.status == 0 {
-		s.status, s.sent = code, s.header.Clone()
-	}
-}
-
-func (s *sink) Write(p []byte) (int, error) {
-	s.enter()
-	defer s.leave()
-	for {
-		passed := s.wd.Passed()
-		if deadline.Closed(passed) {
-			return 0, os.ErrDeadlineExceeded
-		}
-		s.mu.Lock()
-		held := s.held
-		if held == nil || len(s.got)+len(p) <= s.limit {
-			break
-		}
-		s.mu.Unlock()
-		select {
-		case <-held:
-		case <-passed:
-		}
-	}
-	defer s.mu.Unlock()
-	if s.fault != nil {
-		if n, err := s.fault(p, len(s.got)); n >= 0 {
-			s.got = append(s.got, p[:n]...)
-			return n, err
-		}
-	}
-	s.got = append(s.got, p...)
-	return len(p), nil
-}
-
-func (s *sink) FlushError() error {
-	s.enter()
-	defer s.leave()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.flushed = append(s.flushed, len(s.got))
-	if s.onFlush != nil {
-		return s.onFlush()
-	}
-	return nil
-}
-
-func (s *sink) body() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return string(s.got)
-}
-
-// lastFlush returns how much had been written at the last flush, and how many
-// flushes there were.
-func (s *sink) lastFlush() (at, count int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if n := len(s.flushed); n > 0 {
-		return s.flushed[n-1], n
-	}
-	return 0, 0
-}
 
 // carriers returns how many goroutines of the package run in the background.
 func carriers() int {
 	n := 0
-	for _, stack := range goroutines() {
+	for _, stack := range harness.Goroutines() {
 		if strings.Contains(stack, "\ncreated by github.com/fa492104/flush.") {
 			n++
 		}
 	}
 	return n
-}
-
-// noContext is the nil that FlushWait takes for no context.
-var noContext context.Context
-
-// A closing is what OnClose was told.
-type closing struct {
-	flush.Stats
-	err error
-	at  time.Time
-}
-
-// tellClosing returns options that are o with an OnClose that sends to the channel.
-func tellClosing(o flush.Options) (*flush.Options, chan closing) {
-	told := make(chan closing, 8)
-	o.OnClose = func(_ *http.Request, s flush.Stats, err error) { told <- closing{s, err, time.Now()} }
-	return &o, told
 }
 
 // events returns n numbered events of size bytes each.
@@ -184,30 +42,16 @@ func events(n, size int) (list []string, all string) {
 	return list, strings.Join(list, "")
 }
 
-func must(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
-
-func mustWrite(t *testing.T, w io.Writer, s string) {
-	t.Helper()
-	if n, err := io.WriteString(w, s); n != len(s) || err != nil {
-		t.Fatalf("write of %d bytes: %d, %v", len(s), n, err)
-	}
-}
-
 // Flushes asked for while a slow write is under way cost nothing and become one.
 func TestAsyncCoalesces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, nil)
-		s.hold(0)
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+		s.Hold(0)
 		list, all := events(1000, 40)
 		for i, e := range list {
-			mustWrite(t, f, e)
-			must(t, f.FlushAsync())
+			harness.MustWrite(t, f, e)
+			harness.Must(t, f.FlushAsync())
 			if i == 0 {
 				synctest.Wait() // the carrier is in its first call
 			}
@@ -215,12 +59,12 @@ func TestAsyncCoalesces(t *testing.T) {
 		if n := carriers(); n != 1 {
 			t.Errorf("%d carriers", n)
 		}
-		s.release()
+		s.Release()
 		synctest.Wait()
-		if s.body() != all {
-			t.Errorf("got %q", clip(s.got))
+		if s.Body() != all {
+			t.Errorf("got %q", harness.Clip(s.Got))
 		}
-		if at, n := s.lastFlush(); at != len(all) || n != 2 {
+		if at, n := s.LastFlush(); at != len(all) || n != 2 {
 			t.Errorf("%d flushes, the last after %d bytes", n, at)
 		}
 		if st := f.Stats(); st.Flushes != 1000 || st.Pushes != 2 || st.Waited != 0 {
@@ -229,7 +73,7 @@ func TestAsyncCoalesces(t *testing.T) {
 		if n := carriers(); n != 0 {
 			t.Errorf("%d carriers on an idle stream", n)
 		}
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 	})
 }
 
@@ -240,7 +84,7 @@ func TestAsyncFlushEndsWhereItWasAsked(t *testing.T) {
 	ask := map[string]func(f *flush.Flusher) error{
 		"FlushAsync":      (*flush.Flusher).FlushAsync,
 		"Flush":           func(f *flush.Flusher) error { return flush.Flush(f, false) },
-		"FlushWait ended": func(f *flush.Flusher) error { return endedWait(f) },
+		"FlushWait ended": func(f *flush.Flusher) error { return harness.EndedWait(f) },
 	}
 	write := map[string]func(f *flush.Flusher, s string) (int, error){
 		"Write":       func(f *flush.Flusher, s string) (int, error) { return f.Write([]byte(s)) },
@@ -256,17 +100,17 @@ func TestAsyncFlushEndsWhereItWasAsked(t *testing.T) {
 				for _, after := range []int{0, 1, 5000} {
 					t.Run(fmt.Sprintf("%s/%s/%d/%d", an, wn, size, after), func(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) {
-							s := newSink(t)
-							f := flush.New(deadlineSink{s}, nil, &flush.Options{BufferSize: 1 << 20, MaxPending: 1 << 20})
-							s.hold(0)
-							mustWrite(t, f, "a")
-							must(t, f.FlushAsync())
+							s := harness.NewSink(t)
+							f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{BufferSize: 1 << 20, MaxPending: 1 << 20})
+							s.Hold(0)
+							harness.MustWrite(t, f, "a")
+							harness.Must(t, f.FlushAsync())
 							synctest.Wait()
 							for range 2 { // a flush before the write under test, and one after
 								if n, err := write(f, big[:size]); n != size || err != nil {
 									t.Fatal(n, err)
 								}
-								must(t, ask(f))
+								harness.Must(t, ask(f))
 							}
 							want := 1 + 2*size
 							if after > 0 {
@@ -274,14 +118,14 @@ func TestAsyncFlushEndsWhereItWasAsked(t *testing.T) {
 									t.Fatal(n, err)
 								}
 							}
-							s.release()
+							s.Release()
 							synctest.Wait()
-							if at, _ := s.lastFlush(); at != want || len(s.body()) != want || f.Buffered() != after {
-								t.Errorf("flushed %d of %d written, %d held; want %d, %d held", at, len(s.body()), f.Buffered(), want, after)
+							if at, _ := s.LastFlush(); at != want || len(s.Body()) != want || f.Buffered() != after {
+								t.Errorf("flushed %d of %d written, %d held; want %d, %d held", at, len(s.Body()), f.Buffered(), want, after)
 							}
-							must(t, f.Close())
-							if len(s.body()) != want+after {
-								t.Errorf("%d bytes in the end", len(s.body()))
+							harness.Must(t, f.Close())
+							if len(s.Body()) != want+after {
+								t.Errorf("%d bytes in the end", len(s.Body()))
 							}
 						})
 					})
@@ -291,25 +135,15 @@ func TestAsyncFlushEndsWhereItWasAsked(t *testing.T) {
 	}
 }
 
-// endedWait is a FlushWait whose context has ended already.
-func endedWait(f *flush.Flusher) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	if err := f.FlushWait(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		return err
-	}
-	return nil
-}
-
 // The first asynchronous flush makes the response asynchronous, even if it finds
 // a carrier at work that was started for a wait.
 func TestAsyncFromTheFirstFlushOn(t *testing.T) {
 	for _, wait := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
-			s := newSink(t)
-			f := flush.New(deadlineSink{s}, nil, nil)
-			s.hold(0)
-			mustWrite(t, f, "a")
+			s := harness.NewSink(t)
+			f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+			s.Hold(0)
+			harness.MustWrite(t, f, "a")
 			if wait {
 				ctx, cancel := context.WithCancel(t.Context())
 				go func() { f.FlushWait(ctx) }()
@@ -317,8 +151,8 @@ func TestAsyncFromTheFirstFlushOn(t *testing.T) {
 				cancel()
 				synctest.Wait()
 			}
-			must(t, f.FlushAsync())
-			s.hold(1) // the carrier ends
+			harness.Must(t, f.FlushAsync())
+			s.Hold(1) // the carrier ends
 			synctest.Wait()
 			if n := carriers(); n != 0 {
 				t.Fatalf("%d carriers", n)
@@ -326,17 +160,17 @@ func TestAsyncFromTheFirstFlushOn(t *testing.T) {
 			big := strings.Repeat("b", 20000)
 			written := false
 			go func() {
-				mustWrite(t, f, big)
+				harness.MustWrite(t, f, big)
 				written = true
 			}()
 			synctest.Wait()
 			if !written {
 				t.Error("a Write after the first asynchronous flush works on the network")
 			}
-			s.release()
-			must(t, f.Close())
-			if s.body() != "a"+big {
-				t.Errorf("got %q", clip(s.got))
+			s.Release()
+			harness.Must(t, f.Close())
+			if s.Body() != "a"+big {
+				t.Errorf("got %q", harness.Clip(s.Got))
 			}
 		})
 	}
@@ -345,20 +179,20 @@ func TestAsyncFromTheFirstFlushOn(t *testing.T) {
 // What is asked for while a caller works is done after it, without a further call.
 func TestAsyncPassesTheBatonOn(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, nil)
-		s.hold(0)
-		mustWrite(t, f, "a")
-		go func() { must(t, f.FlushWait(noContext)) }()
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+		s.Hold(0)
+		harness.MustWrite(t, f, "a")
+		go func() { harness.Must(t, f.FlushWait(harness.NoContext)) }()
 		synctest.Wait()
-		mustWrite(t, f, "b")
-		must(t, f.FlushAsync())
-		s.release()
+		harness.MustWrite(t, f, "b")
+		harness.Must(t, f.FlushAsync())
+		s.Release()
 		synctest.Wait()
-		if at, _ := s.lastFlush(); at != 2 {
+		if at, _ := s.LastFlush(); at != 2 {
 			t.Errorf("%d bytes flushed", at)
 		}
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 	})
 }
 
@@ -366,16 +200,16 @@ func TestAsyncPassesTheBatonOn(t *testing.T) {
 // under way and the bytes would fit.
 func TestAsyncNoWriteAfterTheFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
+		s := harness.NewSink(t)
 		f := flush.New(s, nil, nil) // no deadlines: Abort waits
-		s.hold(0)
-		mustWrite(t, f, "a")
-		must(t, f.FlushAsync())
+		s.Hold(0)
+		harness.MustWrite(t, f, "a")
+		harness.Must(t, f.FlushAsync())
 		synctest.Wait()
-		mustWrite(t, f, "b")
+		harness.MustWrite(t, f, "b")
 		reason := errors.New("reason")
 		waits := []func() error{
-			func() error { return f.FlushWait(noContext) },
+			func() error { return f.FlushWait(harness.NoContext) },
 			func() error { return f.FlushWait(t.Context()) },
 			func() error { _, err := f.Write(make([]byte, 100<<10)); return err },
 			func() error { _, err := f.WriteString("in line"); return err },
@@ -401,7 +235,7 @@ func TestAsyncNoWriteAfterTheFailure(t *testing.T) {
 		if err := f.FlushAsync(); !errors.Is(err, reason) {
 			t.Error(err)
 		}
-		s.release()
+		s.Release()
 		f.Close()
 	})
 }
@@ -409,13 +243,13 @@ func TestAsyncNoWriteAfterTheFailure(t *testing.T) {
 // FlushWait waits for its own bytes and not for what others write behind it.
 func TestFlushWaitForItsOwnBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, nil)
-		s.hold(0)
-		mustWrite(t, f, "x")
-		must(t, f.FlushAsync())
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+		s.Hold(0)
+		harness.MustWrite(t, f, "x")
+		harness.Must(t, f.FlushAsync())
 		synctest.Wait()
-		mustWrite(t, f, "own")
+		harness.MustWrite(t, f, "own")
 		var done atomic.Bool
 		go func() {
 			if err := f.FlushWait(context.Background()); err != nil {
@@ -424,22 +258,22 @@ func TestFlushWaitForItsOwnBytes(t *testing.T) {
 			done.Store(true)
 		}()
 		synctest.Wait()
-		s.hold(1) // the carrier comes to them
+		s.Hold(1) // the carrier comes to them
 		synctest.Wait()
 		later := strings.Repeat("l", 10000)
-		mustWrite(t, f, later)
-		must(t, f.FlushAsync())
+		harness.MustWrite(t, f, later)
+		harness.Must(t, f.FlushAsync())
 		synctest.Wait()
 		if done.Load() {
 			t.Fatal("FlushWait returned before its bytes were sent")
 		}
-		s.hold(4)
+		s.Hold(4)
 		synctest.Wait()
-		if !done.Load() || s.body() != "xown" || f.Buffered() != len(later) {
-			t.Errorf("returned: %v, sent: %q, held: %d", done.Load(), s.body(), f.Buffered())
+		if !done.Load() || s.Body() != "xown" || f.Buffered() != len(later) {
+			t.Errorf("returned: %v, sent: %q, held: %d", done.Load(), s.Body(), f.Buffered())
 		}
-		s.release()
-		must(t, f.Close())
+		s.Release()
+		harness.Must(t, f.Close())
 	})
 }
 
@@ -465,14 +299,14 @@ func TestFlushWaitContext(t *testing.T) {
 		} {
 			t.Run(fmt.Sprint(name, deadlines), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					s := newSink(t)
+					s := harness.NewSink(t)
 					w := http.ResponseWriter(s)
 					if deadlines {
-						w = deadlineSink{s}
+						w = harness.DeadlineSink{Sink: s}
 					}
 					f := flush.New(w, nil, nil)
-					s.hold(0)
-					mustWrite(t, f, "event")
+					s.Hold(0)
+					harness.MustWrite(t, f, "event")
 					began := time.Now()
 					ctx, cancel, after := ctx()
 					defer cancel()
@@ -486,13 +320,13 @@ func TestFlushWaitContext(t *testing.T) {
 					if f.Err() != nil {
 						t.Errorf("the response failed: %v", f.Err())
 					}
-					s.release()
+					s.Release()
 					synctest.Wait()
-					if at, _ := s.lastFlush(); at != 5 {
-						t.Errorf("the flush was forgotten: %q sent, %d flushed", s.body(), at)
+					if at, _ := s.LastFlush(); at != 5 {
+						t.Errorf("the flush was forgotten: %q sent, %d flushed", s.Body(), at)
 					}
-					must(t, f.FlushWait(context.Background()))
-					must(t, f.Close())
+					harness.Must(t, f.FlushWait(context.Background()))
+					harness.Must(t, f.Close())
 				})
 			})
 		}
@@ -504,7 +338,7 @@ func TestFlushWaitOwnContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		r := httptest.NewRequestWithContext(ctx, "GET", "/", nil)
-		s := newSink(t)
+		s := harness.NewSink(t)
 		cancel()
 		h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			synctest.Wait()
@@ -513,18 +347,18 @@ func TestFlushWaitOwnContext(t *testing.T) {
 			}
 			f, _ := flush.From(w)
 			for _, ctx := range []context.Context{nil, context.Background(), r.Context()} {
-				s.hold(len(s.body()))
+				s.Hold(len(s.Body()))
 				io.WriteString(w, "x")
-				time.AfterFunc(time.Second, s.release)
+				time.AfterFunc(time.Second, s.Release)
 				began := time.Now()
 				if err := f.FlushWait(ctx); err != nil || time.Since(began) != time.Second {
 					t.Errorf("%v after %v", err, time.Since(began))
 				}
 			}
 		}), nil)
-		h.ServeHTTP(deadlineSink{s}, r)
-		if s.body() != "xxx" {
-			t.Errorf("%q", s.body())
+		h.ServeHTTP(harness.DeadlineSink{Sink: s}, r)
+		if s.Body() != "xxx" {
+			t.Errorf("%q", s.Body())
 		}
 	})
 }
@@ -538,10 +372,10 @@ func TestAsyncUnchangedHandlers(t *testing.T) {
 	}
 	for name, flushIt := range flushers {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 				last := make(chan time.Time, 1)
-				opts, told := tellClosing(flush.Options{Flush: flush.Async})
-				srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				opts, told := harness.TellClosing(flush.Options{Flush: flush.Async})
+				srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 					for _, e := range list {
 						io.WriteString(w, e)
 						if err := flushIt(w); err != nil {
@@ -551,20 +385,20 @@ func TestAsyncUnchangedHandlers(t *testing.T) {
 					last <- time.Now()
 				}), opts), 2<<10)
 				began := time.Now()
-				s := open(t, srv, "GET", "/", nil)
+				s := harness.Open(t, srv, "GET", "/", nil)
 				<-time.After(time.Second)
 				if at := <-last; at != began {
 					t.Errorf("the handler was held for %v", at.Sub(began))
 				}
-				if p == h2 {
-					s.header()
+				if p == harness.HTTP2 {
+					s.Header()
 				}
-				got, _, end := s.rest()
-				if got != all || end == cut {
-					t.Errorf("%q, %s", clip([]byte(got)), end)
+				got, _, end := s.Rest()
+				if got != all || end == harness.Cut {
+					t.Errorf("%q, %s", harness.Clip([]byte(got)), end)
 				}
 				c := <-told
-				if c.err != nil || c.Waited != 0 || c.Pushes >= c.Flushes || c.Flushes != 500 || c.Bytes != int64(len(all)) || c.Lost != 0 {
+				if c.Err != nil || c.Waited != 0 || c.Pushes >= c.Flushes || c.Flushes != 500 || c.Bytes != int64(len(all)) || c.Lost != 0 {
 					t.Errorf("%+v", c)
 				}
 			})
@@ -576,44 +410,44 @@ func TestAsyncUnchangedHandlers(t *testing.T) {
 // and a slow one does not hold the backend.
 func TestAsyncReverseProxy(t *testing.T) {
 	list, all := events(300, 100)
-	bubble(t, func(t *testing.T, p proto) {
-		park, last := newPark(t), make(chan time.Time, 1)
-		backend := serveMemory(t, http1, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		park, last := harness.NewPark(t), make(chan time.Time, 1)
+		backend := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			for i, e := range list {
 				io.WriteString(w, e)
 				http.NewResponseController(w).Flush()
 				if i < 3 {
-					park.here()
+					park.Here()
 				}
 			}
 			last <- time.Now()
 		}), 0)
-		to, err := url.Parse(backend.url("/"))
-		must(t, err)
+		to, err := url.Parse(backend.URL("/"))
+		harness.Must(t, err)
 		proxy := httputil.NewSingleHostReverseProxy(to)
 		proxy.FlushInterval = -1
-		tr := &http.Transport{DialContext: backend.listener.(*flushtest.Listener).Dial}
+		tr := &http.Transport{DialContext: backend.Listener.(*flushtest.Listener).Dial}
 		t.Cleanup(tr.CloseIdleConnections)
 		proxy.Transport = tr
-		opts, told := tellClosing(flush.Options{Flush: flush.Async})
-		srv := serveMemory(t, p, flush.NewHandler(proxy, opts), 2<<10)
+		opts, told := harness.TellClosing(flush.Options{Flush: flush.Async})
+		srv := harness.ServeMemory(t, p, flush.NewHandler(proxy, opts), 2<<10)
 		began := time.Now()
-		s := open(t, srv, "GET", "/", nil)
+		s := harness.Open(t, srv, "GET", "/", nil)
 		for i := range 3 {
-			park.wait()
-			s.expect(list[i])
-			s.expectNothing()
-			park.resume()
+			park.Wait()
+			s.Expect(list[i])
+			s.ExpectNothing()
+			park.Resume()
 		}
 		<-time.After(time.Second)
 		if at := <-last; at != began {
 			t.Errorf("the backend was held for %v", at.Sub(began))
 		}
-		got, _, end := s.rest()
-		if got != strings.Join(list[3:], "") || end == cut {
-			t.Errorf("%q, %s", clip([]byte(got)), end)
+		got, _, end := s.Rest()
+		if got != strings.Join(list[3:], "") || end == harness.Cut {
+			t.Errorf("%q, %s", harness.Clip([]byte(got)), end)
 		}
-		if c := <-told; c.err != nil || c.Bytes != int64(len(all)) || c.Waited != 0 {
+		if c := <-told; c.Err != nil || c.Bytes != int64(len(all)) || c.Waited != 0 {
 			t.Errorf("%+v", c)
 		}
 	})
@@ -627,7 +461,7 @@ func TestAsyncPanicBelow(t *testing.T) {
 			for _, handler := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%s/%t", where, how, handler), func(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) {
-						s := newSink(t)
+						s := harness.NewSink(t)
 						value := map[string]any{"panic": "broken", "abort": http.ErrAbortHandler}[how]
 						burst := func() {
 							if how == "Goexit" {
@@ -636,14 +470,14 @@ func TestAsyncPanicBelow(t *testing.T) {
 							panic(value)
 						}
 						if where == "Write" {
-							s.fault = func([]byte, int) (int, error) { burst(); return 0, nil }
+							s.Fault = func([]byte, int) (int, error) { burst(); return 0, nil }
 						} else {
-							s.onFlush = func() error { burst(); return nil }
+							s.OnFlush = func() error { burst(); return nil }
 						}
-						opts, told := tellClosing(flush.Options{})
+						opts, told := harness.TellClosing(flush.Options{})
 						use := func(f *flush.Flusher) {
 							io.WriteString(f, "event")
-							must(t, f.FlushAsync())
+							harness.Must(t, f.FlushAsync())
 							synctest.Wait()
 							if f.Err() == nil {
 								t.Error("no failure")
@@ -659,10 +493,10 @@ func TestAsyncPanicBelow(t *testing.T) {
 								flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 									f, _ := flush.From(w)
 									use(f)
-								}), opts).ServeHTTP(deadlineSink{s}, httptest.NewRequest("GET", "/", nil))
+								}), opts).ServeHTTP(harness.DeadlineSink{Sink: s}, httptest.NewRequest("GET", "/", nil))
 								return
 							}
-							f := flush.New(deadlineSink{s}, nil, opts)
+							f := flush.New(harness.DeadlineSink{Sink: s}, nil, opts)
 							use(f)
 							defer f.Close() // the second says nothing new
 							f.Close()
@@ -670,7 +504,7 @@ func TestAsyncPanicBelow(t *testing.T) {
 						if how == "Goexit" && got == nil || how != "Goexit" && got != value {
 							t.Errorf("recovered %v, want %v", got, value)
 						}
-						if c := <-told; c.err == nil || where == "Write" && c.Lost != 5 || len(told) > 0 {
+						if c := <-told; c.Err == nil || where == "Write" && c.Lost != 5 || len(told) > 0 {
 							t.Errorf("OnClose: %+v", c)
 						}
 					})
@@ -683,18 +517,18 @@ func TestAsyncPanicBelow(t *testing.T) {
 // The same on a caller's goroutine: there it goes on from the call itself.
 func TestAsyncPanicBelowACaller(t *testing.T) {
 	for _, begun := range []bool{false, true} {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, nil)
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
 		if begun {
-			mustWrite(t, f, "before")
-			must(t, f.FlushWait(noContext))
+			harness.MustWrite(t, f, "before")
+			harness.Must(t, f.FlushWait(harness.NoContext))
 		}
-		s.fault = func([]byte, int) (int, error) { panic("broken") }
-		mustWrite(t, f, "event")
+		s.Fault = func([]byte, int) (int, error) { panic("broken") }
+		harness.MustWrite(t, f, "event")
 		var got any
 		func() {
 			defer func() { got = recover() }()
-			f.FlushWait(noContext)
+			f.FlushWait(harness.NoContext)
 		}()
 		if got != "broken" || f.Err() == nil {
 			t.Errorf("recovered %v, failed with %v", got, f.Err())
@@ -717,17 +551,17 @@ func TestFlushWaitWhoseWriteFails(t *testing.T) {
 		{http.ErrBodyNotAllowed, 2, nil},
 		{errors.New("broken"), 1, flush.ErrClientGone},
 	} {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, nil)
-		mustWrite(t, f, "before")
-		must(t, f.FlushWait(noContext))
-		s.fault = func([]byte, int) (int, error) { return 0, test.err }
-		mustWrite(t, f, "event")
-		if err := f.FlushWait(noContext); !errors.Is(err, test.stays) || !errors.Is(f.Err(), test.stays) {
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+		harness.MustWrite(t, f, "before")
+		harness.Must(t, f.FlushWait(harness.NoContext))
+		s.Fault = func([]byte, int) (int, error) { return 0, test.err }
+		harness.MustWrite(t, f, "event")
+		if err := f.FlushWait(harness.NoContext); !errors.Is(err, test.stays) || !errors.Is(f.Err(), test.stays) {
 			t.Errorf("%v: %v, then %v", test.err, err, f.Err())
 		}
-		if len(s.flushed) != test.flushes {
-			t.Errorf("%v: flushed at %v", test.err, s.flushed)
+		if len(s.Flushed) != test.flushes {
+			t.Errorf("%v: flushed at %v", test.err, s.Flushed)
 		}
 		if err := f.Close(); !errors.Is(err, test.err) || f.Stats().Lost != 5 {
 			t.Errorf("%v: Close: %v, %+v", test.err, err, f.Stats())
@@ -741,10 +575,10 @@ func TestFlushWaitWhoseWriteFails(t *testing.T) {
 func TestAsyncHandlerPanics(t *testing.T) {
 	for _, how := range []string{"panic", "abort", "Goexit"} {
 		t.Run(how, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 				value := map[string]any{"panic": "my own", "abort": http.ErrAbortHandler}[how]
 				recovered := make(chan any, 1)
-				opts, told := tellClosing(flush.Options{Flush: flush.Async, MaxPending: 200 << 10})
+				opts, told := harness.TellClosing(flush.Options{Flush: flush.Async, MaxPending: 200 << 10})
 				h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 					w.Write(make([]byte, 150<<10))
 					http.NewResponseController(w).Flush()
@@ -754,7 +588,7 @@ func TestAsyncHandlerPanics(t *testing.T) {
 					}
 					panic(value)
 				}), opts)
-				srv := serveMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				srv := harness.ServeMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					defer func() {
 						v := recover()
 						recovered <- v
@@ -763,19 +597,19 @@ func TestAsyncHandlerPanics(t *testing.T) {
 					h.ServeHTTP(w, r)
 				}), 1000)
 				began := time.Now()
-				s := open(t, srv, "GET", "/", nil)
+				s := harness.Open(t, srv, "GET", "/", nil)
 				c := <-told
-				if took := c.at.Sub(began); took != 2*time.Second {
+				if took := c.At.Sub(began); took != 2*time.Second {
 					t.Errorf("joined after %v", took)
 				}
-				if c.err == nil || c.Lost == 0 || c.Bytes+c.Lost != 150<<10 {
+				if c.Err == nil || c.Lost == 0 || c.Bytes+c.Lost != 150<<10 {
 					t.Errorf("%+v", c)
 				}
 				if v := <-recovered; v != value {
 					t.Errorf("recovered %v, want %v", v, value)
 				}
-				got, _, end := s.rest()
-				if end == complete || len(got) >= 150<<10 {
+				got, _, end := s.Rest()
+				if end == harness.Complete || len(got) >= 150<<10 {
 					t.Errorf("%d bytes, %s", len(got), end)
 				}
 			})
@@ -785,10 +619,10 @@ func TestAsyncHandlerPanics(t *testing.T) {
 
 // What was accepted and not sent by a failing response is counted and told.
 func TestAsyncLostIsTold(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
-		opts, told := tellClosing(flush.Options{Flush: flush.Async, SendTimeout: time.Minute})
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		opts, told := harness.TellClosing(flush.Options{Flush: flush.Async, SendTimeout: time.Minute})
 		var accepted int64
-		srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			for {
 				n, err := w.Write(make([]byte, 1000))
 				accepted += int64(n)
@@ -797,28 +631,19 @@ func TestAsyncLostIsTold(t *testing.T) {
 				}
 			}
 		}), opts), 1000)
-		s := open(t, srv, "GET", "/", nil)
+		s := harness.Open(t, srv, "GET", "/", nil)
 		c := <-told
-		if !errors.Is(c.err, flush.ErrTimeout) || c.Lost == 0 || c.Bytes+c.Lost != accepted {
+		if !errors.Is(c.Err, flush.ErrTimeout) || c.Lost == 0 || c.Bytes+c.Lost != accepted {
 			t.Errorf("%d accepted, %+v", accepted, c)
 		}
-		s.leave()
+		s.Leave()
 	})
 }
-
-// A forgetful is a server's writer that keeps nothing.
-type forgetful struct{ header http.Header }
-
-func (w *forgetful) Header() http.Header              { return w.header }
-func (w *forgetful) WriteHeader(int)                  {}
-func (w *forgetful) Write(p []byte) (int, error)      { return len(p), nil }
-func (w *forgetful) Flush()                           {}
-func (w *forgetful) SetWriteDeadline(time.Time) error { return nil }
 
 // An idle stream has no goroutine of ours and no buffer, after a large burst too:
 // one block alone would be 4 KiB. bench/ measures the exact cost.
 func TestAsyncIdleStreamsCostLittle(t *testing.T) {
-	checkGoroutines(t)
+	harness.CheckGoroutines(t)
 	const streams = 1000
 	heap := func() int64 {
 		var m runtime.MemStats
@@ -828,9 +653,9 @@ func TestAsyncIdleStreamsCostLittle(t *testing.T) {
 		runtime.ReadMemStats(&m)
 		return int64(m.HeapAlloc)
 	}
-	below := make([]*forgetful, streams)
+	below := make([]*harness.Forgetful, streams)
 	for i := range below {
-		below[i] = &forgetful{make(http.Header)}
+		below[i] = &harness.Forgetful{Headers: make(http.Header)}
 	}
 	idle := make([]*flush.Flusher, streams)
 	before := heap()
@@ -839,11 +664,11 @@ func TestAsyncIdleStreamsCostLittle(t *testing.T) {
 		idle[i] = f
 		for range 10 {
 			f.Write(make([]byte, 20000))
-			must(t, f.FlushAsync())
+			harness.Must(t, f.FlushAsync())
 		}
-		must(t, f.FlushWait(noContext))
+		harness.Must(t, f.FlushWait(harness.NoContext))
 	}
-	for end := time.Now().Add(patience()); carriers() > 0; runtime.Gosched() {
+	for end := time.Now().Add(harness.Patience()); carriers() > 0; runtime.Gosched() {
 		if time.Now().After(end) {
 			t.Fatalf("%d carriers", carriers())
 		}
@@ -852,7 +677,7 @@ func TestAsyncIdleStreamsCostLittle(t *testing.T) {
 		t.Errorf("%d bytes of heap for each idle stream", each)
 	}
 	for _, f := range idle {
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 	}
 }
 
@@ -877,18 +702,18 @@ func TestAsyncSweep(t *testing.T) {
 		},
 	}
 	type run struct {
-		*stream
-		told    chan closing
+		*harness.Stream
+		told    chan harness.Closing
 		came    chan *flush.Flusher
 		wrote   chan struct{} // closed when the handler has written all
 		stalled chan struct{}
 		release chan struct{}
 		began   time.Time
 	}
-	begin := func(t *testing.T, p proto, how string, sc script, park bool) *run {
-		opts, told := tellClosing(flush.Options{SendTimeout: time.Minute})
-		x := &run{told: told, came: make(chan *flush.Flusher, 1), wrote: make(chan struct{}), stalled: sc.stalled, release: sc.release, began: time.Now()}
-		srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	begin := func(t *testing.T, p harness.Proto, how string, sc harness.Script, park bool) *run {
+		opts, told := harness.TellClosing(flush.Options{SendTimeout: time.Minute})
+		x := &run{told: told, came: make(chan *flush.Flusher, 1), wrote: make(chan struct{}), stalled: sc.Stalled, release: sc.Release, began: time.Now()}
+		srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header()["Date"], w.Header()["Content-Type"] = nil, nil
 			f, _ := flush.From(w)
 			x.came <- f
@@ -897,25 +722,25 @@ func TestAsyncSweep(t *testing.T) {
 			if park {
 				<-r.Context().Done()
 			}
-		}), opts), 0, scripted(sc))
-		x.stream = open(t, srv, "GET", "/", nil)
+		}), opts), 0, harness.Scripted(sc))
+		x.Stream = harness.Open(t, srv, "GET", "/", nil)
 		return x
 	}
 	// ended checks what the client got.
 	ended := func(t *testing.T, x *run, mayComplete bool) (whole bool) {
 		t.Helper()
-		got, _, end := x.rest()
-		whole = end == complete
-		if !strings.HasPrefix(body, got) || whole && (got != body || !mayComplete) || end == closed {
+		got, _, end := x.Rest()
+		whole = end == harness.Complete
+		if !strings.HasPrefix(body, got) || whole && (got != body || !mayComplete) || end == harness.Closed {
 			t.Errorf("got %q, %s", got, end)
 		}
 		return whole && got == body
 	}
-	for _, p := range []proto{http1, h2} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTP2} {
 		for how := range handlers {
 			t.Run(fmt.Sprintf("%v/%s", p, how), func(t *testing.T) {
-				stalling := func(at int) script {
-					return script{stallAt: at, release: make(chan struct{}), stalled: make(chan struct{})}
+				stalling := func(at int) harness.Script {
+					return harness.Script{StallAt: at, Release: make(chan struct{}), Stalled: make(chan struct{})}
 				}
 				for at, reached := 0, true; reached; at++ {
 					synctest.Test(t, func(t *testing.T) { // released
@@ -927,29 +752,29 @@ func TestAsyncSweep(t *testing.T) {
 							t.Errorf("at %d: the handler is held", at)
 						}
 						close(x.release)
-						x.expectEnd(body)
-						if c := <-x.told; c.err != nil || c.Lost != 0 || c.Bytes != int64(len(body)) {
+						x.ExpectEnd(body)
+						if c := <-x.told; c.Err != nil || c.Lost != 0 || c.Bytes != int64(len(body)) {
 							t.Errorf("at %d: %+v", at, c)
 						}
 					})
 					synctest.Test(t, func(t *testing.T) { // fails
-						x := begin(t, p, how, script{failAt: at, err: broken}, false)
-						if p == h2 {
+						x := begin(t, p, how, harness.Script{FailAt: at, Err: broken}, false)
+						if p == harness.HTTP2 {
 							// The server goes on to read where writing fails.
-							time.AfterFunc(time.Hour, x.cancel)
+							time.AfterFunc(time.Hour, x.Cancel)
 						}
 						whole := ended(t, x, true)
 						synctest.Wait()
 						select {
 						case c := <-x.told:
-							if c.err == nil && p == http1 && int(c.Bytes) != len(body) || c.err != nil && whole || c.Bytes+c.Lost > int64(len(body)) {
+							if c.Err == nil && p == harness.HTTP1 && int(c.Bytes) != len(body) || c.Err != nil && whole || c.Bytes+c.Lost > int64(len(body)) {
 								t.Errorf("at %d: %+v, whole: %t", at, c, whole)
 							}
-							if c.err != nil && !errors.Is(c.err, flush.ErrClientGone) {
-								t.Errorf("at %d: %v", at, c.err)
+							if c.Err != nil && !errors.Is(c.Err, flush.ErrClientGone) {
+								t.Errorf("at %d: %v", at, c.Err)
 							}
 						default:
-							if p == http1 {
+							if p == harness.HTTP1 {
 								t.Error("OnClose was not called")
 							}
 						}
@@ -958,15 +783,15 @@ func TestAsyncSweep(t *testing.T) {
 						x := begin(t, p, how, stalling(at), true)
 						synctest.Wait()
 						reason := errors.New("reason")
-						if p == h2 {
+						if p == harness.HTTP2 {
 							// A stuck connection holds its streams' resets up.
 							time.AfterFunc(0, func() { close(x.release) })
 						}
 						(<-x.came).Abort(reason)
-						if c := <-x.told; !errors.Is(c.err, reason) || !c.at.Equal(x.began) {
-							t.Errorf("at %d: %+v after %v", at, c, c.at.Sub(x.began))
+						if c := <-x.told; !errors.Is(c.Err, reason) || !c.At.Equal(x.began) {
+							t.Errorf("at %d: %+v after %v", at, c, c.At.Sub(x.began))
 						}
-						if p != h2 {
+						if p != harness.HTTP2 {
 							close(x.release)
 						}
 						ended(t, x, false)
@@ -974,7 +799,7 @@ func TestAsyncSweep(t *testing.T) {
 					synctest.Test(t, func(t *testing.T) { // stalls for good
 						x := begin(t, p, how, stalling(at), false)
 						synctest.Wait()
-						if p == h2 {
+						if p == harness.HTTP2 {
 							// The handler's return waits for a stuck connection;
 							// other waits do not.
 							<-time.After(time.Minute)
@@ -990,10 +815,10 @@ func TestAsyncSweep(t *testing.T) {
 						}
 						defer close(x.release)
 						c := <-x.told
-						switch took := c.at.Sub(x.began); {
-						case took != 0 && (took != time.Minute || !errors.Is(c.err, flush.ErrTimeout)):
+						switch took := c.At.Sub(x.began); {
+						case took != 0 && (took != time.Minute || !errors.Is(c.Err, flush.ErrTimeout)):
 							t.Errorf("at %d: %+v after %v", at, c, took)
-						case took == 0 && c.err != nil:
+						case took == 0 && c.Err != nil:
 							t.Errorf("at %d: %+v", at, c)
 						}
 						whole := ended(t, x, true)
@@ -1010,9 +835,9 @@ func TestAsyncSweep(t *testing.T) {
 	}
 	// One byte at a time.
 	for how := range handlers {
-		bubble(t, func(t *testing.T, p proto) {
-			if p != http10 {
-				begin(t, p, how, script{max: 1}, false).expectEnd(body)
+		harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+			if p != harness.HTTP10 {
+				begin(t, p, how, harness.Script{Max: 1}, false).ExpectEnd(body)
 			}
 		})
 	}
@@ -1023,21 +848,21 @@ func TestAsyncSweep(t *testing.T) {
 // byte arrives in order.
 func TestAsyncBurstToStalledClient(t *testing.T) {
 	list, all := events(1000, 1049)
-	for _, p := range []proto{http1, https1, h2} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1, harness.HTTP2} {
 		t.Run(p.String(), func(t *testing.T) {
-			park := newPark(t)
-			opts, told := tellClosing(flush.Options{MaxPending: 2 << 20})
-			srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			park := harness.NewPark(t)
+			opts, told := harness.TellClosing(flush.Options{MaxPending: 2 << 20})
+			srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				for _, e := range list {
-					mustWrite(t, w, e)
-					must(t, flush.Flush(w, false))
+					harness.MustWrite(t, w, e)
+					harness.Must(t, flush.Flush(w, false))
 				}
-				park.here()
-			}), opts), smallBuffers)
-			s := open(t, srv, "GET", "/", nil)
-			park.next() // nothing has been read but, over HTTP/2, the stream's window
-			s.expectEnd(all)
-			if c := <-told; c.err != nil || c.Waited != 0 || c.Bytes != int64(len(all)) || c.Lost != 0 || c.Flushes != 1000 || c.Pushes >= 1000 {
+				park.Here()
+			}), opts), harness.SmallBuffers)
+			s := harness.Open(t, srv, "GET", "/", nil)
+			park.Next() // nothing has been read but, over HTTP/2, the stream's window
+			s.ExpectEnd(all)
+			if c := <-told; c.Err != nil || c.Waited != 0 || c.Bytes != int64(len(all)) || c.Lost != 0 || c.Flushes != 1000 || c.Pushes >= 1000 {
 				t.Errorf("%+v", c)
 			}
 		})
@@ -1049,21 +874,21 @@ func TestAsyncBurstToStalledClient(t *testing.T) {
 func TestAsyncBurstHeldAtTheMark(t *testing.T) {
 	list, all := events(1000, 1049)
 	const mark = 64 << 10
-	for _, p := range []proto{http1, https1, h2} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1, harness.HTTP2} {
 		t.Run(p.String(), func(t *testing.T) {
 			running := make(chan *flush.Flusher, 1)
 			var emitted atomic.Int64
-			opts, told := tellClosing(flush.Options{MaxPending: mark})
-			srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			opts, told := harness.TellClosing(flush.Options{MaxPending: mark})
+			srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 				f, _ := flush.From(w)
 				running <- f
 				for _, e := range list {
-					mustWrite(t, w, e)
-					must(t, flush.Flush(w, false))
+					harness.MustWrite(t, w, e)
+					harness.Must(t, flush.Flush(w, false))
 					emitted.Add(int64(len(e)))
 				}
-			}), opts), smallBuffers)
-			s := open(t, srv, "GET", "/", nil)
+			}), opts), harness.SmallBuffers)
+			s := harness.Open(t, srv, "GET", "/", nil)
 			f := <-running
 			waitHeld(t, f)
 			// Beyond the mark: kernel buffers, the server's own, and over
@@ -1071,8 +896,8 @@ func TestAsyncBurstHeldAtTheMark(t *testing.T) {
 			if n := emitted.Load(); n > mark+128<<10 {
 				t.Errorf("%d bytes emitted to a client that does not read", n)
 			}
-			s.expectEnd(all)
-			if c := <-told; c.err != nil || c.Waited == 0 || c.Bytes != int64(len(all)) || c.MaxPending > mark {
+			s.ExpectEnd(all)
+			if c := <-told; c.Err != nil || c.Waited == 0 || c.Bytes != int64(len(all)) || c.MaxPending > mark {
 				t.Errorf("%+v", c)
 			}
 		})
@@ -1084,7 +909,7 @@ func waitHeld(t *testing.T, f *flush.Flusher) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
-	for end := time.Now().Add(patience()); f.Available() > 0; <-tick.C {
+	for end := time.Now().Add(harness.Patience()); f.Available() > 0; <-tick.C {
 		if time.Now().After(end) {
 			t.Fatalf("no Write waits: %+v", f.Stats())
 		}
@@ -1094,40 +919,40 @@ func waitHeld(t *testing.T, f *flush.Flusher) {
 // Clients of every kind on real sockets, with the kernel's buffers at 4 KiB.
 func TestAsyncSlowClients(t *testing.T) {
 	const size = 300 << 10
-	for _, p := range []proto{http1, https1, h2} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1, harness.HTTP2} {
 		for _, client := range []struct {
 			name  string
 			limit time.Duration
 			lives bool
-			read  func(s *stream, f *flush.Flusher, told chan closing)
+			read  func(s *harness.Stream, f *flush.Flusher, told chan harness.Closing)
 		}{
-			{"reads nothing", 300 * time.Millisecond, false, func(s *stream, f *flush.Flusher, told chan closing) {}},
-			{"is suspended", 2 * time.Second, false, func(s *stream, f *flush.Flusher, told chan closing) {
-				s.take(20 << 10) // on a busy machine this must not look stalled
+			{"reads nothing", 300 * time.Millisecond, false, func(s *harness.Stream, f *flush.Flusher, told chan harness.Closing) {}},
+			{"is suspended", 2 * time.Second, false, func(s *harness.Stream, f *flush.Flusher, told chan harness.Closing) {
+				s.Take(20 << 10) // on a busy machine this must not look stalled
 			}},
-			{"goes away", time.Minute, false, func(s *stream, f *flush.Flusher, told chan closing) {
-				s.take(10 << 10)
+			{"goes away", time.Minute, false, func(s *harness.Stream, f *flush.Flusher, told chan harness.Closing) {
+				s.Take(10 << 10)
 				waitHeld(t, f)
-				s.leave()
+				s.Leave()
 			}},
-			{"is slow", time.Minute, true, func(s *stream, f *flush.Flusher, told chan closing) {
+			{"is slow", time.Minute, true, func(s *harness.Stream, f *flush.Flusher, told chan harness.Closing) {
 				for range 100 {
-					s.take(1 << 10)
+					s.Take(1 << 10)
 					for range 10 {
 						runtime.Gosched()
 					}
 				}
 			}},
-			{"resumes just in time", time.Minute, true, func(s *stream, f *flush.Flusher, told chan closing) {
+			{"resumes just in time", time.Minute, true, func(s *harness.Stream, f *flush.Flusher, told chan harness.Closing) {
 				waitHeld(t, f)
 			}},
 		} {
 			t.Run(p.String()+" "+client.name, func(t *testing.T) {
 				running := make(chan *flush.Flusher, 1)
-				opts, told := tellClosing(flush.Options{Flush: flush.Async, SendTimeout: client.limit})
+				opts, told := harness.TellClosing(flush.Options{Flush: flush.Async, SendTimeout: client.limit})
 				failure := make(chan error, 1)
 				var accepted atomic.Int64
-				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 					f, _ := flush.From(w)
 					running <- f
 					for range size / 1024 {
@@ -1140,12 +965,12 @@ func TestAsyncSlowClients(t *testing.T) {
 						}
 					}
 					failure <- nil
-				}), opts), smallBuffers)
-				s := open(t, srv, "GET", "/", nil)
+				}), opts), harness.SmallBuffers)
+				s := harness.Open(t, srv, "GET", "/", nil)
 				client.read(s, <-running, told)
 				if client.lives {
-					_, _, end := s.rest()
-					if c := <-told; end != complete || c.err != nil || c.Bytes != size {
+					_, _, end := s.Rest()
+					if c := <-told; end != harness.Complete || c.Err != nil || c.Bytes != size {
 						t.Errorf("%s, %+v", end, c)
 					}
 					return
@@ -1154,12 +979,84 @@ func TestAsyncSlowClients(t *testing.T) {
 				if client.limit < time.Minute && !errors.Is(err, flush.ErrTimeout) || client.limit == time.Minute && !errors.Is(err, flush.ErrClientGone) {
 					t.Errorf("error %v", err)
 				}
-				s.leave() // over TLS the server's call waits for the client's end
+				s.Leave() // over TLS the server's call waits for the client's end
 				c := <-told
-				if c.err == nil || c.Lost == 0 || c.Bytes+c.Lost != accepted.Load() {
+				if c.Err == nil || c.Lost == 0 || c.Bytes+c.Lost != accepted.Load() {
 					t.Errorf("%d accepted, %+v", accepted.Load(), c)
 				}
 			})
 		}
+	}
+}
+
+// Behind is how long the oldest byte has waited, and Began when it all began.
+func TestBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SendTimeout: time.Hour, MaxPending: 1 << 20})
+		expect := func(least, most time.Duration) {
+			t.Helper()
+			synctest.Wait()
+			if got := f.Stats().Behind; got < least || got > most {
+				t.Errorf("behind for %v, want %v to %v", got, least, most)
+			}
+		}
+		expect(0, 0)
+		f.WriteString("a") // held for a flush
+		time.Sleep(time.Minute)
+		expect(time.Minute, time.Minute)
+		harness.Must(t, f.FlushWait(t.Context()))
+		expect(0, 0)
+		s.Hold(1 + harness.BlockBytes)
+		f.Write(make([]byte, harness.BlockBytes)) // a block, in flight
+		f.FlushAsync()
+		expect(0, 0)
+		s.Hold(0)
+		f.Write(make([]byte, 3*harness.BlockBytes)) // three more
+		f.FlushAsync()
+		time.Sleep(time.Minute)
+		f.Write(make([]byte, harness.BlockBytes))
+		f.FlushAsync()
+		expect(time.Minute, time.Minute)
+		s.Hold(1 + 4*harness.BlockBytes) // all but the last
+		expect(0, time.Minute)
+		time.Sleep(time.Minute)
+		expect(time.Minute, 2*time.Minute)
+		s.Release()
+		expect(0, 0)
+		harness.Must(t, f.Close())
+		if st := f.Stats(); !st.Began.Equal(began) || st.Behind != 0 {
+			t.Errorf("%+v", st)
+		}
+	})
+}
+
+// A client that takes each event a second after it was written is behind for that
+// long, and no longer, though there is always something in the block.
+func TestBehindDoesNotGrow(t *testing.T) {
+	for _, timeout := range []time.Duration{time.Hour, -1} {
+		synctest.Test(t, func(t *testing.T) {
+			s := harness.NewSink(t)
+			f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SendTimeout: timeout, MaxPending: 1 << 20})
+			taken := 0
+			s.Hold(0)
+			for range 1000 {
+				f.WriteString("event ")
+				f.FlushAsync()
+				time.Sleep(time.Second)
+				f.WriteString("another ")
+				f.FlushAsync()
+				synctest.Wait()
+				if got := f.Stats().Behind; got < time.Second || got > 3*time.Second {
+					t.Fatalf("behind for %v", got)
+				}
+				taken += len("event another ")
+				s.Hold(taken - len("another "))
+				synctest.Wait()
+			}
+			s.Release()
+			harness.Must(t, f.Close())
+		})
 	}
 }

@@ -2,6 +2,7 @@ package flush
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -166,4 +167,12 @@ func (p *pipe) awaitWritesLocked() {
 	for p.penTakenLocked() && p.haltedLocked(true) == nil {
 		p.waitLocked()
 	}
+}
+
+func contextError(ctx context.Context) error {
+	err, cause := ctx.Err(), context.Cause(ctx)
+	if cause == err {
+		return fmt.Errorf("flush: wait ended: %w", err)
+	}
+	return fmt.Errorf("flush: wait ended: %w: %w", err, cause)
 }

@@ -2,6 +2,8 @@ package flush_test
 
 import (
 	"bufio"
+	"bytes"
+	"compress/gzip"
 	"context"
 	"flag"
 	"fmt"
@@ -19,6 +21,7 @@ import (
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/flushtest"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Every benchmark has the same work done by plain net/http (with=bare) and by
@@ -34,15 +37,10 @@ var idleStreams = flag.Int("idlestreams", 200, "streams that BenchmarkIdleStream
 // event is what a stream of server-sent events sends at a time.
 var event = []byte("data: 0123456789\n\n")
 
-// transparent is middleware that wraps the writer and can be unwrapped.
-type transparent struct{ http.ResponseWriter }
-
-func (t transparent) Unwrap() http.ResponseWriter { return t.ResponseWriter }
-
 // wrapLayers is w below n wrappers.
 func wrapLayers(w http.ResponseWriter, n int) http.ResponseWriter {
 	for range n {
-		w = transparent{w}
+		w = harness.Unwrapper{ResponseWriter: w}
 	}
 	return w
 }
@@ -453,4 +451,140 @@ func holdStreams(b *testing.B, n int, h http.Handler) (heap, goroutines float64)
 	}
 	heapAfter, goroutinesAfter := measure()
 	return float64(heapAfter-heapBefore) / float64(n), float64(goroutinesAfter-goroutinesBefore) / float64(n)
+}
+
+// nowhere is a server's writer that drops everything.
+type nowhere struct{ header http.Header }
+
+func (w nowhere) Header() http.Header         { return w.header }
+func (w nowhere) WriteHeader(int)             {}
+func (w nowhere) Write(p []byte) (int, error) { return len(p), nil }
+func (w nowhere) FlushError() error           { return nil }
+
+func newNowhere(r *http.Request) *flush.Flusher {
+	return flush.New(nowhere{http.Header{}}, r, &flush.Options{SendTimeout: -1})
+}
+
+// BenchmarkWrite writes 64 bytes at a time, 32 to a flush: bare, and through
+// buffers.
+func BenchmarkWrite(b *testing.B) {
+	same := func(p []byte, _ flush.Phase) ([]byte, error) { return p, nil }
+	for _, bm := range []struct {
+		name string
+		bufs []flush.BufferOptions
+	}{
+		{"buffers=0", nil},
+		{"buffers=1", []flush.BufferOptions{{}}},
+		{"buffers=1/chunk", []flush.BufferOptions{{ChunkSize: 1024}}},
+		{"buffers=1/filter", []flush.BufferOptions{{ChunkSize: 1024, Filter: same}}},
+		{"buffers=4/filter", []flush.BufferOptions{
+			{ChunkSize: 1024, Filter: same}, {ChunkSize: 1024, Filter: same},
+			{ChunkSize: 1024, Filter: same}, {ChunkSize: 1024, Filter: same},
+		}},
+	} {
+		b.Run(bm.name, func(b *testing.B) {
+			f := newNowhere(nil)
+			defer f.Close()
+			for _, o := range bm.bufs {
+				f.StartBuffer(&o)
+			}
+			p := make([]byte, 64)
+			b.ReportAllocs()
+			i := 0
+			for b.Loop() {
+				f.Write(p)
+				if i++; i%32 == 0 {
+					f.FlushAll(true)
+				}
+			}
+		})
+	}
+}
+
+// BenchmarkGzip compresses events of an event stream, each flushed, and whole
+// pages.
+func BenchmarkGzip(b *testing.B) {
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("Accept-Encoding", "gzip")
+	event := []byte("event: progress\ndata: {\"job\":\"4711\",\"step\":\"render\",\"percent\":42,\"message\":\"still at it\"}\n\n")
+	page := bytes.Repeat(event, 500)
+	b.Run("events", func(b *testing.B) {
+		f := newNowhere(r)
+		defer f.Close()
+		f.StartBuffer(&flush.BufferOptions{Filter: flush.Gzip(f, r, -1), ChunkSize: 4096, FollowFlush: true})
+		b.SetBytes(int64(len(event)))
+		b.ReportAllocs()
+		for b.Loop() {
+			f.Write(event)
+			f.FlushWait(context.Background())
+		}
+	})
+	b.Run("events/bare", func(b *testing.B) {
+		zw := gzip.NewWriter(io.Discard)
+		b.SetBytes(int64(len(event)))
+		b.ReportAllocs()
+		for b.Loop() {
+			zw.Write(event)
+			zw.Flush()
+		}
+	})
+	b.Run("page", func(b *testing.B) {
+		b.SetBytes(int64(len(page)))
+		b.ReportAllocs()
+		for b.Loop() {
+			f := newNowhere(r)
+			f.StartBuffer(&flush.BufferOptions{Filter: flush.Gzip(f, r, -1), ChunkSize: 4096, FollowFlush: true})
+			for p := page; len(p) > 0; {
+				n := min(len(p), 500)
+				f.Write(p[:n])
+				p = p[n:]
+			}
+			f.Close()
+		}
+	})
+	b.Run("page/bare", func(b *testing.B) {
+		zw := gzip.NewWriter(io.Discard)
+		b.SetBytes(int64(len(page)))
+		b.ReportAllocs()
+		for b.Loop() {
+			zw.Reset(io.Discard)
+			for p := page; len(p) > 0; {
+				n := min(len(p), 500)
+				zw.Write(p[:n])
+				p = p[n:]
+			}
+			zw.Close()
+		}
+	})
+}
+
+// BenchmarkBudget is an event, each of which takes a block and gives it back,
+// without a budget and with one, alone and on all processors.
+func BenchmarkBudget(b *testing.B) {
+	for _, tc := range []struct {
+		name   string
+		budget *flush.Budget
+	}{{"budget=none", nil}, {"budget=shared", flush.NewBudget(48<<20, 64<<20)}} {
+		opts := &flush.Options{Budget: tc.budget}
+		b.Run(tc.name, func(b *testing.B) {
+			b.ReportAllocs()
+			f := flush.New(harness.NewTap(true), nil, opts)
+			for b.Loop() {
+				f.Write(event)
+				f.FlushWait(context.Background())
+			}
+			f.Close()
+		})
+		b.Run(tc.name+"/parallel", func(b *testing.B) {
+			b.ReportAllocs()
+			b.RunParallel(func(pb *testing.PB) {
+				f := flush.New(harness.NewTap(true), nil, opts)
+				for pb.Next() {
+					f.Write(event)
+					f.FlushWait(context.Background())
+				}
+				f.Close()
+			})
+		})
+	}
 }

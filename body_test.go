@@ -1,18 +1,24 @@
 package flush_test
 
 import (
+	"context"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
+	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/deadline"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // An upload that is read while the response streams: the handler gets what it
@@ -42,9 +48,9 @@ func TestUploadWhileStreaming(t *testing.T) {
 	}
 	// run answers one upload with h, whose step follows each read, and returns
 	// what h read of it.
-	run := func(t *testing.T, p proto, chunked bool, wrap func(http.Handler) http.Handler, step func(w http.ResponseWriter, first bool)) got {
+	run := func(t *testing.T, p harness.Proto, chunked bool, wrap func(http.Handler) http.Handler, step func(w http.ResponseWriter, first bool)) got {
 		read := make(chan got, 1)
-		srv := serveMemory(t, p, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.ServeMemory(t, p, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			sum := sha256.New()
 			var g got
 			buf := make([]byte, 30_000)
@@ -62,11 +68,11 @@ func TestUploadWhileStreaming(t *testing.T) {
 		if chunked {
 			body = struct{ io.Reader }{body}
 		}
-		s := open(t, srv, "POST", "/", body)
-		if got, _, end := s.rest(); strings.Trim(got, ".") != "" || got == "" || end == cut {
-			t.Errorf("client got %q, %s", clip([]byte(got)), end)
+		s := harness.Open(t, srv, "POST", "/", body)
+		if got, _, end := s.Rest(); strings.Trim(got, ".") != "" || got == "" || end == harness.Cut {
+			t.Errorf("client got %q, %s", harness.Clip([]byte(got)), end)
 		}
-		s.leave()
+		s.Leave()
 		<-time.After(time.Second) // a server that gives up a connection lingers
 		return <-read
 	}
@@ -74,8 +80,8 @@ func TestUploadWhileStreaming(t *testing.T) {
 		for _, duplex := range []bool{false, true} {
 			for _, chunked := range []bool{false, true} {
 				t.Run(fmt.Sprintf("%s/%t/%t", way.name, duplex, chunked), func(t *testing.T) {
-					bubble(t, func(t *testing.T, p proto) {
-						if chunked && p == http10 {
+					harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+						if chunked && p == harness.HTTP10 {
 							return // HTTP/1.0 has none
 						}
 						control := func(w http.ResponseWriter, first bool, flushes bool) {
@@ -88,11 +94,11 @@ func TestUploadWhileStreaming(t *testing.T) {
 								rc.Flush()
 							}
 						}
-						flushed := run(t, p, chunked, bare, func(w http.ResponseWriter, first bool) { control(w, first, true) })
-						whole := run(t, p, chunked, bare, func(w http.ResponseWriter, first bool) { control(w, first, false) })
-						ours := run(t, p, chunked, wrappedBy(&way.opts), func(w http.ResponseWriter, first bool) {
+						flushed := run(t, p, chunked, harness.Bare, func(w http.ResponseWriter, first bool) { control(w, first, true) })
+						whole := run(t, p, chunked, harness.Bare, func(w http.ResponseWriter, first bool) { control(w, first, false) })
+						ours := run(t, p, chunked, harness.WrappedBy(&way.opts), func(w http.ResponseWriter, first bool) {
 							control(w, first, false)
-							way.do(flusher(w))
+							way.do(harness.Flusher(w))
 						})
 						if ours != flushed && ours != whole {
 							t.Errorf("%d bytes, %v; bare %d, %v", ours.n, ours.err, flushed.n, flushed.err)
@@ -114,8 +120,8 @@ func TestUploadUnderNew(t *testing.T) {
 				continue // bare, too, nobody asks the client for its body then
 			}
 			t.Run(fmt.Sprint(flushes, line), func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
-					srv := serveMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+					srv := harness.ServeMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						before := *r
 						f := flush.New(w, r, nil)
 						defer f.Close()
@@ -130,12 +136,12 @@ func TestUploadUnderNew(t *testing.T) {
 						}
 						io.WriteString(f, "x")
 					}), 4<<20)
-					if p == http10 && line == "Connection: close" {
+					if p == harness.HTTP10 && line == "Connection: close" {
 						line = "X-Plain: 2"
 					}
-					s := open(t, srv, "POST", "/", strings.NewReader(strings.Repeat("u", size)), line)
-					s.expectEnd("x")
-					s.leave()
+					s := harness.Open(t, srv, "POST", "/", strings.NewReader(strings.Repeat("u", size)), line)
+					s.ExpectEnd("x")
+					s.Leave()
 					<-time.After(time.Second)
 				})
 			})
@@ -152,10 +158,10 @@ func TestRequestTrailer(t *testing.T) {
 			for _, way := range []string{"read", "closed"} {
 				t.Run(fmt.Sprintf("%t/%q/%s", announced, body, way), func(t *testing.T) {
 					var got [2][2]string
-					for i, wrap := range []func(http.Handler) http.Handler{bare, wrappedBy(nil)} {
+					for i, wrap := range []func(http.Handler) http.Handler{harness.Bare, harness.WrappedBy(nil)} {
 						synctest.Test(t, func(t *testing.T) {
 							done := make(chan struct{})
-							srv := serveMemory(t, http1, wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+							srv := harness.ServeMemory(t, harness.HTTP1, wrap(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 								defer close(done)
 								got[i][0] = fmt.Sprint(r.Trailer)
 								if way == "closed" {
@@ -169,13 +175,13 @@ func TestRequestTrailer(t *testing.T) {
 							if announced {
 								lines = append(lines, "Trailer: X-Sum")
 							}
-							s := open(t, srv, "POST", "/", nil, lines...)
+							s := harness.Open(t, srv, "POST", "/", nil, lines...)
 							if body != "" {
-								fmt.Fprintf(s.conn, "%x\r\n%s\r\n", len(body), body)
+								fmt.Fprintf(s.Conn, "%x\r\n%s\r\n", len(body), body)
 							}
-							io.WriteString(s.conn, "0\r\nX-Sum: 42\r\n\r\n")
+							io.WriteString(s.Conn, "0\r\nX-Sum: 42\r\n\r\n")
 							<-done
-							s.expectEnd("")
+							s.ExpectEnd("")
 						})
 					}
 					if got[0] != got[1] || !strings.Contains(got[0][1], "42") {
@@ -189,16 +195,16 @@ func TestRequestTrailer(t *testing.T) {
 
 // Over HTTP/2 as well.
 func TestRequestTrailerHTTP2(t *testing.T) {
-	srv := serve(t, h2, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+	srv := harness.Serve(t, harness.HTTP2, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
 		io.Copy(io.Discard, r.Body)
 		io.WriteString(w, r.Trailer.Get("X-Sum"))
-	}), cleartext)
-	req, err := http.NewRequestWithContext(t.Context(), "POST", srv.url("/"), struct{ io.Reader }{strings.NewReader("upload")})
+	}), harness.Cleartext)
+	req, err := http.NewRequestWithContext(t.Context(), "POST", srv.URL("/"), struct{ io.Reader }{strings.NewReader("upload")})
 	if err != nil {
 		t.Fatal(err)
 	}
 	req.Trailer = http.Header{"X-Sum": {"42"}}
-	resp, err := srv.client().RoundTrip(req)
+	resp, err := srv.Client().RoundTrip(req)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +220,7 @@ func TestRequestTrailerOfAnotherServer(t *testing.T) {
 	r.ProtoMajor, r.ContentLength = 3, -1
 	r.Trailer = http.Header{"X-Sum": nil}
 	r.Body = &bodyWithTrailer{Reader: strings.NewReader("upload"), r: r}
-	wrapped(nil, func(_ http.ResponseWriter, own *http.Request) {
+	harness.Wrapped(nil, func(_ http.ResponseWriter, own *http.Request) {
 		io.Copy(io.Discard, own.Body)
 		if got := own.Trailer.Get("X-Sum"); got != "42" {
 			t.Errorf("after the last read: %q", got)
@@ -260,21 +266,21 @@ func TestNoContinueAfterTheStatus(t *testing.T) {
 		{"flush", func(w http.ResponseWriter) { http.NewResponseController(w).Flush() }, 0},
 	} {
 		for name, wrap := range map[string]func(http.Handler) http.Handler{
-			"bare": bare, "wrapped": wrappedBy(nil), "async": wrappedBy(&flush.Options{Flush: flush.Async}),
+			"bare": harness.Bare, "wrapped": harness.WrappedBy(nil), "async": harness.WrappedBy(&flush.Options{Flush: flush.Async}),
 		} {
 			t.Run(test.name+"/"+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					srv := serveMemory(t, http1, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					srv := harness.ServeMemory(t, harness.HTTP1, wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						test.do(w)
 						if got, err := io.ReadAll(r.Body); string(got) != "upload" || err != nil {
 							t.Errorf("%q, %v", got, err)
 						}
 					})), 0)
-					s := open(t, srv, "POST", "/", nil, "Expect: 100-continue", "Content-Length: 6")
+					s := harness.Open(t, srv, "POST", "/", nil, "Expect: 100-continue", "Content-Length: 6")
 					synctest.Wait()
-					io.WriteString(s.conn, "upload") // asked for or not
-					if _, _, end := s.rest(); end != complete || len(s.interim) != test.want {
-						t.Errorf("%s after %v, want %d", end, s.interim, test.want)
+					io.WriteString(s.Conn, "upload") // asked for or not
+					if _, _, end := s.Rest(); end != harness.Complete || len(s.Interim) != test.want {
+						t.Errorf("%s after %v, want %d", end, s.Interim, test.want)
 					}
 				})
 			})
@@ -292,7 +298,7 @@ func TestFlushInsteadOfContinue(t *testing.T) {
 		}
 	}
 	for name, h := range map[string]http.Handler{
-		"NewHandler": wrapped(nil, handler),
+		"NewHandler": harness.Wrapped(nil, handler),
 		"New": http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			f := flush.New(w, r, nil)
 			defer f.Close()
@@ -300,17 +306,17 @@ func TestFlushInsteadOfContinue(t *testing.T) {
 		}),
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
-				if p == http10 {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+				if p == harness.HTTP10 {
 					return // has no 100 Continue
 				}
-				clock := newClock()
-				s := open(t, serveMemory(t, p, h, 0), "POST", "/", strings.NewReader("upload"), "Expect: 100-continue")
-				s.expectEnd("no need")
-				if clock.now() != 0 || len(s.interim) > 0 {
-					t.Errorf("after %v, %v", clock.now(), s.interim)
+				clock := harness.NewClock()
+				s := harness.Open(t, harness.ServeMemory(t, p, h, 0), "POST", "/", strings.NewReader("upload"), "Expect: 100-continue")
+				s.ExpectEnd("no need")
+				if clock.Now() != 0 || len(s.Interim) > 0 {
+					t.Errorf("after %v, %v", clock.Now(), s.Interim)
 				}
-				s.leave()
+				s.Leave()
 				<-time.After(time.Second)
 			})
 		})
@@ -320,31 +326,31 @@ func TestFlushInsteadOfContinue(t *testing.T) {
 // A timer leaves the headers to a carrier, which does not wait for the handler
 // to read its body: that then reads as after a flush of net/http.
 func TestTimerHandsOverAnUnreadBody(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
-		if p == h2 {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		if p == harness.HTTP2 {
 			return // reads and writes at the same time
 		}
-		park := newPark(t)
-		srv := serveMemory(t, p, wrapped(&flush.Options{FlushInterval: time.Second}, func(w http.ResponseWriter, r *http.Request) {
+		park := harness.NewPark(t)
+		srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{FlushInterval: time.Second}, func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "asked for")
-			park.here()
+			park.Here()
 			b, err := io.ReadAll(r.Body)
-			if p == http10 && (string(b) != "upload" || err != nil) || p == http1 && (len(b) != 0 || err != http.ErrBodyReadAfterClose) {
+			if p == harness.HTTP10 && (string(b) != "upload" || err != nil) || p == harness.HTTP1 && (len(b) != 0 || err != http.ErrBodyReadAfterClose) {
 				t.Errorf("read %q, %v", b, err)
 			}
-			park.here()
+			park.Here()
 		}), 0)
-		clock := newClock()
-		s := open(t, srv, "POST", "/", strings.NewReader("upload"))
-		park.wait()
-		s.expect("asked for")
-		if clock.now() != time.Second {
-			t.Error("flushed after", clock.now())
+		clock := harness.NewClock()
+		s := harness.Open(t, srv, "POST", "/", strings.NewReader("upload"))
+		park.Wait()
+		s.Expect("asked for")
+		if clock.Now() != time.Second {
+			t.Error("flushed after", clock.Now())
 		}
-		park.resume()
-		park.wait()
-		park.resume()
-		s.expectEnd("")
+		park.Resume()
+		park.Wait()
+		park.Resume()
+		s.ExpectEnd("")
 	})
 }
 
@@ -354,25 +360,25 @@ func TestFlushWaitsForTheUpload(t *testing.T) {
 	for _, wait := range []bool{true, false} {
 		t.Run(fmt.Sprint(wait), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				clock := newClock()
+				clock := harness.NewClock()
 				r, w := io.Pipe()
-				park := newPark(t)
-				srv := serveMemory(t, http1, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+				park := harness.NewPark(t)
+				srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 					io.WriteString(w, "x")
 					took := time.Duration(0)
 					if wait {
 						took = 30 * time.Second
 					}
-					if err := flush.Flush(w, wait); err != nil || clock.now() != took {
-						t.Errorf("%v after %v", err, clock.now())
+					if err := flush.Flush(w, wait); err != nil || clock.Now() != took {
+						t.Errorf("%v after %v", err, clock.Now())
 					}
-					park.here()
+					park.Here()
 				}), 0)
-				s := open(t, srv, "POST", "/", r)
+				s := harness.Open(t, srv, "POST", "/", r)
 				time.AfterFunc(30*time.Second, func() { io.WriteString(w, "upload"); w.Close() })
-				s.expect("x")
-				park.next()
-				s.expectEnd("")
+				s.Expect("x")
+				park.Next()
+				s.ExpectEnd("")
 			})
 		})
 	}
@@ -380,20 +386,20 @@ func TestFlushWaitsForTheUpload(t *testing.T) {
 
 // A request body that the handler leaves alone costs the connection nothing.
 func TestBodyUnread(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
-		if p == http10 {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		if p == harness.HTTP10 {
 			return // net/http resets the connection, perhaps before the client has read all
 		}
 		for _, opts := range []*flush.Options{nil, {Flush: flush.Async}, {Implicit: flush.Async}, {FlushInterval: time.Millisecond}} {
-			srv := serve(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+			srv := harness.Serve(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 				for range 10 {
 					io.WriteString(w, "x")
 					w.(http.Flusher).Flush()
 				}
 			}))
-			s := open(t, srv, "POST", "/", strings.NewReader(strings.Repeat("u", 10_000)))
-			s.expectEnd("xxxxxxxxxx")
-			s.again("GET", "/", nil).expectEnd("xxxxxxxxxx")
+			s := harness.Open(t, srv, "POST", "/", strings.NewReader(strings.Repeat("u", 10_000)))
+			s.ExpectEnd("xxxxxxxxxx")
+			s.Again("GET", "/", nil).ExpectEnd("xxxxxxxxxx")
 		}
 	})
 }
@@ -402,18 +408,749 @@ func TestBodyUnread(t *testing.T) {
 // gets it whole: the server has drained nothing.
 func TestBodyAfterFlushInsteadOfContinue(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		park := newPark(t)
-		srv := serveMemory(t, http1, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+		park := harness.NewPark(t)
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
 			flush.Flush(w, true)
-			park.here()
+			park.Here()
 			if got, err := io.ReadAll(r.Body); string(got) != "upload" || err != nil {
 				t.Errorf("%q, %v", got, err)
 			}
 		}), 0)
-		s := open(t, srv, "POST", "/", nil, "Expect: 100-continue", "Transfer-Encoding: chunked")
-		s.header()
-		io.WriteString(s.conn, "6\r\nupload\r\n0\r\n\r\n")
-		park.next()
-		s.expectEnd("")
+		s := harness.Open(t, srv, "POST", "/", nil, "Expect: 100-continue", "Transfer-Encoding: chunked")
+		s.Header()
+		io.WriteString(s.Conn, "6\r\nupload\r\n0\r\n\r\n")
+		park.Next()
+		s.ExpectEnd("")
 	})
+}
+
+// An upload says that it has 100 bytes, or no length, and stalls after three.
+type upload struct {
+	name       string
+	line       string // of the head
+	begin, end string // what is sent at first, and what is missing
+}
+
+var uploads = []upload{
+	{"declared", "Content-Length: 100", "abc", harness.Numbered(97)},
+	{"chunked", "Transfer-Encoding: chunked", "3\r\nabc\r\n", "61\r\n" + harness.Numbered(97) + "\r\n0\r\n\r\n"},
+	{"chunked, within a chunk", "Transfer-Encoding: chunked", "64\r\nabc", harness.Numbered(97) + "\r\n0\r\n\r\n"},
+}
+
+// post opens a stalled upload.
+func (u upload) post(t *testing.T, srv *harness.Server) *harness.Stream {
+	t.Helper()
+	s := harness.Open(t, srv, "POST", "/", nil, u.line)
+	if _, err := io.WriteString(s.Conn, u.begin); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// goOn sends what is missing.
+func (u upload) goOn(s *harness.Stream) { io.WriteString(s.Conn, u.end) }
+
+// What a handler does with its upload before it waits.
+var readers = []struct {
+	name string
+	do   func(r *http.Request)
+}{
+	{"unread", func(*http.Request) {}},
+	{"begun", func(r *http.Request) { io.ReadFull(r.Body, make([]byte, 3)) }},
+}
+
+// A hub that writes to a response and asks for a flush is never held by
+// its request body. The hand-over that drains the body is ended after
+// SendTimeout, and the client gets its answer; the response goes on.
+func TestAskingNeverWaitsForTheUpload(t *testing.T) {
+	const limit, goesOn, later = 200 * time.Millisecond, 2 * time.Second, 10 * time.Second
+	ways := []struct {
+		name string
+		opts flush.Options
+		do   func(f *flush.Flusher, event string) error
+		late time.Duration // how much later it is flushed
+	}{
+		{"TryWrite", flush.Options{}, func(f *flush.Flusher, event string) error {
+			return errors.Join(tryWrite(f, []byte(event)), f.FlushAsync())
+		}, 0},
+		{"implicit", flush.Options{Implicit: flush.Async}, func(f *flush.Flusher, event string) error {
+			_, err := io.WriteString(f, event)
+			return err
+		}, 0},
+		{"interval", flush.Options{FlushInterval: 50 * time.Millisecond}, func(f *flush.Flusher, event string) error {
+			_, err := io.WriteString(f, event)
+			return err
+		}, 50 * time.Millisecond},
+		{"every write moves", flush.Options{Flush: flush.Async, BufferSize: -1}, func(f *flush.Flusher, event string) error {
+			_, err := io.WriteString(f, event)
+			return errors.Join(err, f.FlushAsync())
+		}, 0},
+		{"a buffer that follows", flush.Options{Flush: flush.Async}, func(f *flush.Flusher, event string) error {
+			if f.Top() == nil {
+				f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+			}
+			_, err := io.WriteString(f, event)
+			return errors.Join(err, f.FlushAsync())
+		}, 0},
+	}
+	for _, ask := range asks {
+		way := ways[0]
+		way.name, way.opts, way.do = ask.name, ask.opts, func(f *flush.Flusher, event string) error {
+			_, err := io.WriteString(f, event)
+			return errors.Join(err, ask.do(f))
+		}
+		ways = append(ways, way)
+	}
+	for _, way := range ways {
+		for _, u := range uploads {
+			for _, reader := range readers {
+				t.Run(way.name+"/"+u.name+"/"+reader.name, func(t *testing.T) {
+					edge(t, func(t *testing.T) {
+						clock := harness.NewClock()
+						opts, told := harness.TellClosing(way.opts)
+						opts.SendTimeout = limit
+						started := make(chan *flush.Flusher, 1)
+						srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+							reader.do(r)
+							started <- harness.Flusher(w)
+							clock.Until(2 * later)
+							// The server ends the context when a read fails.
+							if err := flush.Cause(r.Context()); errors.Is(err, flush.ErrClientGone) {
+								t.Error("the client is there:", err)
+							}
+							if rest, err := io.ReadAll(r.Body); err == nil && len(rest) < 97 {
+								t.Errorf("a clean end after %d bytes of the upload", len(rest))
+							}
+						}), 0)
+						s := u.post(t, srv)
+						time.AfterFunc(goesOn, func() { u.goOn(s) })
+						f := <-started
+						if err := way.do(f, "event"); err != nil || clock.Now() != 0 {
+							t.Errorf("the hub is held until %v: %v", clock.Now(), err)
+						}
+						s.Expect("event")
+						if at := clock.Now(); at > way.late+grain(limit) {
+							t.Errorf("the client has its answer after %v", at)
+						}
+						clock.Until(later)
+						if err := way.do(f, "more"); err != nil || clock.Now() != later {
+							t.Errorf("the hub is held until %v: %v", clock.Now(), err)
+						}
+						s.Expect("more")
+						if at := clock.Now() - later; at > way.late {
+							t.Errorf("the next event has come after %v", at)
+						}
+						s.ExpectEnd("")
+						if c := <-told; c.Err != nil || c.Bytes != int64(len("eventmore")) {
+							t.Errorf("OnClose: %v, %+v", c.Err, c.Stats)
+						}
+						s.Leave()
+						<-time.After(time.Second) // a server that gives up a connection lingers
+					})
+				})
+			}
+		}
+	}
+}
+
+// A handler that is inside a Read of the stalled upload holds the hub as
+// little, and gets what the client sends or an error. In real time, as who
+// waits for net/http's body waits for a mutex.
+func TestAskingNeverWaitsForARead(t *testing.T) {
+	for i, u := range uploads {
+		for j, ask := range asks {
+			if i > 0 && j > 0 {
+				break
+			}
+			t.Run(u.name+"/"+ask.name, func(t *testing.T) {
+				opts, told := harness.TellClosing(ask.opts)
+				opts.SendTimeout = harness.Patience()
+				started := make(chan *flush.Flusher, 1)
+				srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+					started <- harness.Flusher(w)
+					if got, err := io.ReadAll(r.Body); err == nil && len(got) != 100 {
+						t.Errorf("a clean end after %d bytes of the upload", len(got))
+					}
+				}))
+				s := u.post(t, srv)
+				f := <-started
+				s.Settle() // the handler is in its Read by now, if the machine is not very busy
+				asked := harness.Go(func() error {
+					_, err := io.WriteString(f, "event")
+					return errors.Join(err, ask.do(f))
+				})
+				timer := time.NewTimer(harness.Patience() / 5)
+				defer timer.Stop()
+				select {
+				case err := <-asked:
+					if err != nil {
+						t.Error(err)
+					}
+					u.goOn(s)
+				case <-timer.C:
+					t.Error("the hub is held by the upload")
+					u.goOn(s)
+					<-asked
+				}
+				s.ExpectEnd("event")
+				if c := <-told; c.Err != nil {
+					t.Error("OnClose:", c.Err)
+				}
+			})
+		}
+	}
+}
+
+// A hand-over that drains ends at once with Abort and with the return of the
+// handler, and after SendTimeout whoever waits for it.
+func TestHandOverThatDrainsEnds(t *testing.T) {
+	const limit, aborted, goesOn = 200 * time.Millisecond, 300 * time.Millisecond, 2 * time.Second
+	cause := errors.New("cause")
+	waits := []struct {
+		name string
+		opts flush.Options
+		do   func(f *flush.Flusher) // waits for the hand-over
+	}{
+		{"FlushWait", flush.Options{}, func(f *flush.Flusher) { f.FlushWait(harness.NoContext) }},
+		{"FlushWait with a context", flush.Options{}, func(f *flush.Flusher) {
+			ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+			defer cancel()
+			f.FlushWait(ctx)
+		}},
+		{"FlushError", flush.Options{}, func(f *flush.Flusher) { f.FlushError() }},
+		{"SendHeaders", flush.Options{}, func(f *flush.Flusher) { f.SendHeaders() }},
+		{"Write", flush.Options{}, func(f *flush.Flusher) { f.Write(make([]byte, 20_000)) }},
+		{"implicit", flush.Options{Implicit: flush.Wait}, func(f *flush.Flusher) { f.WriteString("more") }},
+		{"Close", flush.Options{}, func(f *flush.Flusher) { f.Write(make([]byte, 4000)); f.Close() }},
+		{"FlushAsync, then a wait", flush.Options{}, func(f *flush.Flusher) { f.FlushAsync(); f.FlushWait(harness.NoContext) }},
+		{"FlushAsync", flush.Options{}, func(f *flush.Flusher) { f.FlushAsync() }},
+	}
+	for _, u := range uploads {
+		for _, way := range waits {
+			t.Run("SendTimeout/"+way.name+"/"+u.name, func(t *testing.T) {
+				edge(t, func(t *testing.T) {
+					clock := harness.NewClock()
+					opts, told := harness.TellClosing(way.opts)
+					opts.SendTimeout = limit
+					srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+						f := harness.Flusher(w)
+						io.WriteString(w, "event")
+						if way.do(f); clock.Now() > grain(limit) {
+							t.Errorf("the wait took until %v", clock.Now())
+						}
+						clock.Until(time.Second)
+						if err := f.Err(); err != nil {
+							t.Error("the response has failed:", err)
+						}
+					}), 0)
+					s := u.post(t, srv)
+					time.AfterFunc(goesOn, func() { u.goOn(s) })
+					s.Expect("event")
+					if at := clock.Now(); at > grain(limit) && way.name != "SendHeaders" {
+						t.Errorf("the client has its answer after %v", at)
+					}
+					if _, _, end := s.Rest(); end == harness.Cut {
+						t.Errorf("the response ended %s", end)
+					}
+					if c := <-told; c.Err != nil {
+						t.Error("OnClose:", c.Err)
+					}
+					s.Leave()
+					<-time.After(time.Second)
+				})
+			})
+			t.Run("Abort/"+way.name+"/"+u.name, func(t *testing.T) {
+				if way.name == "Close" {
+					return // Abort comes too late to change what it returns
+				}
+				edge(t, func(t *testing.T) {
+					clock := harness.NewClock()
+					opts, told := harness.TellClosing(way.opts)
+					opts.SendTimeout = time.Hour
+					srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+						f := harness.Flusher(w)
+						time.AfterFunc(aborted, func() {
+							if f.Abort(cause); clock.Now() != aborted {
+								t.Errorf("Abort returned at %v", clock.Now())
+							}
+						})
+						io.WriteString(w, "event")
+						if way.do(f); clock.Now() > aborted {
+							t.Errorf("the wait took until %v", clock.Now())
+						}
+						clock.Until(aborted + 1)
+					}), 0)
+					s := u.post(t, srv)
+					time.AfterFunc(goesOn, func() { u.goOn(s) })
+					if c := <-told; !errors.Is(c.Err, cause) || c.At.Sub(clock.Start) > aborted+1 {
+						t.Errorf("OnClose after %v: %v", c.At.Sub(clock.Start), c.Err)
+					}
+					if _, _, end := s.Rest(); end == harness.Complete {
+						t.Error("the client takes it for complete")
+					}
+					s.Leave()
+					<-time.After(goesOn)
+				})
+			})
+		}
+		t.Run("return/"+u.name, func(t *testing.T) {
+			edge(t, func(t *testing.T) {
+				clock := harness.NewClock()
+				opts, told := harness.TellClosing(flush.Options{SendTimeout: time.Hour})
+				srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					f := harness.Flusher(w)
+					io.WriteString(w, "event")
+					go f.FlushAsync()
+					clock.Until(aborted)
+				}), 0)
+				s := u.post(t, srv)
+				time.AfterFunc(goesOn, func() { u.goOn(s) })
+				s.ExpectEnd("event")
+				if clock.Now() > aborted+500*time.Millisecond { // a grace for who is still sending
+					t.Errorf("the response ended after %v", clock.Now())
+				}
+				if c := <-told; c.Err != nil || c.At.Sub(clock.Start) > aborted+500*time.Millisecond {
+					t.Errorf("OnClose after %v: %v", c.At.Sub(clock.Start), c.Err)
+				}
+				s.Leave()
+				<-time.After(goesOn)
+			})
+		})
+	}
+}
+
+// The twin: an upload that is slow, but moves, lives, and so does its
+// response: the client gets the whole answer, and the handler no short upload
+// with a clean end.
+func TestMovingUploadLives(t *testing.T) {
+	const size = 100
+	for _, limit := range []time.Duration{200 * time.Millisecond, time.Hour} {
+		for _, test := range []struct {
+			name  string
+			whole bool // the handler must get all of it
+			read  func(r *http.Request, f *flush.Flusher) ([]byte, error)
+		}{
+			{"read, then answered", true, func(r *http.Request, f *flush.Flusher) ([]byte, error) {
+				got, err := io.ReadAll(r.Body)
+				io.WriteString(f, "event")
+				f.FlushAsync()
+				return got, err
+			}},
+			{"answered, then read", false, func(r *http.Request, f *flush.Flusher) ([]byte, error) {
+				io.WriteString(f, "event")
+				f.FlushAsync()
+				<-time.After(time.Second)
+				return io.ReadAll(r.Body)
+			}},
+			{"answered with a wait, then read", false, func(r *http.Request, f *flush.Flusher) ([]byte, error) {
+				io.WriteString(f, "event")
+				f.FlushWait(harness.NoContext)
+				return io.ReadAll(r.Body)
+			}},
+		} {
+			t.Run(fmt.Sprintf("%s/%v", test.name, limit), func(t *testing.T) {
+				edge(t, func(t *testing.T) {
+					clock := harness.NewClock()
+					opts, told := harness.TellClosing(flush.Options{SendTimeout: limit})
+					srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+						got, err := test.read(r, harness.Flusher(w))
+						if err == nil && len(got) != size || test.whole && err != nil {
+							t.Errorf("%d bytes of the upload and %v", len(got), err)
+						}
+						if err := flush.Cause(r.Context()); errors.Is(err, flush.ErrClientGone) {
+							t.Error("the client is there:", err)
+						}
+						clock.Until(time.Minute)
+					}), 0)
+					s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+					sent := harness.Go(func() error {
+						for range size {
+							if _, err := io.WriteString(s.Conn, "u"); err != nil {
+								return err
+							}
+							<-time.After(100 * time.Millisecond)
+						}
+						return nil
+					})
+					s.Expect("event")
+					if at := clock.Now(); at > 11*time.Second {
+						t.Errorf("the client has its answer after %v", at)
+					}
+					s.ExpectEnd("")
+					if c := <-told; c.Err != nil {
+						t.Error("OnClose:", c.Err)
+					}
+					<-sent
+					s.Leave()
+					<-time.After(time.Second)
+				})
+			})
+		}
+	}
+}
+
+// The same beside a hub, by call and by time, while the handler reads: it gets
+// all of the upload or an error, and the client all of the answer.
+func TestMovingUploadBesideAHub(t *testing.T) {
+	const pieces = 200
+	for _, u := range []struct{ name, line, piece, end string }{
+		{"declared", fmt.Sprintf("Content-Length: %d", 10*pieces), "0123456789", ""},
+		{"chunked", "Transfer-Encoding: chunked", "a\r\n0123456789\r\n", "0\r\n\r\n"},
+	} {
+		for _, opts := range []flush.Options{{}, {Flush: flush.Async}, {FlushInterval: time.Millisecond}, {Implicit: flush.Async}} {
+			t.Run(fmt.Sprintf("%s/%v %v %v", u.name, opts.Flush, opts.FlushInterval, opts.Implicit), func(t *testing.T) {
+				const events = 20
+				opts, told := harness.TellClosing(opts)
+				opts.SendTimeout = harness.Patience()
+				srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+					f := harness.Flusher(w)
+					hub := harness.Go(func() error {
+						var all error
+						for range events {
+							_, err := io.WriteString(f, "event")
+							if all = errors.Join(all, err); opts.FlushInterval == 0 {
+								all = errors.Join(all, f.FlushAsync())
+							}
+							runtime.Gosched()
+						}
+						return all
+					})
+					if got, err := io.ReadAll(r.Body); err == nil && len(got) != 10*pieces {
+						t.Errorf("a clean end after %d bytes of the upload", len(got))
+					}
+					if err := <-hub; err != nil {
+						t.Error(err)
+					}
+				}))
+				s := harness.Open(t, srv, "POST", "/", nil, u.line)
+				sent := harness.Go(func() error {
+					for range pieces {
+						if _, err := io.WriteString(s.Conn, u.piece); err != nil {
+							return err
+						}
+						runtime.Gosched()
+					}
+					_, err := io.WriteString(s.Conn, u.end)
+					return err
+				})
+				s.ExpectEnd(strings.Repeat("event", events))
+				if c := <-told; c.Err != nil {
+					t.Error("OnClose:", c.Err)
+				}
+				s.Leave()
+				<-sent
+			})
+		}
+	}
+}
+
+// A read deadline stands only while the drain is under way: where the upload
+// comes in time, the connection is kept and lives on.
+func TestDrainLeavesNoReadDeadline(t *testing.T) {
+	const limit = 200 * time.Millisecond
+	for _, u := range uploads {
+		for _, wait := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/%t", u.name, wait), func(t *testing.T) {
+				edge(t, func(t *testing.T) {
+					clock := harness.NewClock()
+					srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, r *http.Request) {
+						began := clock.Now()
+						ctx := r.Context()
+						ended := ctx.Done()
+						io.WriteString(w, "event")
+						flush.Flush(w, wait)
+						select {
+						case <-ended:
+							t.Error("the client is there:", context.Cause(ctx))
+						case <-time.After(time.Hour):
+						}
+						if clock.Now() > began+2*time.Hour {
+							t.Errorf("the flush took until %v", clock.Now())
+						}
+					}), 0)
+					s := u.post(t, srv)
+					time.AfterFunc(limit/2, func() { u.goOn(s) })
+					for range 2 {
+						s.Expect("event")
+						s.ExpectEnd("")
+						<-time.After(time.Hour)
+						s = s.Again("GET", "/", nil)
+					}
+					s.ExpectEnd("event")
+					s.Leave()
+				})
+			})
+		}
+	}
+}
+
+// HTTP/2 has nothing to drain: a stalled upload holds nobody.
+func TestStalledUploadOverHTTP2(t *testing.T) {
+	edge(t, func(t *testing.T) {
+		clock := harness.NewClock()
+		started := make(chan *flush.Flusher, 1)
+		srv := harness.ServeMemory(t, harness.HTTP2, harness.Wrapped(&flush.Options{SendTimeout: 200 * time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+			started <- harness.Flusher(w)
+			if got, err := io.ReadAll(r.Body); string(got) != "abc" || err != nil {
+				t.Errorf("%q, %v", got, err)
+			}
+		}), 0)
+		r, w := io.Pipe()
+		s := harness.Open(t, srv, "POST", "/", r)
+		io.WriteString(w, "abc")
+		f := <-started
+		_, err := io.WriteString(f, "event")
+		if err = errors.Join(err, f.FlushAsync()); err != nil {
+			t.Error(err)
+		}
+		if s.Expect("event"); clock.Now() != 0 {
+			t.Errorf("the client has its answer after %v", clock.Now())
+		}
+		<-time.After(time.Hour)
+		w.Close()
+		s.ExpectEnd("")
+	})
+}
+
+// A bodyCall is a call that hands headers over, and may block on the upload as
+// under net/http.
+var bodyCalls = map[string]func(f *flush.Flusher, ctx context.Context) error{
+	"FlushWait":                func(f *flush.Flusher, _ context.Context) error { return f.FlushWait(harness.NoContext) },
+	"FlushWait with a context": func(f *flush.Flusher, ctx context.Context) error { return f.FlushWait(ctx) },
+	"Write":                    func(f *flush.Flusher, _ context.Context) error { _, err := f.Write(make([]byte, 5000)); return err },
+	"SendHeaders":              func(f *flush.Flusher, _ context.Context) error { return f.SendHeaders() },
+	"Close":                    func(f *flush.Flusher, _ context.Context) error { f.Write(make([]byte, 3000)); return f.Close() },
+}
+
+// The rows of the table of waits for which the request body comes first: the
+// server drains an upload when headers go out. A caller may block there as
+// under net/http, but not for ever.
+func TestWaitsForTheRequestBody(t *testing.T) {
+	any := func(at time.Duration) []waitOutcome { return []waitOutcome{{harness.ErrAny, at}} }
+	reasons := []struct {
+		name string
+		do   func(f *flush.Flusher, s *harness.Stream, cancel context.CancelFunc)
+		want []waitOutcome
+	}{
+		{whyLives, func(_ *flush.Flusher, s *harness.Stream, _ context.CancelFunc) {
+			time.AfterFunc(waitLimit-1, func() { io.WriteString(s.Conn, strings.Repeat("u", 97)) })
+		}, []waitOutcome{{nil, waitLimit - 1}}},
+		// The client gets its answer all the same, or is cut.
+		{whyRunsOut, func(*flush.Flusher, *harness.Stream, context.CancelFunc) {}, any(waitLimit)},
+		{whyLeaves, func(_ *flush.Flusher, s *harness.Stream, _ context.CancelFunc) { time.AfterFunc(waitHappens, s.Leave) }, any(waitHappens)},
+		{whyAborts, func(f *flush.Flusher, _ *harness.Stream, _ context.CancelFunc) {
+			time.AfterFunc(waitHappens, func() { f.Abort(errWaitCause) })
+		}, []waitOutcome{{errWaitCause, waitHappens}}},
+		{whyCancels, func(_ *flush.Flusher, _ *harness.Stream, cancel context.CancelFunc) {
+			time.AfterFunc(waitHappens, cancel)
+		},
+			[]waitOutcome{{context.Canceled, waitHappens}}},
+	}
+	for name, call := range bodyCalls {
+		for _, reason := range reasons {
+			if reason.name == whyCancels && name != "FlushWait with a context" {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s/%s", name, reason.name), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					streams, over := make(chan *harness.Stream, 1), make(chan struct{})
+					srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						defer close(over)
+						defer func() { recover() }() // http.ErrAbortHandler
+						flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+							s := <-streams
+							f, _ := flush.From(w)
+							ctx, cancel := context.WithCancel(context.Background())
+							defer cancel()
+							io.WriteString(w, "x")
+							clock := harness.NewClock()
+							stop := time.AfterFunc(waitLate, s.Leave) // whatever happens, the test goes on
+							defer stop.Stop()
+							reason.do(f, s, cancel)
+							err := call(f, ctx)
+							at := clock.Now()
+							if !slices.ContainsFunc(reason.want, func(o waitOutcome) bool { return o.is(err, at, 0) }) {
+								t.Errorf("%v, want %v", waitOutcome{err, at}, reason.want)
+							}
+						}), &flush.Options{SendTimeout: waitLimit}).ServeHTTP(w, r)
+					}), 0)
+					s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+					io.WriteString(s.Conn, "upl")
+					streams <- s
+					<-over
+					s.Leave()
+					<-time.After(time.Second) // a server that gives up a connection lingers
+				})
+			})
+		}
+	}
+}
+
+// The same behind a Read of the handler's that is under way. The server's own
+// lock on its body is held meanwhile, which a bubble takes for work: so on
+// sockets, and not to the nanosecond.
+func TestWaitsForAReadOfTheRequestBody(t *testing.T) {
+	for name, call := range bodyCalls {
+		for _, reason := range []string{whyLives, whyRunsOut, whyLeaves, whyAborts, whyCancels} {
+			if reason == whyCancels && name != "FlushWait with a context" {
+				continue
+			}
+			t.Run(fmt.Sprintf("%s/%s", name, reason), func(t *testing.T) {
+				streams, over := make(chan *harness.Stream, 1), make(chan struct{})
+				limit := harness.Patience()
+				if reason == whyRunsOut {
+					limit = 50 * time.Millisecond
+				}
+				srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					defer close(over)
+					defer func() { recover() }() // http.ErrAbortHandler
+					flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						s := <-streams
+						f, _ := flush.From(w)
+						ctx, cancel := context.WithCancel(context.Background())
+						defer cancel()
+						reading, read := make(chan struct{}), make(chan struct{})
+						go func() {
+							defer close(read)
+							io.ReadFull(r.Body, make([]byte, 3))
+							close(reading)
+							io.ReadAll(r.Body)
+						}()
+						<-reading
+						io.WriteString(w, "x")
+						var want error
+						do := func() {}
+						switch reason {
+						case whyLives:
+							do = func() { io.WriteString(s.Conn, strings.Repeat("u", 97)) }
+						case whyRunsOut, whyLeaves:
+							want = harness.ErrAny
+						case whyAborts:
+							want, do = errWaitCause, func() { f.Abort(errWaitCause) }
+						case whyCancels:
+							want, do = context.Canceled, cancel
+						}
+						if reason == whyLeaves {
+							do = s.Leave
+						}
+						time.AfterFunc(10*time.Millisecond, do)
+						stuck := make(chan struct{})
+						stop := time.AfterFunc(harness.Patience()/2, func() { close(stuck); s.Leave() })
+						defer stop.Stop()
+						err := call(f, ctx)
+						if deadline.Closed(stuck) {
+							t.Errorf("only the client's leaving ended the wait: %v", err)
+						} else if want != harness.ErrAny && !errors.Is(err, want) {
+							t.Errorf("%v, want %v", err, want)
+						}
+						if reason != whyLives {
+							s.Leave()
+						}
+						<-read
+					}), &flush.Options{SendTimeout: limit}).ServeHTTP(w, r)
+				}))
+				s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+				io.WriteString(s.Conn, "upl")
+				streams <- s
+				<-over
+				s.Leave()
+			})
+		}
+	}
+}
+
+// asHub does what a hub does for one of its streams, and what it must not wait
+// for: it has others to serve.
+func asHub(t *testing.T, f *flush.Flusher, w http.ResponseWriter) {
+	for i := range 5 {
+		// Beyond BufferSize what is written moves by itself.
+		if _, err := f.WriteString(strings.Repeat("e", 2000)); err != nil {
+			t.Errorf("Write %d: %v", i, err)
+		}
+		if err := f.FlushAsync(); err != nil {
+			t.Errorf("FlushAsync %d: %v", i, err)
+		}
+		if err := flush.Flush(w, false); err != nil {
+			t.Errorf("Flush %d: %v", i, err)
+		}
+		f.SetImplicit(flush.Async)
+		f.Buffered()
+		f.Available()
+		f.Stats()
+	}
+}
+
+// What must not wait for an upload that stands still: the calls of a hub, the
+// timers, and Abort.
+func TestHubDoesNotWaitForTheRequestBody(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		streams := make(chan *harness.Stream, 1)
+		ended := make(chan time.Duration, 1)
+		clock := harness.NewClock()
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: waitLimit, FlushInterval: time.Second}, func(w http.ResponseWriter, r *http.Request) {
+			s := <-streams
+			f, _ := flush.From(w)
+			stop := time.AfterFunc(waitLate, s.Leave)
+			defer stop.Stop()
+			asHub(t, f, w)
+			synctest.Wait()
+			if took := clock.Now(); took != 0 {
+				t.Errorf("the hub was held for %v", took)
+			}
+			<-time.After(2*time.Second - clock.Now())
+			f.Abort(errWaitCause)
+			ended <- clock.Now()
+		}), 0)
+		s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+		io.WriteString(s.Conn, "upl")
+		streams <- s
+		if at := <-ended; at != 2*time.Second {
+			t.Errorf("Abort returned after %v", at)
+		}
+		if _, _, end := s.Rest(); end == harness.Complete {
+			t.Error("the client takes it for complete")
+		}
+		s.Leave()
+		<-time.After(time.Second)
+	})
+}
+
+// The same beside a Read of the handler's, which goes on: it gets every byte.
+func TestHubDoesNotWaitForAReadOfTheRequestBody(t *testing.T) {
+	streams, over := make(chan *harness.Stream, 1), make(chan struct{})
+	upload := strings.Repeat("u", 100)
+	srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: harness.Patience(), FlushInterval: time.Millisecond}, func(w http.ResponseWriter, r *http.Request) {
+		defer close(over)
+		s := <-streams
+		f, _ := flush.From(w)
+		reading, read := make(chan struct{}), make(chan error, 1)
+		go func() {
+			got := make([]byte, 3)
+			io.ReadFull(r.Body, got)
+			close(reading)
+			more, err := io.ReadAll(r.Body)
+			if got = append(got, more...); err == nil && string(got) != upload {
+				err = fmt.Errorf("got %q", got)
+			}
+			read <- err
+		}()
+		<-reading
+		stuck := make(chan struct{})
+		stop := time.AfterFunc(harness.Patience()/2, func() { close(stuck); s.Leave() })
+		defer stop.Stop()
+		asHub(t, f, w)
+		if deadline.Closed(stuck) {
+			t.Error("the hub was held until the client left")
+			return
+		}
+		io.WriteString(s.Conn, upload[3:])
+		if err := <-read; err != nil {
+			t.Errorf("the upload: %v", err)
+		}
+	}))
+	s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+	io.WriteString(s.Conn, upload[:3])
+	streams <- s
+	<-over
+	s.Leave()
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"maps"
 	"net/http"
@@ -14,20 +13,8 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
-
-// The whole of it:
-//
-//	go test -run 'TestBroadcastOverTheNetwork|Thousands' -v . -full
-var full = flag.Bool("full", false, "tests of many clients have as many as is promised")
-
-// count is how many there are of what a test has many of.
-func count(promised, small int) int {
-	if *full {
-		return promised
-	}
-	return small
-}
 
 // A crowd is many responses of one server, and their clients, some of which do
 // not read. All are members of group.
@@ -35,30 +22,30 @@ type crowd struct {
 	t       *testing.T
 	group   flush.Group
 	deaf    map[*flush.Flusher]bool
-	reading map[*flush.Flusher]*stream
+	reading map[*flush.Flusher]*harness.Stream
 	stuck   []*attacker // connections of deaf ones on which nothing is read
 }
 
 // gather opens n streams, of which the first deaf ones do not read. Over HTTP/2
 // every other one of these has a connection of its own on which nothing is read,
 // and the rest share their connections with those that read.
-func gather(t *testing.T, p proto, detach bool, maxPending, n, deaf int) *crowd {
-	c := &crowd{t: t, deaf: make(map[*flush.Flusher]bool), reading: make(map[*flush.Flusher]*stream)}
+func gather(t *testing.T, p harness.Proto, detach bool, maxPending, n, deaf int) *crowd {
+	c := &crowd{t: t, deaf: make(map[*flush.Flusher]bool), reading: make(map[*flush.Flusher]*harness.Stream)}
 	type member struct {
 		id int
 		f  *flush.Flusher
 	}
 	joined := make(chan member, n)
 	opts := &flush.Options{MaxPending: maxPending, SendTimeout: -1}
-	srv := serve(t, p, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+	srv := harness.Serve(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
 		var id int
 		fmt.Sscanf(r.URL.RawQuery, "%d", &id)
-		f := flusher(w)
+		f := harness.Flusher(w)
 		if detach {
 			if err := f.Detach(); err != nil {
 				t.Error(err)
 			}
-		} else if err := f.FlushWait(noContext); err != nil {
+		} else if err := f.FlushWait(harness.NoContext); err != nil {
 			t.Error(err)
 		}
 		if err := c.group.Add(f); err != nil {
@@ -68,10 +55,10 @@ func gather(t *testing.T, p proto, detach bool, maxPending, n, deaf int) *crowd 
 		if !detach {
 			<-r.Context().Done()
 		}
-	}), smallBuffers, cleartext)
-	streams := make([]*stream, n)
+	}), harness.SmallBuffers, harness.Cleartext)
+	streams := make([]*harness.Stream, n)
 	for i := range streams {
-		if p == h2 && i < deaf && i%2 == 0 {
+		if p == harness.HTTP2 && i < deaf && i%2 == 0 {
 			a, err := newAttacker(t.Context(), srv)
 			if err != nil {
 				t.Fatal(err)
@@ -83,11 +70,11 @@ func gather(t *testing.T, p proto, detach bool, maxPending, n, deaf int) *crowd 
 			}
 			continue
 		}
-		streams[i] = open(t, srv, "GET", fmt.Sprintf("/?%d", i), nil)
-		streams[i].response()
+		streams[i] = harness.Open(t, srv, "GET", fmt.Sprintf("/?%d", i), nil)
+		streams[i].Response()
 	}
 	for range n {
-		m := next(t, joined)
+		m := harness.Next(t, joined)
 		if m.id < deaf {
 			c.deaf[m.f] = true
 		} else {
@@ -123,9 +110,9 @@ func (c *crowd) broadcast(event []byte, want map[*flush.Flusher]bool) {
 func (c *crowd) expect(want []byte) {
 	c.t.Helper()
 	for _, s := range c.reading {
-		s.expect(string(want))
+		s.Expect(string(want))
 	}
-	ctx, cancel := context.WithTimeout(c.t.Context(), patience())
+	ctx, cancel := context.WithTimeout(c.t.Context(), harness.Patience())
 	defer cancel()
 	for f := range c.reading {
 		if err := f.FlushWait(ctx); err != nil {
@@ -141,13 +128,13 @@ func (c *crowd) expect(want []byte) {
 func TestBroadcastOverTheNetwork(t *testing.T) {
 	const maxPending = 4096
 	sizes := []int{1, 100, 4063, 4064, 4065, 8000, 2 * maxPending, 30000, 10 * maxPending, 1, 500}
-	for _, p := range []proto{http1, http10, https1, h2} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTP10, harness.HTTPS1, harness.HTTP2} {
 		for _, detach := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%v/detach=%v", p, detach), func(t *testing.T) {
-				c := gather(t, p, detach, maxPending, count(1000, 100), count(50, 6))
+				c := gather(t, p, detach, maxPending, harness.Count(1000, 100), harness.Count(50, 6))
 				for f := range c.deaf { // who reads nothing has no room from now on
-					must(t, f.TryWrite(make([]byte, 4*much)))
-					must(t, f.FlushAsync())
+					harness.Must(t, f.TryWrite(make([]byte, 4*harness.Much)))
+					harness.Must(t, f.FlushAsync())
 				}
 				round := func(want map[*flush.Flusher]bool) time.Duration {
 					began := time.Now()
@@ -170,11 +157,11 @@ func TestBroadcastOverTheNetwork(t *testing.T) {
 				t.Logf("%d events for %d clients: %v beside %d that do not read, %v without", len(sizes), len(c.reading), hindered, len(c.deaf), unhindered)
 
 				c.broadcast([]byte("goodbye"), nil)
-				ctx, cancel := context.WithTimeout(t.Context(), patience())
+				ctx, cancel := context.WithTimeout(t.Context(), harness.Patience())
 				defer cancel()
-				must(t, c.group.Shutdown(ctx))
+				harness.Must(t, c.group.Shutdown(ctx))
 				for _, s := range c.reading {
-					s.expectEnd("goodbye")
+					s.ExpectEnd("goodbye")
 				}
 			})
 		}
@@ -202,7 +189,7 @@ func (c *crowd) oneOrder() {
 	got := make(map[string]int)
 	var first []byte
 	for _, s := range c.reading {
-		first = s.take(callers * events * size)
+		first = s.Take(callers * events * size)
 		got[string(first)]++
 	}
 	if len(got) != 1 {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // What Broadcast does where there is no room: in the Budget, or in the stack.
@@ -19,18 +20,18 @@ import (
 // has room. Those for whom it has none have missed it, and one that keeps up has
 // small events all the same.
 func TestBroadcastBeyondTheBudget(t *testing.T) {
-	for _, p := range []proto{http1, https1} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1} {
 		t.Run(p.String(), func(t *testing.T) {
 			const clients, size = 8, 1 << 20
 			var g flush.Group
 			b := flush.NewBudget(0, 64<<10)
 			h, out := detacher(t, &flush.Options{Group: &g, Budget: b, SendTimeout: time.Hour}, nil)
-			srv := serve(t, p, h, smallBuffers)
-			streams := make(map[*flush.Flusher]*stream)
+			srv := harness.Serve(t, p, h, harness.SmallBuffers)
+			streams := make(map[*flush.Flusher]*harness.Stream)
 			for range clients {
-				s := open(t, srv, "GET", "/", nil)
-				f := next(t, out)
-				s.response()
+				s := harness.Open(t, srv, "GET", "/", nil)
+				f := harness.Next(t, out)
+				s.Response()
 				streams[f.Flusher] = s
 			}
 			missed := g.Broadcast(bytes.Repeat([]byte("x"), size))
@@ -44,7 +45,7 @@ func TestBroadcastBeyondTheBudget(t *testing.T) {
 				if small := g.Broadcast([]byte("small")); len(small) != 1 {
 					t.Errorf("%d have missed the small event", len(small))
 				}
-				streams[missed[0]].expect("small")
+				streams[missed[0]].Expect("small")
 			}
 			for f := range streams {
 				f.Abort(nil)
@@ -56,21 +57,21 @@ func TestBroadcastBeyondTheBudget(t *testing.T) {
 // Nothing always enters: whoever sends it has missed nothing, and no hub takes it
 // for a client that is behind.
 func TestBroadcastOfNothing(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		var g flush.Group
-		park := newPark(t)
-		srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		park := harness.NewPark(t)
+		srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			f, _ := flush.From(w)
-			expectError(t, "FlushWait", f.FlushWait(noContext), nil)
+			expectError(t, "FlushWait", f.FlushWait(harness.NoContext), nil)
 			f.StartBuffer(nil)
 			io.WriteString(w, strings.Repeat("x", 300<<10))
-			must(t, g.Add(f))
-			park.here()
+			harness.Must(t, g.Add(f))
+			park.Here()
 			expectError(t, "Buffer.Flush", f.Top().Flush(), nil)
 		}), nil), 4096)
-		s := open(t, srv, "GET", "/", nil)
-		s.response()
-		park.next()
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.Response()
+		park.Next()
 		synctest.Wait() // the buffer is on its way down, and the client does not read
 		f := members(&g)[0]
 		expectError(t, "TryWrite of something", f.TryWrite([]byte("x")), flush.ErrNoRoom)
@@ -78,6 +79,6 @@ func TestBroadcastOfNothing(t *testing.T) {
 		if missed := g.Broadcast(nil); len(missed) > 0 {
 			t.Error("it has missed nothing, it says")
 		}
-		s.expectEnd(strings.Repeat("x", 300<<10))
+		s.ExpectEnd(strings.Repeat("x", 300<<10))
 	})
 }

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // The whole of it:
@@ -31,8 +32,8 @@ type attacker struct {
 	next      uint32 // stream
 }
 
-func newAttacker(ctx context.Context, srv *server) (*attacker, error) {
-	c, err := srv.dial(ctx)
+func newAttacker(ctx context.Context, srv *harness.Server) (*attacker, error) {
+	c, err := srv.Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +74,7 @@ func reset(stream uint32) []byte { return frame(3, 0, stream, []byte{0, 0, 0, 8}
 // whose responses are large, and one for the honest. These have a longer
 // SendTimeout only so that no second of a busy machine decides.
 type siege struct {
-	hostile, honest *server
+	hostile, honest *harness.Server
 	budget          *flush.Budget
 
 	mu     sync.Mutex
@@ -100,12 +101,12 @@ func newSiege(t *testing.T) *siege {
 	}
 	small := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "honest") })
 	opts := &flush.Options{Flush: flush.Async, SendTimeout: time.Second, Budget: s.budget}
-	wrapped := wrapped(opts, large)
+	wrapped := harness.Wrapped(opts, large)
 	counted := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer s.count(&s.over, 1)
 		wrapped.ServeHTTP(w, r)
 	})
-	s.hostile = serve(t, h2, counted, cleartext, smallBuffers, configure(func(srv *http.Server) {
+	s.hostile = harness.Serve(t, harness.HTTP2, counted, harness.Cleartext, harness.SmallBuffers, harness.Configure(func(srv *http.Server) {
 		srv.ConnState = func(_ net.Conn, state http.ConnState) {
 			switch state {
 			case http.StateNew:
@@ -117,7 +118,7 @@ func newSiege(t *testing.T) *siege {
 	}))
 	patient := *opts
 	patient.SendTimeout = time.Minute
-	s.honest = serve(t, http1, flush.NewHandler(small, &patient))
+	s.honest = harness.Serve(t, harness.HTTP1, flush.NewHandler(small, &patient))
 	return s
 }
 
@@ -133,7 +134,7 @@ func (s *siege) count(n *int, by int) {
 func (s *siege) await(t *testing.T, ok func() bool) {
 	t.Helper()
 	late := false
-	timer := time.AfterFunc(patience(), func() {
+	timer := time.AfterFunc(harness.Patience(), func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		late = true
@@ -147,17 +148,17 @@ func (s *siege) await(t *testing.T, ok func() bool) {
 			t.Fatalf("%d responses have begun, %d have failed, %d are over; %d connections", s.begun, s.failed, s.over, s.conns)
 		}
 		s.change.Wait()
-		timer.Reset(patience())
+		timer.Reset(harness.Patience())
 	}
 }
 
 // visit has 100 honest clients ask ten times each, and returns how long the
 // 99th of a hundred answers took.
-func visit(t *testing.T, srv *server) time.Duration {
+func visit(t *testing.T, srv *harness.Server) time.Duration {
 	t.Helper()
 	tr := &http.Transport{MaxIdleConnsPerHost: 100}
 	defer tr.CloseIdleConnections()
-	client := &http.Client{Transport: tr, Timeout: patience()}
+	client := &http.Client{Transport: tr, Timeout: harness.Patience()}
 	var mu sync.Mutex
 	var took []time.Duration
 	var wg sync.WaitGroup
@@ -181,8 +182,8 @@ func visit(t *testing.T, srv *server) time.Duration {
 	return took[len(took)*99/100]
 }
 
-func visitOnce(client *http.Client, srv *server) error {
-	resp, err := client.Get(srv.url("/"))
+func visitOnce(client *http.Client, srv *harness.Server) error {
+	resp, err := client.Get(srv.URL("/"))
 	if err != nil {
 		return err
 	}
@@ -274,7 +275,7 @@ func TestBudgetUnderAttackByResets(t *testing.T) {
 
 	peak := runtime.NumGoroutine()
 	s.await(t, func() bool { return s.conns == 0 && s.over == s.begun })
-	waitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines+20 }) // those of connections that have just been closed
+	harness.WaitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines+20 }) // those of connections that have just been closed
 	if more := heap() - before; more > 64<<20 {
 		t.Errorf("%d bytes more than before", more)
 	}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Many responses share a budget that is far too small, over clients that read,
@@ -42,11 +43,11 @@ func hammerBudget(t *testing.T, seed uint64) {
 	var all, helpers sync.WaitGroup
 	for id := range 12 {
 		rnd := rand.New(rand.NewPCG(seed, uint64(id+1)))
-		client := newTap(rnd.IntN(3) > 0)
-		client.stuck = rnd.IntN(4) == 0
-		client.pace = time.Duration(rnd.IntN(3)) * 40 * time.Millisecond
-		if rnd.IntN(2) == 0 && client.pace > 0 {
-			client.pace /= 100
+		client := harness.NewTap(rnd.IntN(3) > 0)
+		client.Stuck = rnd.IntN(4) == 0
+		client.Pace = time.Duration(rnd.IntN(3)) * 40 * time.Millisecond
+		if rnd.IntN(2) == 0 && client.Pace > 0 {
+			client.Pace /= 100
 		}
 		opts := &flush.Options{
 			Budget: budget, Flush: modes[rnd.IntN(len(modes))],
@@ -59,15 +60,15 @@ func hammerBudget(t *testing.T, seed uint64) {
 		r := httptest.NewRequestWithContext(ctx, "GET", "/", nil)
 		f := flush.New(client, r, opts)
 		if rnd.IntN(5) == 0 {
-			f = flush.New(noDeadlines{client}, r, opts)
+			f = flush.New(harness.NoDeadlines{T: client}, r, opts)
 		}
 		// However it goes on, the client's way opens in the end.
 		helpers.Go(func() {
 			time.Sleep(5 * time.Minute)
 			select {
-			case <-client.opened:
+			case <-client.Opened:
 			default:
-				close(client.opened)
+				close(client.Opened)
 			}
 		})
 		var writers sync.WaitGroup
@@ -119,5 +120,5 @@ func hammerBudget(t *testing.T, seed uint64) {
 	}
 	all.Wait()
 	helpers.Wait()
-	expectNothingHeld(t, budget)
+	harness.ExpectNothingHeld(t, budget)
 }

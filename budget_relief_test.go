@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A failed response gives back all but the block in flight at once, however
@@ -27,8 +28,8 @@ func TestBudgetFailedResponseGivesBack(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				budget := flush.NewBudget(64<<10, 64<<10)
-				client := newTap(false)
-				client.stuck = true
+				client := harness.NewTap(false)
+				client.Stuck = true
 				opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Second}
 				f := flush.New(client, nil, opts)
 				if _, err := f.Write(make([]byte, 60_000)); err != nil {
@@ -40,17 +41,17 @@ func TestBudgetFailedResponseGivesBack(t *testing.T) {
 				if got, want := budget.Stats(), (flush.BudgetStats{Held: 4 << 10, Members: 1}); got != want || !errors.Is(f.Err(), tc.want) {
 					t.Errorf("%+v, %v; want %+v, %v", got, f.Err(), want, tc.want)
 				}
-				other := flush.New(newTap(false), nil, opts)
-				if got := <-writes(other, 15*blockBytes); got.err != nil || got.after != 0 {
+				other := flush.New(harness.NewTap(false), nil, opts)
+				if got := <-harness.WriteBehind(other, 15*harness.BlockBytes); got.Err != nil || got.After != 0 {
 					t.Errorf("a Write for which there is room again: %+v", got)
 				}
 				other.Abort(nil)
-				close(client.opened)
+				close(client.Opened)
 				f.Close()
 				if s := f.Stats(); s.Bytes+s.Lost != 60_000 {
 					t.Errorf("%d bytes handed over and %d lost of 60000", s.Bytes, s.Lost)
 				}
-				expectNothingHeld(t, budget)
+				harness.ExpectNothingHeld(t, budget)
 			})
 		})
 	}
@@ -59,15 +60,15 @@ func TestBudgetFailedResponseGivesBack(t *testing.T) {
 // Without a budget the memory of a failed response comes back as soon.
 func TestFailedResponseDropsWhatIsBehindTheCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		client := newTap(false)
-		client.stuck = true
+		client := harness.NewTap(false)
+		client.Stuck = true
 		f := flush.New(client, nil, &flush.Options{Flush: flush.Async, SendTimeout: time.Second})
 		f.Write(make([]byte, 60_000))
 		time.Sleep(2 * time.Second)
-		if n := f.Buffered(); n > blockBytes {
+		if n := f.Buffered(); n > harness.BlockBytes {
 			t.Errorf("%d bytes are held", n)
 		}
-		close(client.opened)
+		close(client.Opened)
 		if err := f.Close(); !errors.Is(err, flush.ErrTimeout) {
 			t.Error(err)
 		}
@@ -83,25 +84,25 @@ func TestBudgetCandidateThatBlockedWithNothingHeld(t *testing.T) {
 	for _, timeout := range []time.Duration{-1, time.Hour} {
 		synctest.Test(t, func(t *testing.T) {
 			budget := flush.NewBudget(16<<10, 16<<10)
-			f := flush.New(newTap(false), nil, &flush.Options{Budget: budget, SendTimeout: timeout})
-			large := writes(f, 100_000) // on the caller's goroutine, in the caller's slice
+			f := flush.New(harness.NewTap(false), nil, &flush.Options{Budget: budget, SendTimeout: timeout})
+			large := harness.WriteBehind(f, 100_000) // on the caller's goroutine, in the caller's slice
 			time.Sleep(time.Hour / 2)
 			if got := budget.Stats(); got != (flush.BudgetStats{}) {
 				t.Errorf("%+v", got)
 			}
-			f.Write(make([]byte, 3*blockBytes))
-			holder := hold(budget, 1)
-			other := flush.New(newTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
-			if got := <-writes(other, 5); got.err != nil || got.after > 110*time.Millisecond {
+			f.Write(make([]byte, 3*harness.BlockBytes))
+			holder := harness.HoldBudget(budget, 1)
+			other := flush.New(harness.NewTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
+			if got := <-harness.WriteBehind(other, 5); got.Err != nil || got.After > 110*time.Millisecond {
 				t.Errorf("Write: %+v", got)
 			}
-			if got := <-large; !errors.Is(got.err, flush.ErrOverBudget) {
-				t.Errorf("the large Write: %v", got.err)
+			if got := <-large; !errors.Is(got.Err, flush.ErrOverBudget) {
+				t.Errorf("the large Write: %v", got.Err)
 			}
 			f.Close()
 			other.Close()
 			holder.Close()
-			expectNothingHeld(t, budget)
+			harness.ExpectNothingHeld(t, budget)
 		})
 	}
 }
@@ -110,28 +111,28 @@ func TestBudgetCandidateThatBlockedWithNothingHeld(t *testing.T) {
 func TestBudgetNoCandidateWithNothingHeld(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(4<<10, 4<<10)
-		client := newTap(true)
+		client := harness.NewTap(true)
 		f := flush.New(client, nil, &flush.Options{Budget: budget, SendTimeout: -1})
 		f.WriteString("held once")
-		f.FlushWait(noContext)
-		client.pace = time.Hour
-		large := writes(f, 10_000)
+		f.FlushWait(harness.NoContext)
+		client.Pace = time.Hour
+		large := harness.WriteBehind(f, 10_000)
 		time.Sleep(time.Second)
-		holder := hold(budget, 1)
-		other := flush.New(newTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
-		done := writes(other, 5)
+		holder := harness.HoldBudget(budget, 1)
+		other := flush.New(harness.NewTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
+		done := harness.WriteBehind(other, 5)
 		time.Sleep(time.Minute)
-		expectWaiting(t, budget, 1)
+		harness.ExpectWaiting(t, budget, 1)
 		holder.Close()
-		if got := <-done; got.err != nil {
-			t.Error(got.err)
+		if got := <-done; got.Err != nil {
+			t.Error(got.Err)
 		}
-		if got := <-large; got.err != nil {
-			t.Error(got.err)
+		if got := <-large; got.Err != nil {
+			t.Error(got.Err)
 		}
 		f.Close()
 		other.Close()
-		expectNothingHeld(t, budget)
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
@@ -140,20 +141,20 @@ func TestBudgetNoCandidateWithNothingHeld(t *testing.T) {
 func TestBudgetCandidateThatIsClosing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(16<<10, 16<<10)
-		f := flush.New(newTap(false), nil, &flush.Options{Budget: budget, BufferSize: 1 << 20, SendTimeout: time.Hour})
-		f.Write(make([]byte, 4*blockBytes))
+		f := flush.New(harness.NewTap(false), nil, &flush.Options{Budget: budget, BufferSize: 1 << 20, SendTimeout: time.Hour})
+		f.Write(make([]byte, 4*harness.BlockBytes))
 		closed := make(chan error, 1)
 		go func() { closed <- f.Close() }()
 		synctest.Wait()
-		other := flush.New(newTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
-		if got := <-writes(other, 5); got.err != nil || got.after > 110*time.Millisecond {
+		other := flush.New(harness.NewTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
+		if got := <-harness.WriteBehind(other, 5); got.Err != nil || got.After > 110*time.Millisecond {
 			t.Errorf("Write: %+v", got)
 		}
 		if err := <-closed; !errors.Is(err, flush.ErrOverBudget) {
 			t.Errorf("Close: %v", err)
 		}
 		other.Close()
-		expectNothingHeld(t, budget)
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
@@ -202,7 +203,7 @@ func TestBudgetAbortsTheWorst(t *testing.T) {
 				const hard = 16 << 12
 				budget := flush.NewBudget(hard, hard)
 				opts := &flush.Options{Budget: budget, Flush: flush.Async, MaxPending: 1 << 20, SendTimeout: time.Hour}
-				taps := make([]*tap, len(tc.clients))
+				taps := make([]*harness.Tap, len(tc.clients))
 				all := make([]*flush.Flusher, len(tc.clients))
 				var feeding sync.WaitGroup
 				stop := make(chan struct{})
@@ -212,23 +213,23 @@ func TestBudgetAbortsTheWorst(t *testing.T) {
 					oldest = max(oldest, c.age)
 				}
 				for i, c := range tc.clients {
-					taps[i] = newTap(c.pace > 0)
-					taps[i].pace, taps[i].stuck = c.pace, c.stuck
+					taps[i] = harness.NewTap(c.pace > 0)
+					taps[i].Pace, taps[i].Stuck = c.pace, c.stuck
 					all[i] = flush.New(taps[i], nil, opts)
 					if c.idle {
-						all[i] = hold(budget, c.blocks)
+						all[i] = harness.HoldBudget(budget, c.blocks)
 						continue
 					}
 					feeding.Go(func() {
 						time.Sleep(oldest - c.age)
-						_, err := all[i].Write(make([]byte, c.blocks*blockBytes))
+						_, err := all[i].Write(make([]byte, c.blocks*harness.BlockBytes))
 						all[i].FlushAsync()
 						for c.pace > 0 && err == nil {
 							select {
 							case <-stop:
 								return
 							default:
-								_, err = all[i].Write(make([]byte, blockBytes))
+								_, err = all[i].Write(make([]byte, harness.BlockBytes))
 							}
 						}
 					})
@@ -239,17 +240,17 @@ func TestBudgetAbortsTheWorst(t *testing.T) {
 					t.Fatalf("%d of %d bytes are held", held, hard)
 				}
 				var others []*flush.Flusher
-				var done []<-chan result
+				var done []<-chan harness.WriteResult
 				for range tc.wants {
-					f := flush.New(newTap(false), nil, opts)
-					others, done = append(others, f), append(done, writes(f, 5))
+					f := flush.New(harness.NewTap(false), nil, opts)
+					others, done = append(others, f), append(done, harness.WriteBehind(f, 5))
 				}
 				time.Sleep(90 * time.Millisecond)
 				synctest.Wait()
 				for _, d := range done {
 					select {
 					case got := <-d:
-						if got.err != nil || tc.waits {
+						if got.Err != nil || tc.waits {
 							t.Errorf("Write: %+v", got)
 						}
 					default:
@@ -276,12 +277,12 @@ func TestBudgetAbortsTheWorst(t *testing.T) {
 				}
 				for i, f := range all {
 					if tc.clients[i].pace == 0 {
-						close(taps[i].opened)
+						close(taps[i].Opened)
 					}
 					f.Abort(nil)
 				}
 				feeding.Wait()
-				expectNothingHeld(t, budget)
+				harness.ExpectNothingHeld(t, budget)
 			})
 		})
 	}
@@ -292,14 +293,14 @@ func TestBudgetCandidateThatGrew(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(48<<10, 48<<10)
 		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Hour}
-		older, younger := flush.New(newTap(false), nil, opts), flush.New(newTap(false), nil, opts)
-		older.Write(make([]byte, 3*blockBytes))
+		older, younger := flush.New(harness.NewTap(false), nil, opts), flush.New(harness.NewTap(false), nil, opts)
+		older.Write(make([]byte, 3*harness.BlockBytes))
 		time.Sleep(time.Second / 4)
-		younger.Write(make([]byte, 2*blockBytes))
+		younger.Write(make([]byte, 2*harness.BlockBytes))
 		time.Sleep(time.Second)
-		younger.Write(make([]byte, 7*blockBytes))
-		other := flush.New(newTap(true), nil, opts)
-		if got := <-writes(other, 5); got.err != nil || got.after != 0 {
+		younger.Write(make([]byte, 7*harness.BlockBytes))
+		other := flush.New(harness.NewTap(true), nil, opts)
+		if got := <-harness.WriteBehind(other, 5); got.Err != nil || got.After != 0 {
 			t.Errorf("Write: %+v", got)
 		}
 		if older.Err() != nil || !errors.Is(younger.Err(), flush.ErrOverBudget) {
@@ -308,7 +309,7 @@ func TestBudgetCandidateThatGrew(t *testing.T) {
 		other.Close()
 		older.Abort(nil)
 		younger.Abort(nil)
-		expectNothingHeld(t, budget)
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
@@ -318,31 +319,31 @@ func TestBudgetNoCandidateAfterTheCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(8<<10, 8<<10)
 		opts := &flush.Options{Budget: budget, SendTimeout: -1}
-		client := newTap(true)
-		client.pace = time.Second
+		client := harness.NewTap(true)
+		client.Pace = time.Second
 		f := flush.New(client, nil, opts)
 		f.WriteString("x")
-		if err := f.FlushWait(noContext); err != nil {
+		if err := f.FlushWait(harness.NoContext); err != nil {
 			t.Fatal(err)
 		}
 		f.WriteString("held")
-		holder := hold(budget, 1)
-		other := flush.New(newTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
-		done := writes(other, 5)
+		holder := harness.HoldBudget(budget, 1)
+		other := flush.New(harness.NewTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
+		done := harness.WriteBehind(other, 5)
 		time.Sleep(time.Minute)
-		expectWaiting(t, budget, 1)
+		harness.ExpectWaiting(t, budget, 1)
 		if err := f.Err(); err != nil {
 			t.Error(err)
 		}
 		holder.Close()
-		if got := <-done; got.err != nil {
-			t.Error(got.err)
+		if got := <-done; got.Err != nil {
+			t.Error(got.Err)
 		}
 		other.Close()
 		if err := f.Close(); err != nil {
 			t.Error(err)
 		}
-		expectNothingHeld(t, budget)
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
@@ -360,26 +361,26 @@ func TestBudgetAcknowledgedBytesAreProgress(t *testing.T) {
 				}
 				return 1
 			}
-			r := httptest.NewRequestWithContext(flush.WithAcked(t.Context(), acked), "GET", "/", nil)
-			client := newTap(false)
+			r := httptest.NewRequestWithContext(harness.WithAcked(t.Context(), acked), "GET", "/", nil)
+			client := harness.NewTap(false)
 			f := flush.New(client, r, opts)
-			f.Write(make([]byte, 4*blockBytes))
+			f.Write(make([]byte, 4*harness.BlockBytes))
 			time.Sleep(10 * time.Second)
-			other := flush.New(newTap(true), nil, opts)
-			done := writes(other, 5)
+			other := flush.New(harness.NewTap(true), nil, opts)
+			done := harness.WriteBehind(other, 5)
 			time.Sleep(10 * time.Second)
 			synctest.Wait()
 			if err := f.Err(); moves != (err == nil) || !moves && !errors.Is(err, flush.ErrOverBudget) {
 				t.Errorf("moves: %v; failure: %v", moves, err)
 			}
-			close(client.opened)
-			if got := <-done; got.err != nil {
-				t.Error(got.err)
+			close(client.Opened)
+			if got := <-done; got.Err != nil {
+				t.Error(got.Err)
 			}
 			f.Close()
 			other.Close()
 			time.Sleep(time.Second) // who asks the kernel goes away
-			expectNothingHeld(t, budget)
+			harness.ExpectNothingHeld(t, budget)
 		})
 	}
 }
@@ -390,10 +391,10 @@ func TestBudgetAbortsNobodyWhoKeepsUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(0, 16<<10)
 		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: 200 * time.Millisecond}
-		slow := newTap(true)
-		slow.pace = 90 * time.Millisecond
+		slow := harness.NewTap(true)
+		slow.Pace = 90 * time.Millisecond
 		f := flush.New(slow, nil, opts)
-		holder := hold(budget, 1)
+		holder := harness.HoldBudget(budget, 1)
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			for range 1000 {
@@ -407,11 +408,11 @@ func TestBudgetAbortsNobodyWhoKeepsUp(t *testing.T) {
 			}
 		})
 		wg.Wait()
-		if s := budget.Stats(); s.Aborted != 0 || slow.got() != 1_000_000 {
-			t.Errorf("%+v, %d bytes came", s, slow.got())
+		if s := budget.Stats(); s.Aborted != 0 || slow.Got() != 1_000_000 {
+			t.Errorf("%+v, %d bytes came", s, slow.Got())
 		}
 		holder.Close()
-		expectNothingHeld(t, budget)
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
@@ -421,27 +422,27 @@ func TestBudgetDoesNotWaitForSetWriteDeadline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(16<<10, 16<<10)
 		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Hour}
-		client := slowDeadline{newTap(false)}
+		client := slowDeadline{harness.NewTap(false)}
 		f := flush.New(client, nil, opts)
-		f.Write(make([]byte, 4*blockBytes))
+		f.Write(make([]byte, 4*harness.BlockBytes))
 		time.Sleep(time.Second)
-		other := flush.New(newTap(true), nil, opts)
-		if got := <-writes(other, 5); got.err != nil || got.after != 0 {
+		other := flush.New(harness.NewTap(true), nil, opts)
+		if got := <-harness.WriteBehind(other, 5); got.Err != nil || got.After != 0 {
 			t.Errorf("Write: %+v", got)
 		}
 		other.Close()
 		if err := f.Close(); !errors.Is(err, flush.ErrOverBudget) {
 			t.Error(err)
 		}
-		expectNothingHeld(t, budget)
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
-type slowDeadline struct{ *tap }
+type slowDeadline struct{ *harness.Tap }
 
 func (s slowDeadline) SetWriteDeadline(at time.Time) error {
 	time.Sleep(time.Minute)
-	return s.tap.SetWriteDeadline(at)
+	return s.Tap.SetWriteDeadline(at)
 }
 
 var _ http.ResponseWriter = slowDeadline{}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Many clients that do not read, and some that do, share one budget: what is
@@ -21,9 +22,9 @@ func TestBudgetBoundsStalledClients(t *testing.T) {
 		opts := &flush.Options{Flush: flush.Async, Budget: budget, SendTimeout: time.Hour}
 		event := make([]byte, 1000)
 		reads := func(i int) bool { return i%((stalled+reading)/reading) == 0 }
-		clients := make([]*tap, stalled+reading) // the test's own memory
+		clients := make([]*harness.Tap, stalled+reading) // the test's own memory
 		for i := range clients {
-			clients[i] = newTap(reads(i))
+			clients[i] = harness.NewTap(reads(i))
 		}
 
 		runtime.GC()
@@ -117,7 +118,7 @@ func TestBudgetShrinksSendTimeout(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				// 8 blocks of 4 KiB of 16 are held.
 				opts := &flush.Options{Budget: flush.NewBudget(tc.soft, 64<<10), SendTimeout: 16 * time.Second}
-				f := flush.New(newTap(false), nil, opts)
+				f := flush.New(harness.NewTap(false), nil, opts)
 				begin := time.Now()
 				f.FlushAsync()
 				for range 8 {
@@ -139,10 +140,10 @@ func TestBudgetWaitsForThoseWhoKeepUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(8<<10, 8<<10)
 		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1}
-		first := newTap(false)
+		first := harness.NewTap(false)
 		a := flush.New(first, nil, opts)
 		a.Write(make([]byte, 8000))
-		b := flush.New(newTap(true), nil, opts)
+		b := flush.New(harness.NewTap(true), nil, opts)
 		done := make(chan error, 1)
 		go func() {
 			_, err := b.Write(make([]byte, 100))
@@ -155,7 +156,7 @@ func TestBudgetWaitsForThoseWhoKeepUp(t *testing.T) {
 			t.Fatalf("Write returned %v over the budget", err)
 		default:
 		}
-		close(first.opened)
+		close(first.Opened)
 		if err := <-done; err != nil {
 			t.Errorf("Write: %v", err)
 		}

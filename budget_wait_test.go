@@ -13,15 +13,8 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
-
-// noDeadlines hides what a tap can besides writing and flushing.
-type noDeadlines struct{ t *tap }
-
-func (w noDeadlines) Header() http.Header         { return w.t.Header() }
-func (w noDeadlines) WriteHeader(int)             {}
-func (w noDeadlines) FlushError() error           { return nil }
-func (w noDeadlines) Write(p []byte) (int, error) { return w.t.Write(p) }
 
 // A Write that waits for the budget goes on when memory comes back, and ends
 // with everything that ends its response: at once, or when its time is over.
@@ -32,7 +25,7 @@ func TestBudgetWaitEnds(t *testing.T) {
 		f, holder *flush.Flusher
 		leave     context.CancelFunc
 	}
-	back := func(t *testing.T, s scene) { s.holder.FlushWait(noContext) }
+	back := func(t *testing.T, s scene) { s.holder.FlushWait(harness.NoContext) }
 	for _, tc := range []struct {
 		name  string
 		bare  bool // the server has no deadlines
@@ -66,7 +59,7 @@ func TestBudgetWaitEnds(t *testing.T) {
 		{
 			name: "Hijack, and memory comes back at the same time",
 			end: func(t *testing.T, s scene) {
-				go s.holder.FlushWait(noContext)
+				go s.holder.FlushWait(harness.NoContext)
 				s.f.Hijack()
 			},
 			want: http.ErrHijacked,
@@ -96,16 +89,16 @@ func TestBudgetWaitEnds(t *testing.T) {
 				if opts.SendTimeout == 0 {
 					opts.SendTimeout = -1
 				}
-				holder := hold(budget, 2)
-				var w http.ResponseWriter = newTap(true)
+				holder := harness.HoldBudget(budget, 2)
+				var w http.ResponseWriter = harness.NewTap(true)
 				if tc.bare {
-					w = noDeadlines{newTap(true)}
+					w = harness.NoDeadlines{T: harness.NewTap(true)}
 				}
 				ctx, leave := context.WithCancel(t.Context())
 				defer leave()
 				f := flush.New(w, httptest.NewRequestWithContext(ctx, "GET", "/", nil), &opts)
-				done := writes(f, 5)
-				expectWaiting(t, budget, 1)
+				done := harness.WriteBehind(f, 5)
+				harness.ExpectWaiting(t, budget, 1)
 				if f.Available() != 0 {
 					t.Errorf("Available says %d while a Write waits", f.Available())
 				}
@@ -114,16 +107,16 @@ func TestBudgetWaitEnds(t *testing.T) {
 					tc.end(t, scene{f, holder, leave})
 				}
 				got := <-done
-				if got.n == 5 && tc.want == http.ErrHijacked && strings.Contains(tc.name, "same time") {
+				if got.N == 5 && tc.want == http.ErrHijacked && strings.Contains(tc.name, "same time") {
 					// Which came first is open: either way nothing stays counted.
-				} else if got.n != tc.n || !errors.Is(got.err, tc.want) || got.after != tc.after {
-					t.Errorf("Write returned %d, %v after %v; want %d, %v after %v", got.n, got.err, got.after, tc.n, tc.want, tc.after)
+				} else if got.N != tc.n || !errors.Is(got.Err, tc.want) || got.After != tc.after {
+					t.Errorf("Write returned %d, %v after %v; want %d, %v after %v", got.N, got.Err, got.After, tc.n, tc.want, tc.after)
 				}
 				if err := f.Close(); (err != nil) != (tc.close != nil) && tc.want != http.ErrHijacked {
 					t.Errorf("Close: %v, want %v", err, tc.close)
 				}
 				holder.Close()
-				expectNothingHeld(t, budget)
+				harness.ExpectNothingHeld(t, budget)
 			})
 		})
 	}
@@ -134,44 +127,44 @@ func TestBudgetWaitEnds(t *testing.T) {
 func TestBudgetWaitThatTimedOutDoesNotStickWithoutDeadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(4<<10, 4<<10)
-		holder := hold(budget, 1)
-		client := newTap(true)
-		f := flush.New(noDeadlines{client}, nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Second})
-		if got := <-writes(f, 5); !errors.Is(got.err, flush.ErrTimeout) {
-			t.Fatalf("Write: %v", got.err)
+		holder := harness.HoldBudget(budget, 1)
+		client := harness.NewTap(true)
+		f := flush.New(harness.NoDeadlines{T: client}, nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Second})
+		if got := <-harness.WriteBehind(f, 5); !errors.Is(got.Err, flush.ErrTimeout) {
+			t.Fatalf("Write: %v", got.Err)
 		}
 		holder.Close()
 		if _, err := f.WriteString("again"); err != nil {
 			t.Error(err)
 		}
-		if err := f.Close(); err != nil || client.got() != 5 {
-			t.Errorf("Close: %v; %d bytes came", err, client.got())
+		if err := f.Close(); err != nil || client.Got() != 5 {
+			t.Errorf("Close: %v; %d bytes came", err, client.Got())
 		}
-		expectNothingHeld(t, budget)
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
 // A response that was given no memory for SendTimeout is cut: the client must
 // not take it for whole.
 func TestBudgetWaitThatTimedOutCutsTheResponse(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		budget := flush.NewBudget(4<<10, 4<<10)
 		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Second}
 		var holder *flush.Flusher
-		srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, "first")
 			f, _ := flush.From(w)
-			f.FlushWait(noContext)
-			holder = hold(budget, 1)
+			f.FlushWait(harness.NoContext)
+			holder = harness.HoldBudget(budget, 1)
 			io.WriteString(w, "second") // and looks at nothing
 		}), opts), 0)
-		s := open(t, srv, "GET", "/", nil)
-		body, _, end := s.rest()
-		if body != "first" || end == complete {
+		s := harness.Open(t, srv, "GET", "/", nil)
+		body, _, end := s.Rest()
+		if body != "first" || end == harness.Complete {
 			t.Errorf("%q, %v", body, end)
 		}
 		holder.Close()
-		expectNothingHeld(t, budget)
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
@@ -182,25 +175,25 @@ func TestBudgetHandsMemoryOverInOrder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(16<<10, 16<<10)
 		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1}
-		stuck := newTap(false)
-		stuck.stuck = true
+		stuck := harness.NewTap(false)
+		stuck.Stuck = true
 		rich := flush.New(stuck, nil, opts)
-		rich.Write(make([]byte, blockBytes))
-		holders := []*flush.Flusher{hold(budget, 1), hold(budget, 1), hold(budget, 1)}
+		rich.Write(make([]byte, harness.BlockBytes))
+		holders := []*flush.Flusher{harness.HoldBudget(budget, 1), harness.HoldBudget(budget, 1), harness.HoldBudget(budget, 1)}
 		late := func(w http.ResponseWriter) *flush.Flusher { return flush.New(w, nil, opts) }
-		more := writes(rich, 5)
-		first, second := late(newTap(false)), late(newTap(false))
-		one, two := writes(first, 5), writes(second, 5)
-		expectWaiting(t, budget, 3)
+		more := harness.WriteBehind(rich, 5)
+		first, second := late(harness.NewTap(false)), late(harness.NewTap(false))
+		one, two := harness.WriteBehind(first, 5), harness.WriteBehind(second, 5)
+		harness.ExpectWaiting(t, budget, 3)
 
 		begin := time.Now()
-		for i, done := range []<-chan result{one, two, more} {
+		for i, done := range []<-chan harness.WriteResult{one, two, more} {
 			holders[i].Close()
-			expectWaiting(t, budget, 2-i)
+			harness.ExpectWaiting(t, budget, 2-i)
 			select {
 			case got := <-done:
-				if got.n != 5 || got.err != nil {
-					t.Errorf("Write %d: %d, %v", i, got.n, got.err)
+				if got.N != 5 || got.Err != nil {
+					t.Errorf("Write %d: %d, %v", i, got.N, got.Err)
 				}
 			default:
 				t.Errorf("memory was not handed to Write %d", i)
@@ -209,11 +202,11 @@ func TestBudgetHandsMemoryOverInOrder(t *testing.T) {
 		if d := time.Since(begin); d != 0 {
 			t.Errorf("it took %v", d)
 		}
-		close(stuck.opened)
+		close(stuck.Opened)
 		first.Abort(nil)
 		second.Abort(nil)
 		rich.Close()
-		expectNothingHeld(t, budget)
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
@@ -223,27 +216,27 @@ func TestBudgetLineThatMoves(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(12<<10, 12<<10)
 		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Second}
-		holders := []*flush.Flusher{hold(budget, 1), hold(budget, 1), hold(budget, 1)}
+		holders := []*flush.Flusher{harness.HoldBudget(budget, 1), harness.HoldBudget(budget, 1), harness.HoldBudget(budget, 1)}
 		var waiters []*flush.Flusher
-		var done []<-chan result
+		var done []<-chan harness.WriteResult
 		for range 4 {
-			f := flush.New(newTap(true), nil, opts)
-			waiters, done = append(waiters, f), append(done, writes(f, 5))
+			f := flush.New(harness.NewTap(true), nil, opts)
+			waiters, done = append(waiters, f), append(done, harness.WriteBehind(f, 5))
 		}
 		for i, h := range holders {
 			time.Sleep(600 * time.Millisecond)
 			h.Close()
-			if got, want := <-done[i], time.Duration(i+1)*600*time.Millisecond; got.err != nil || got.after != want {
+			if got, want := <-done[i], time.Duration(i+1)*600*time.Millisecond; got.Err != nil || got.After != want {
 				t.Errorf("Write %d: %+v, want after %v", i, got, want)
 			}
 		}
-		if got, want := <-done[3], 2800*time.Millisecond; !errors.Is(got.err, flush.ErrTimeout) || got.after != want {
+		if got, want := <-done[3], 2800*time.Millisecond; !errors.Is(got.Err, flush.ErrTimeout) || got.After != want {
 			t.Errorf("the last Write: %+v, want ErrTimeout after %v", got, want)
 		}
 		for _, f := range waiters {
 			f.Close()
 		}
-		expectNothingHeld(t, budget)
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
@@ -251,17 +244,17 @@ func TestBudgetLineThatMoves(t *testing.T) {
 func TestBudgetEndsHTTP10Buffering(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(4<<10, 4<<10)
-		srv := serveMemory(t, http10, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			w.Write(make([]byte, blockBytes))
+		srv := harness.ServeMemory(t, harness.HTTP10, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Write(make([]byte, harness.BlockBytes))
 			io.WriteString(w, "more")
 			if err := flush.Flush(w, true); err != nil {
 				t.Error(err)
 			}
 		}), &flush.Options{Budget: budget, Flush: flush.Async, HTTP10Buffer: 1 << 20}), 0)
-		if body, _, _ := open(t, srv, "GET", "/", nil).rest(); len(body) != blockBytes+4 {
+		if body, _, _ := harness.Open(t, srv, "GET", "/", nil).Rest(); len(body) != harness.BlockBytes+4 {
 			t.Errorf("%d bytes", len(body))
 		}
-		expectNothingHeld(t, budget)
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
@@ -271,28 +264,28 @@ func TestBudgetWaiterWhoseOwnBytesWentDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(8<<10, 8<<10)
 		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1}
-		client := newTap(false)
+		client := harness.NewTap(false)
 		a := flush.New(client, nil, opts)
 		a.Write(make([]byte, 10)) // one block, which moves on with the next
-		holder := hold(budget, 1)
-		done := writes(a, 3*blockBytes)
-		expectWaiting(t, budget, 1)
-		close(client.opened)
-		if got := <-done; got.n != 3*blockBytes || got.err != nil || got.after != 0 {
+		holder := harness.HoldBudget(budget, 1)
+		done := harness.WriteBehind(a, 3*harness.BlockBytes)
+		harness.ExpectWaiting(t, budget, 1)
+		close(client.Opened)
+		if got := <-done; got.N != 3*harness.BlockBytes || got.Err != nil || got.After != 0 {
 			t.Errorf("Write: %+v", got)
 		}
 		a.Close()
 		holder.Close()
-		expectNothingHeld(t, budget)
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
 // A synchronous Write needs no memory: it goes to the client instead.
 func TestBudgetSynchronousWriteDoesNotWait(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		budget := flush.NewBudget(4<<10, 4<<10)
-		holder := hold(budget, 1)
-		srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		holder := harness.HoldBudget(budget, 1)
+		srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 			for range 10 {
 				if _, err := w.Write(make([]byte, 700)); err != nil {
 					t.Error(err)
@@ -302,11 +295,11 @@ func TestBudgetSynchronousWriteDoesNotWait(t *testing.T) {
 				t.Errorf("%d bytes are held", held)
 			}
 		}), &flush.Options{Budget: budget}), 0)
-		if body, _, end := open(t, srv, "GET", "/", nil).rest(); len(body) != 7000 || end != complete && p != http10 {
+		if body, _, end := harness.Open(t, srv, "GET", "/", nil).Rest(); len(body) != 7000 || end != harness.Complete && p != harness.HTTP10 {
 			t.Errorf("%d bytes, %v", len(body), end)
 		}
 		holder.Close()
-		expectNothingHeld(t, budget)
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
@@ -315,8 +308,8 @@ func TestBudgetSynchronousWriteDoesNotWait(t *testing.T) {
 func TestBudgetLeavesTheRequestBodyAlone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(4<<10, 4<<10)
-		holder := hold(budget, 1)
-		srv := serveMemory(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		holder := harness.HoldBudget(budget, 1)
+		srv := harness.ServeMemory(t, harness.HTTP1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "got ")
 			body, err := io.ReadAll(r.Body)
 			if err != nil {
@@ -324,35 +317,35 @@ func TestBudgetLeavesTheRequestBodyAlone(t *testing.T) {
 			}
 			w.Write(body)
 		}), &flush.Options{Budget: budget}), 0)
-		s := open(t, srv, "POST", "/", strings.NewReader("upload"))
-		s.expectEnd("got upload")
+		s := harness.Open(t, srv, "POST", "/", strings.NewReader("upload"))
+		s.ExpectEnd("got upload")
 		holder.Close()
-		expectNothingHeld(t, budget)
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
 // HTTP/1.0 buffering, an unread body and one large Write: what the response
 // holds itself goes down when the budget is used up.
 func TestBudgetOwnMemoryGoesDownFirst(t *testing.T) {
-	for _, p := range []proto{http10, http1} {
+	for _, p := range []harness.Proto{harness.HTTP10, harness.HTTP1} {
 		for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
 			t.Run(p.String()+" "+mode.String(), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
 					budget := flush.NewBudget(0, 16<<10)
 					opts := &flush.Options{Budget: budget, Flush: mode, HTTP10Buffer: 1 << 20, SendTimeout: time.Hour}
-					srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 						if n, err := w.Write(make([]byte, 100_000)); n != 100_000 || err != nil {
 							t.Errorf("Write: %d, %v", n, err)
 						}
 					}), opts), 0)
 					begin := time.Now()
-					if body, _, _ := open(t, srv, "POST", "/", strings.NewReader("a body that nobody reads")).rest(); len(body) != 100_000 {
+					if body, _, _ := harness.Open(t, srv, "POST", "/", strings.NewReader("a body that nobody reads")).Rest(); len(body) != 100_000 {
 						t.Errorf("%d bytes", len(body))
 					}
 					if d := time.Since(begin); d >= time.Minute {
 						t.Errorf("it took %v", d)
 					}
-					expectNothingHeld(t, budget)
+					harness.ExpectNothingHeld(t, budget)
 				})
 			})
 		}
@@ -366,52 +359,52 @@ func TestBudgetAvailable(t *testing.T) {
 		budget := flush.NewBudget(8<<10, 8<<10)
 		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1}
 		// Two stalled uploads that hold one byte each.
-		park := newPark(t)
-		srv := serveMemory(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		park := harness.NewPark(t)
+		srv := harness.ServeMemory(t, harness.HTTP1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "x")
 			f, _ := flush.From(w)
-			if left := int(8<<10-budget.Stats().Held) / 4096; f.Available() != blockBytes-1+left*blockBytes {
+			if left := int(8<<10-budget.Stats().Held) / 4096; f.Available() != harness.BlockBytes-1+left*harness.BlockBytes {
 				t.Errorf("Available says %d, with one byte and %d blocks left", f.Available(), left)
 			}
-			park.here()
+			park.Here()
 			io.Copy(io.Discard, r.Body)
 		}), opts), 0)
-		var uploads []*stream
+		var uploads []*harness.Stream
 		var bodies []*io.PipeWriter
 		for range 2 {
 			r, w := io.Pipe()
-			uploads, bodies = append(uploads, open(t, srv, "POST", "/", r)), append(bodies, w)
-			park.wait()
-			park.resume()
+			uploads, bodies = append(uploads, harness.Open(t, srv, "POST", "/", r)), append(bodies, w)
+			park.Wait()
+			park.Resume()
 		}
 		if held := budget.Stats().Held; held != 8<<10 {
 			t.Fatalf("%d bytes are held", held)
 		}
-		f := flush.New(newTap(true), nil, opts)
+		f := flush.New(harness.NewTap(true), nil, opts)
 		if n := f.Available(); n != 0 {
 			t.Errorf("Available says %d", n)
 		}
-		done := writes(f, 100)
-		expectWaiting(t, budget, 1)
-		if n := flush.New(newTap(true), nil, opts).Available(); n != 0 {
+		done := harness.WriteBehind(f, 100)
+		harness.ExpectWaiting(t, budget, 1)
+		if n := flush.New(harness.NewTap(true), nil, opts).Available(); n != 0 {
 			t.Errorf("Available says %d while another waits", n)
 		}
 		bodies[0].Close()
-		if got := <-done; got.err != nil {
-			t.Error(got.err)
+		if got := <-done; got.Err != nil {
+			t.Error(got.Err)
 		}
-		uploads[0].expectEnd("x")
-		f.FlushWait(noContext)
-		if n := f.Available(); n != blockBytes {
+		uploads[0].ExpectEnd("x")
+		f.FlushWait(harness.NoContext)
+		if n := f.Available(); n != harness.BlockBytes {
 			t.Errorf("Available says %d with one block left", n)
 		}
-		if got := <-writes(f, f.Available()); got.err != nil || got.after != 0 {
+		if got := <-harness.WriteBehind(f, f.Available()); got.Err != nil || got.After != 0 {
 			t.Errorf("a Write of what is available: %+v", got)
 		}
 		f.Close()
 		bodies[1].Close()
-		uploads[1].expectEnd("x")
-		expectNothingHeld(t, budget)
+		uploads[1].ExpectEnd("x")
+		harness.ExpectNothingHeld(t, budget)
 	})
 }
 
@@ -424,10 +417,10 @@ func TestBudgetOfOneBlock(t *testing.T) {
 		"zero":              func() *flush.Budget { return new(flush.Budget) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 				budget := budget()
 				opts := &flush.Options{Budget: budget, Flush: flush.Async, HTTP10Buffer: 10_000}
-				srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					for range 30 {
 						if n, err := w.Write(make([]byte, 1000)); n != 1000 || err != nil {
 							t.Errorf("Write: %d, %v", n, err)
@@ -439,12 +432,12 @@ func TestBudgetOfOneBlock(t *testing.T) {
 					}
 				}), opts), 0)
 				for _, method := range []string{"GET", "HEAD", "POST"} {
-					body, _, _ := open(t, srv, method, "/", strings.NewReader("x")).rest()
+					body, _, _ := harness.Open(t, srv, method, "/", strings.NewReader("x")).Rest()
 					if len(body) != 30_000 && method != "HEAD" {
 						t.Errorf("%s: %d bytes", method, len(body))
 					}
 				}
-				expectNothingHeld(t, budget)
+				harness.ExpectNothingHeld(t, budget)
 			})
 		})
 	}
@@ -461,31 +454,31 @@ func TestBudgetBesideMaxPending(t *testing.T) {
 	}{
 		{"MaxPending is less", 10_000, 1 << 20, 10_000, 10_000},
 		{"MaxPending is less than a block", 5000, 1 << 20, 5000, 5000},
-		{"the budget is less", 1 << 20, 8 << 10, 2 * blockBytes, 2 * blockBytes},
+		{"the budget is less", 1 << 20, 8 << 10, 2 * harness.BlockBytes, 2 * harness.BlockBytes},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				budget := flush.NewBudget(tc.hard, tc.hard)
-				client := newTap(false)
+				client := harness.NewTap(false)
 				f := flush.New(client, nil, &flush.Options{Budget: budget, Flush: flush.Async, MaxPending: tc.pending, SendTimeout: -1})
 				if n := f.Available(); n != tc.inside {
 					t.Errorf("Available says %d, want %d", n, tc.inside)
 				}
-				done := writes(f, 30_000)
+				done := harness.WriteBehind(f, 30_000)
 				if got := f.Buffered(); got != tc.mostHeld {
 					t.Errorf("%d bytes are held, want %d", got, tc.mostHeld)
 				}
-				close(client.opened)
-				if got := <-done; got.n != 30_000 || got.err != nil {
+				close(client.Opened)
+				if got := <-done; got.N != 30_000 || got.Err != nil {
 					t.Errorf("Write: %+v", got)
 				}
-				if err := f.Close(); err != nil || client.got() != 30_000 {
-					t.Errorf("Close: %v; %d bytes came", err, client.got())
+				if err := f.Close(); err != nil || client.Got() != 30_000 {
+					t.Errorf("Close: %v; %d bytes came", err, client.Got())
 				}
 				if most := f.Stats().MaxPending; most > tc.mostHeld {
 					t.Errorf("high-water mark %d, want %d", most, tc.mostHeld)
 				}
-				expectNothingHeld(t, budget)
+				harness.ExpectNothingHeld(t, budget)
 			})
 		})
 	}
@@ -495,11 +488,11 @@ func TestBudgetBesideMaxPending(t *testing.T) {
 func TestBudgetWaitLeavesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(4<<10, 4<<10)
-		holder := hold(budget, 1)
+		holder := harness.HoldBudget(budget, 1)
 		before := runtime.NumGoroutine()
 		for range 100 {
-			f := flush.New(newTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Second})
-			if got := <-writes(f, 5); !errors.Is(got.err, flush.ErrTimeout) {
+			f := flush.New(harness.NewTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Second})
+			if got := <-harness.WriteBehind(f, 5); !errors.Is(got.Err, flush.ErrTimeout) {
 				t.Errorf("Write: %+v", got)
 			}
 			f.Close()

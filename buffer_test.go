@@ -17,21 +17,22 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // newOutput returns a Flusher that moves every write on at once, and where it
 // goes.
-func newOutput(t *testing.T) (*flush.Flusher, *safeBuffer) {
-	out := new(safeBuffer)
+func newOutput(t *testing.T) (*flush.Flusher, *harness.SafeBuffer) {
+	out := new(harness.SafeBuffer)
 	f := flush.NewOutput(out, &flush.Options{BufferSize: -1, SendTimeout: -1})
 	t.Cleanup(func() { f.Close() })
 	return f, out
 }
 
-func expectOutput(t *testing.T, out *safeBuffer, want string) {
+func expectOutput(t *testing.T, out *harness.SafeBuffer, want string) {
 	t.Helper()
 	if got := out.String(); got != want {
-		t.Errorf("out: %q, want %q", clip([]byte(got)), clip([]byte(want)))
+		t.Errorf("out: %q, want %q", harness.Clip([]byte(got)), harness.Clip([]byte(want)))
 	}
 }
 
@@ -47,7 +48,7 @@ func bracket(p []byte, _ flush.Phase) ([]byte, error) { return fmt.Appendf(nil, 
 // named is a filter that shows its name and its phase.
 func named(name string) flush.Filter {
 	return func(p []byte, phase flush.Phase) ([]byte, error) {
-		return fmt.Appendf(nil, "%s(%s:%s)", name, phaseNames(phase), p), nil
+		return fmt.Appendf(nil, "%s(%s:%s)", name, harness.PhaseNames(phase), p), nil
 	}
 }
 
@@ -129,10 +130,10 @@ func TestBufferReadFrom(t *testing.T) {
 func TestFilterError(t *testing.T) {
 	f, out := newOutput(t)
 	b := f.StartBuffer(&flush.BufferOptions{ChunkSize: 3, Filter: func([]byte, flush.Phase) ([]byte, error) {
-		return []byte("not this"), errFilter
+		return []byte("not this"), harness.ErrFilter
 	}})
 	f.WriteString("a")
-	if n, err := f.WriteString("bcd"); n != 3 || err != errFilter {
+	if n, err := f.WriteString("bcd"); n != 3 || err != harness.ErrFilter {
 		t.Errorf("Write: %d, %v", n, err)
 	}
 	if n, err := f.WriteString("e"); n != 1 || err != nil {
@@ -149,11 +150,11 @@ func TestFilterError(t *testing.T) {
 func TestFilterErrorAtTheEnd(t *testing.T) {
 	f, out := newOutput(t)
 	f.StartBuffer(&flush.BufferOptions{Filter: bracket})
-	f.StartBuffer(&flush.BufferOptions{Filter: func([]byte, flush.Phase) ([]byte, error) { return nil, errFilter }})
+	f.StartBuffer(&flush.BufferOptions{Filter: func([]byte, flush.Phase) ([]byte, error) { return nil, harness.ErrFilter }})
 	f.WriteString("x")
-	expectError(t, "Close", f.Close(), errFilter)
+	expectError(t, "Close", f.Close(), harness.ErrFilter)
 	expectOutput(t, out, "[x]")
-	expectError(t, "Close again", f.Close(), errFilter)
+	expectError(t, "Close again", f.Close(), harness.ErrFilter)
 }
 
 // A filter that has failed fails nothing but the call that ran it: whatever goes
@@ -163,10 +164,10 @@ func TestDisabledFilterStaysOut(t *testing.T) {
 	over := map[string]func(f *flush.Flusher, b *flush.Buffer) error{
 		"Flush":      func(f *flush.Flusher, _ *flush.Buffer) error { return f.FlushError() },
 		"FlushAsync": func(f *flush.Flusher, _ *flush.Buffer) error { return f.FlushAsync() },
-		"FlushWait":  func(f *flush.Flusher, _ *flush.Buffer) error { return f.FlushWait(noContext) },
+		"FlushWait":  func(f *flush.Flusher, _ *flush.Buffer) error { return f.FlushWait(harness.NoContext) },
 		"FlushAll":   func(f *flush.Flusher, _ *flush.Buffer) error { return f.FlushAll(true) },
 		"FlushAll, asynchronous": func(f *flush.Flusher, _ *flush.Buffer) error {
-			defer f.FlushWait(noContext)
+			defer f.FlushWait(harness.NoContext)
 			return f.FlushAll(false)
 		},
 		"Clean":   func(f *flush.Flusher, _ *flush.Buffer) error { return f.Clean() },
@@ -177,16 +178,16 @@ func TestDisabledFilterStaysOut(t *testing.T) {
 	own := map[string]func(b *flush.Buffer) error{"Flush": (*flush.Buffer).Flush, "Clean": (*flush.Buffer).Clean}
 
 	for kind, fail := range map[string]func() error{
-		"error": func() error { return errFilter },
-		"panic": func() error { panic(errFilter) },
+		"error": func() error { return harness.ErrFilter },
+		"panic": func() error { panic(harness.ErrFilter) },
 	} {
 		// run opens a buffer whose filter has failed, and returns what it got when
 		// call then worked on it.
-		run := func(t *testing.T, p proto, call func(f *flush.Flusher, b *flush.Buffer)) (ran []string) {
-			srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
-				f := flusher(w)
+		run := func(t *testing.T, p harness.Proto, call func(f *flush.Flusher, b *flush.Buffer)) (ran []string) {
+			srv := harness.ServeMemory(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+				f := harness.Flusher(w)
 				b := f.StartBuffer(&flush.BufferOptions{ChunkSize: 4, FollowFlush: true, Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
-					ran = append(ran, fmt.Sprintf("%s %q", phaseNames(phase), p))
+					ran = append(ran, fmt.Sprintf("%s %q", harness.PhaseNames(phase), p))
 					return nil, fail()
 				}})
 				caught(t, func() error { _, err := f.WriteString("half"); return err })
@@ -198,13 +199,13 @@ func TestDisabledFilterStaysOut(t *testing.T) {
 				call(f, b)
 				f.Close()
 			}), 0)
-			open(t, srv, "GET", "/", nil).rest()
+			harness.Open(t, srv, "GET", "/", nil).Rest()
 			synctest.Wait()
 			return ran
 		}
 		for name, op := range over {
 			t.Run(kind+"/"+name, func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 					ran := run(t, p, func(f *flush.Flusher, b *flush.Buffer) { expectError(t, name, op(f, b), nil) })
 					if len(ran) > 0 {
 						t.Errorf("the filter ran again: %q", ran)
@@ -214,7 +215,7 @@ func TestDisabledFilterStaysOut(t *testing.T) {
 		}
 		for name, op := range own {
 			t.Run(kind+"/the buffer's own "+name, func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 					ran := run(t, p, func(_ *flush.Flusher, b *flush.Buffer) { caught(t, func() error { return op(b) }) })
 					if want := fmt.Sprintf("%s %q", strings.ToUpper(name), ""); len(ran) != 1 || ran[0] != want {
 						t.Errorf("the filter ran on %q, want %q", ran, want)
@@ -236,13 +237,13 @@ func caught(t *testing.T, do func() error) {
 		}()
 		return do()
 	}()
-	expectError(t, "the filter's call", err, errFilter)
+	expectError(t, "the filter's call", err, harness.ErrFilter)
 }
 
 // What its filter was given goes down even if it panics or ends its goroutine.
 func TestFilterPanicsOrExits(t *testing.T) {
 	for name, leave := range map[string]func(){
-		"panic":  func() { panic(errBoom) },
+		"panic":  func() { panic(harness.ErrBoom) },
 		"Goexit": runtime.Goexit,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -266,7 +267,7 @@ func TestFilterPanicsOrExits(t *testing.T) {
 				b.Flush()
 				returned = true
 			}()
-			if v := <-left; name == "panic" && v != errBoom || name == "Goexit" && v != nil {
+			if v := <-left; name == "panic" && v != harness.ErrBoom || name == "Goexit" && v != nil {
 				t.Errorf("left with %v", v)
 			}
 			expectOutput(t, out, "[x]")
@@ -281,7 +282,7 @@ func TestFilterPanicsOrExits(t *testing.T) {
 
 // A gate is an output that lets nothing through until it is opened.
 type gate struct {
-	safeBuffer
+	harness.SafeBuffer
 	opened chan struct{}
 }
 
@@ -289,7 +290,7 @@ func newGate() *gate  { return &gate{opened: make(chan struct{})} }
 func (g *gate) open() { close(g.opened) }
 func (g *gate) Write(p []byte) (int, error) {
 	<-g.opened
-	return g.safeBuffer.Write(p)
+	return g.SafeBuffer.Write(p)
 }
 
 // Close lets a Write that has begun finish, and then unwinds.
@@ -324,10 +325,10 @@ func TestCloseWaitsForABegunWrite(t *testing.T) {
 
 // A client that does not read bounds what a buffer with a ChunkSize takes.
 func TestBufferBackpressure(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		var taken int
 		ended := make(chan error, 1)
-		srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			f, _ := flush.From(w)
 			f.StartBuffer(&flush.BufferOptions{ChunkSize: 1000, Filter: func(p []byte, _ flush.Phase) ([]byte, error) { return p, nil }})
 			var err error
@@ -340,8 +341,8 @@ func TestBufferBackpressure(t *testing.T) {
 		}), &flush.Options{Flush: flush.Async, MaxPending: 16 << 10, OnStart: func(f *flush.Flusher, _ *http.Request) {
 			f.SetImplicit(flush.Async)
 		}}), 4<<10)
-		s := open(t, srv, "GET", "/", nil)
-		s.take(1000)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.Take(1000)
 		expectError(t, "Write", <-ended, flush.ErrTimeout)
 		if most := 300 << 10; taken > most {
 			t.Errorf("%d bytes were taken for a client that does not read, want at most %d", taken, most)
@@ -351,8 +352,8 @@ func TestBufferBackpressure(t *testing.T) {
 
 // The order of flushing and buffering decides what a client sees, and when.
 func TestFlushAndBufferInterfere(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
-		park := newPark(t)
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		park := harness.NewPark(t)
 		late := func(w http.ResponseWriter) flush.Filter {
 			return func(p []byte, _ flush.Phase) ([]byte, error) {
 				w.Header().Set("X-Filter", "ran")
@@ -364,7 +365,7 @@ func TestFlushAndBufferInterfere(t *testing.T) {
 			"/flush-then-buffer": func(w http.ResponseWriter, r *http.Request) {
 				f, _ := flush.From(w)
 				flush.Flush(w, true)
-				park.here()
+				park.Here()
 				f.StartBuffer(&flush.BufferOptions{Filter: late(w)})
 				io.WriteString(w, "x")
 				if err := f.Clean(); !errors.Is(err, flush.ErrHeadersSent) {
@@ -377,7 +378,7 @@ func TestFlushAndBufferInterfere(t *testing.T) {
 				f.StartBuffer(&flush.BufferOptions{Filter: late(w)})
 				io.WriteString(w, "x")
 				flush.Flush(w, true)
-				park.here()
+				park.Here()
 			},
 			// FollowFlush is the cure.
 			"/follow": func(w http.ResponseWriter, r *http.Request) {
@@ -385,7 +386,7 @@ func TestFlushAndBufferInterfere(t *testing.T) {
 				f.StartBuffer(&flush.BufferOptions{Filter: late(w), FollowFlush: true})
 				io.WriteString(w, "x")
 				flush.Flush(w, true)
-				park.here()
+				park.Here()
 			},
 			// FlushAll is the other.
 			"/all": func(w http.ResponseWriter, r *http.Request) {
@@ -393,7 +394,7 @@ func TestFlushAndBufferInterfere(t *testing.T) {
 				f.StartBuffer(&flush.BufferOptions{Filter: late(w)})
 				io.WriteString(w, "x")
 				f.FlushAll(true)
-				park.here()
+				park.Here()
 			},
 			// What a buffer swallows does not flush; what it lets through does.
 			"/implicit": func(w http.ResponseWriter, r *http.Request) {
@@ -401,12 +402,12 @@ func TestFlushAndBufferInterfere(t *testing.T) {
 				f.SetImplicit(flush.Wait)
 				f.StartBuffer(&flush.BufferOptions{Filter: late(w)})
 				io.WriteString(w, "x")
-				park.here()
+				park.Here()
 				f.Top().Flush()
-				park.here()
+				park.Here()
 			},
 		}
-		srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			handlers[r.URL.Path](w, r)
 		}), nil))
 		for path, want := range map[string]struct {
@@ -418,35 +419,35 @@ func TestFlushAndBufferInterfere(t *testing.T) {
 			"/follow":            {"ran", "x"},
 			"/all":               {"ran", "x"},
 		} {
-			s := open(t, srv, "GET", path, nil)
-			park.wait()
-			if got := s.header().Get("X-Filter"); got != want.header {
+			s := harness.Open(t, srv, "GET", path, nil)
+			park.Wait()
+			if got := s.Header().Get("X-Filter"); got != want.header {
 				t.Errorf("%s: X-Filter %q, want %q", path, got, want.header)
 			}
-			s.expect(want.now)
-			s.expectNothing()
-			park.resume()
-			s.expectEnd("x"[len(want.now):])
+			s.Expect(want.now)
+			s.ExpectNothing()
+			park.Resume()
+			s.ExpectEnd("x"[len(want.now):])
 		}
-		s := open(t, srv, "GET", "/implicit", nil)
-		park.wait()
-		s.expectNothing()
-		park.resume()
-		park.wait()
-		s.expect("x")
-		if got := s.header().Get("X-Filter"); got != "ran" {
+		s := harness.Open(t, srv, "GET", "/implicit", nil)
+		park.Wait()
+		s.ExpectNothing()
+		park.Resume()
+		park.Wait()
+		s.Expect("x")
+		if got := s.Header().Get("X-Filter"); got != "ran" {
 			t.Errorf("/implicit: X-Filter %q", got)
 		}
-		park.resume()
-		s.expectEnd("")
+		park.Resume()
+		s.ExpectEnd("")
 	})
 }
 
 // A filter may change headers that WriteHeader has fixed. What the handler
 // changes after WriteHeader stays without effect.
 func TestFilterChangesFixedHeaders(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
-		srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			f, _ := flush.From(w)
 			f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
 				h := w.Header()
@@ -465,15 +466,15 @@ func TestFilterChangesFixedHeaders(t *testing.T) {
 			h.Set("X-Late", "handler")
 			io.WriteString(w, "abc")
 		}), nil))
-		s := open(t, srv, "GET", "/", nil)
-		h := s.header()
+		s := harness.Open(t, srv, "GET", "/", nil)
+		h := s.Header()
 		if got := fmt.Sprint(h.Get("X-Set"), h.Values("X-Added"), h.Values("X-Gone"), h.Values("X-Late")); got != "filter[handler filter] [] []" {
 			t.Errorf("got %s", got)
 		}
 		if got := h.Get("Content-Length"); got != "" && got != "6" {
 			t.Errorf("Content-Length %q", got)
 		}
-		s.expectEnd("abcabc")
+		s.ExpectEnd("abcabc")
 	})
 }
 
@@ -528,8 +529,9 @@ func TestCloseWaitsForABegunFlush(t *testing.T) {
 // After the client has gone, buffers go on holding what is written, and Write
 // says so. What they let through is lost, and counted.
 func TestBufferAfterTheClientHasGone(t *testing.T) {
-	out := &record{header: http.Header{}, out: newOutcome(0), gone: true}
-	f := flush.NewOutput(recordOutput{out}, &flush.Options{BufferSize: -1})
+	out := harness.NewSink(t)
+	out.Fault = func([]byte, int) (int, error) { return 0, harness.ErrBoom }
+	f := flush.NewOutput(out, &flush.Options{BufferSize: -1})
 	f.WriteString("x")
 	expectError(t, "Err", f.Err(), flush.ErrClientGone)
 	before := f.Stats().Lost
@@ -618,7 +620,7 @@ func TestBufferOutlivesAWait(t *testing.T) {
 		"then a flush of the response": {func(t *testing.T, f *flush.Flusher, b *flush.Buffer) {
 			expectError(t, "Flush", b.Flush(), flush.ErrTimeout)
 			time.Sleep(time.Hour)
-			for f.FlushWait(noContext) != nil {
+			for f.FlushWait(harness.NoContext) != nil {
 			}
 			if got := f.Stats().Bytes; got != int64(len(page)) {
 				t.Errorf("%d bytes have been flushed", got)
@@ -644,7 +646,7 @@ func TestBufferOutlivesAWait(t *testing.T) {
 				expectError(t, "OnClose", <-told, nil)
 				want := strings.ToUpper(page + strings.ReplaceAll(test.want, " ", ""))
 				if got := rec.Body.String(); got != want {
-					t.Errorf("%d bytes came out, want %d: %q", len(got), len(want), clip([]byte(got)))
+					t.Errorf("%d bytes came out, want %d: %q", len(got), len(want), harness.Clip([]byte(got)))
 				}
 				if got := f.Stats(); got.Lost != 0 || got.MaxPending > 64<<10 {
 					t.Errorf("%+v", got)
@@ -658,8 +660,8 @@ func TestBufferOutlivesAWait(t *testing.T) {
 		b := f.StartBuffer(nil)
 		io.WriteString(f, page)
 		expectError(t, "Flush", b.Flush(), flush.ErrTimeout)
-		f.Abort(errBoom)
-		if err := f.Close(); !errors.Is(err, errBoom) || f.Stats().Bytes+f.Stats().Lost != int64(len(page)) {
+		f.Abort(harness.ErrBoom)
+		if err := f.Close(); !errors.Is(err, harness.ErrBoom) || f.Stats().Bytes+f.Stats().Lost != int64(len(page)) {
 			t.Errorf("%v, %+v", err, f.Stats())
 		}
 	})

@@ -23,6 +23,7 @@ import (
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/flushtest"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Handlers call others on behalf of their client and pass the request's context
@@ -32,7 +33,7 @@ import (
 // An upstream answers /silent with nothing at all, /head with a head, /half with
 // a part of a body, until its client leaves, and all else at once.
 func serveUpstream(t *testing.T) (base *url.URL, client *http.Transport) {
-	srv := serveMemory(t, http1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		rc := http.NewResponseController(w)
 		switch r.URL.Path {
 		case "/silent":
@@ -47,9 +48,9 @@ func serveUpstream(t *testing.T) (base *url.URL, client *http.Transport) {
 		}
 		<-r.Context().Done()
 	}), 0)
-	client = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return srv.dial(ctx) }}
+	client = &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return srv.Dial(ctx) }}
 	t.Cleanup(client.CloseIdleConnections)
-	base, err := url.Parse(srv.url("/"))
+	base, err := url.Parse(srv.URL("/"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -152,10 +153,10 @@ var theirWraps = []struct {
 	name string
 	wrap func(http.Handler) http.Handler
 }{
-	{"bare", bare},
-	{"wrapped", wrappedBy(nil)},
-	{"async", wrappedBy(&flush.Options{Flush: flush.Async})},
-	{"twice", func(h http.Handler) http.Handler { return wrappedBy(nil)(wrappedBy(nil)(h)) }},
+	{"bare", harness.Bare},
+	{"wrapped", harness.WrappedBy(nil)},
+	{"async", harness.WrappedBy(&flush.Options{Flush: flush.Async})},
+	{"twice", func(h http.Handler) http.Handler { return harness.WrappedBy(nil)(harness.WrappedBy(nil)(h)) }},
 }
 
 // A moment is when the client leaves.
@@ -168,13 +169,13 @@ func TestCallersSeeWhatTheySeeBare(t *testing.T) {
 	for _, c := range callers {
 		for _, when := range moments {
 			t.Run(c.name+"/"+when, func(t *testing.T) {
-				for _, p := range []proto{http1, h2} {
+				for _, p := range []harness.Proto{harness.HTTP1, harness.HTTP2} {
 					var want string
 					for _, w := range theirWraps {
 						synctest.Test(t, func(t *testing.T) {
 							base, client := serveUpstream(t)
 							saw := make(chan string, 1)
-							srv := serveMemory(t, p, w.wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+							srv := harness.ServeMemory(t, p, w.wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 								ctx := r.Context()
 								switch when {
 								case "before the call":
@@ -200,13 +201,13 @@ func TestCallersSeeWhatTheySeeBare(t *testing.T) {
 									t.Errorf("the reason is %v", reason)
 								}
 							})), 0)
-							s := open(t, srv, "GET", "/", nil)
-							s.header()
+							s := harness.Open(t, srv, "GET", "/", nil)
+							s.Header()
 							if when == "after the response" {
-								s.expect("done")
+								s.Expect("done")
 							}
 							synctest.Wait()
-							s.leave()
+							s.Leave()
 							got := <-saw
 							if want == "" {
 								want = got
@@ -232,13 +233,13 @@ func TestReverseProxyLogsAsBare(t *testing.T) {
 					continue
 				}
 				t.Run(fmt.Sprintf("%s/%t/%s", path, handles, when), func(t *testing.T) {
-					for _, p := range []proto{http1, h2} {
+					for _, p := range []harness.Proto{harness.HTTP1, harness.HTTP2} {
 						var want []string
 						for _, w := range theirWraps {
 							var got []string
 							synctest.Test(t, func(t *testing.T) {
 								base, client := serveUpstream(t)
-								var out safeBuffer
+								var out harness.SafeBuffer
 								proxy := &httputil.ReverseProxy{
 									Rewrite:   func(r *httputil.ProxyRequest) { r.SetURL(base) },
 									Transport: client,
@@ -256,7 +257,7 @@ func TestReverseProxyLogsAsBare(t *testing.T) {
 								}
 								ended := make(chan struct{})
 								left := make(chan struct{})
-								srv := serveMemory(t, p, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+								srv := harness.ServeMemory(t, p, http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 									defer close(ended)
 									defer func() {
 										v := recover()
@@ -277,14 +278,14 @@ func TestReverseProxyLogsAsBare(t *testing.T) {
 										}
 									})).ServeHTTP(rw, r)
 								}), 0)
-								s := open(t, srv, "GET", "/"+path, nil)
+								s := harness.Open(t, srv, "GET", "/"+path, nil)
 								synctest.Wait()
-								s.leave()
+								s.Leave()
 								close(left)
 								<-ended
 								synctest.Wait()
 								lines := out.String()
-								for l := range strings.Lines(srv.logged()) {
+								for l := range strings.Lines(srv.Logged()) {
 									if strings.HasPrefix(l, "http") {
 										lines += "server: " + l
 									}
@@ -309,7 +310,7 @@ func TestReverseProxyLogsAsBare(t *testing.T) {
 // Why the client's leaving ended the response is known to who asks, whatever
 // the proxy makes of it.
 func TestReverseProxyClientGoneInOnClose(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		base, client := serveUpstream(t)
 		reasons := make(chan error, 2)
 		opts := &flush.Options{OnClose: func(r *http.Request, _ flush.Stats, err error) {
@@ -319,10 +320,10 @@ func TestReverseProxyClientGoneInOnClose(t *testing.T) {
 		proxy := &httputil.ReverseProxy{
 			Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(base) }, Transport: client, ErrorLog: log.New(new(bytes.Buffer), "", 0),
 		}
-		srv := serveMemory(t, p, flush.NewHandler(proxy, opts), 0)
-		s := open(t, srv, "GET", "/half", nil)
-		s.expect("half")
-		s.leave()
+		srv := harness.ServeMemory(t, p, flush.NewHandler(proxy, opts), 0)
+		s := harness.Open(t, srv, "GET", "/half", nil)
+		s.Expect("half")
+		s.Leave()
 		for range 2 {
 			if err := <-reasons; !errors.Is(err, flush.ErrClientGone) {
 				t.Error(err)

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // What was taken back does not count for the FlushInterval any more, nor keep what
@@ -23,9 +24,9 @@ func TestCleanBeginsTheIntervalAnew(t *testing.T) {
 	} {
 		for _, silence := range []time.Duration{0, every / 2, time.Second} {
 			t.Run(name+" "+silence.String(), func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 					var sent time.Duration
-					srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 						f, _ := flush.From(w)
 						half(f)
 						if err := f.Clean(); err != nil {
@@ -39,11 +40,11 @@ func TestCleanBeginsTheIntervalAnew(t *testing.T) {
 							synctest.Wait()
 						}
 					}), &flush.Options{FlushInterval: every}), 0)
-					s := open(t, srv, "GET", "/", nil)
-					if r := s.response(); r.StatusCode != http.StatusInternalServerError {
+					s := harness.Open(t, srv, "GET", "/", nil)
+					if r := s.Response(); r.StatusCode != http.StatusInternalServerError {
 						t.Error(r.Status)
 					}
-					s.expectEnd("")
+					s.ExpectEnd("")
 					if sent < every || sent > every+2*time.Millisecond {
 						t.Errorf("headers went out after %v, want %v", sent, every)
 					}

@@ -181,15 +181,6 @@ func (f *Flusher) complete() {
 	whole = true
 }
 
-// refusedLocked is f.refuse, but for what user-level buffers let through while
-// the response closes: that was accepted before, and their filters may flush.
-func (f *Flusher) refusedLocked() error {
-	if f.closing && f.stack.busy && f.fail == nil && !f.hijacked && !f.ended {
-		return nil
-	}
-	return f.refuse
-}
-
 // mostShown bounds what is handed over before a cut.
 const mostShown = time.Second
 

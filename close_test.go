@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // lateCalls is everything that a goroutine may still try after the response
@@ -26,7 +27,7 @@ func lateCalls(f *flush.Flusher) map[string]error {
 		"ReadFrom":         call(f.ReadFrom(strings.NewReader("late"))),
 		"Flush":            flush.Flush(f, true),
 		"Flush async":      flush.Flush(f, false),
-		"wrapped Flush":    flush.Flush(unwrapper{f}, true),
+		"wrapped Flush":    flush.Flush(harness.Unwrapper{ResponseWriter: f}, true),
 		"FlushError":       f.FlushError(),
 		"FlushAsync":       f.FlushAsync(),
 		"SendHeaders":      f.SendHeaders(),
@@ -40,33 +41,33 @@ func lateCalls(f *flush.Flusher) map[string]error {
 // what the protocol never had, and the next request on the same connection is
 // untouched.
 func TestLateCallsLeaveTheNextRequestAlone(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		late := make(chan *flush.Flusher, 1)
-		park := newPark(t)
-		srv := serve(t, p, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+		park := harness.NewPark(t)
+		srv := harness.Serve(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
 			if r.URL.Path == "/second" {
 				io.WriteString(w, "second ")
 				flush.Flush(w, true)
-				park.here()
+				park.Here()
 				io.WriteString(w, "response")
 				return
 			}
 			io.WriteString(w, "first")
-			late <- flusher(w)
+			late <- harness.Flusher(w)
 		}))
-		s := open(t, srv, "GET", "/first", nil)
-		s.expectEnd("first")
+		s := harness.Open(t, srv, "GET", "/first", nil)
+		s.ExpectEnd("first")
 		f := <-late
-		if p == http10 {
-			s.leave()
-			s = open(t, srv, "GET", "/second", nil)
+		if p == harness.HTTP10 {
+			s.Leave()
+			s = harness.Open(t, srv, "GET", "/second", nil)
 		} else {
-			s = s.again("GET", "/second", nil)
+			s = s.Again("GET", "/second", nil)
 		}
-		s.expect("second ")
-		park.wait()
+		s.Expect("second ")
+		park.Wait()
 		for name, err := range lateCalls(f) {
-			if !errors.Is(err, flush.ErrClosed) && (p != h2 || name != "Hijack") {
+			if !errors.Is(err, flush.ErrClosed) && (p != harness.HTTP2 || name != "Hijack") {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
@@ -81,15 +82,15 @@ func TestLateCallsLeaveTheNextRequestAlone(t *testing.T) {
 		if f.Available() != 0 || f.Buffered() != 0 {
 			t.Errorf("%d available, %d held", f.Available(), f.Buffered())
 		}
-		park.resume()
-		s.expectEnd("response")
+		park.Resume()
+		s.ExpectEnd("response")
 	})
 }
 
 // After a failure they get ErrClosed that matches the failure too.
 func TestLateCallsAfterFailure(t *testing.T) {
 	broken := errors.New("broken")
-	f := flush.New(failing{newPlain(), broken}, nil, nil)
+	f := flush.New(harness.Failing{Plain: harness.NewPlain(), Err: broken}, nil, nil)
 	if err := f.FlushWait(t.Context()); !errors.Is(err, broken) || errors.Is(err, flush.ErrClosed) {
 		t.Error("flush:", err)
 	}
@@ -142,8 +143,8 @@ func TestOnClose(t *testing.T) {
 			f.WriteString("d")
 			f.Abort(cause)
 		}, flush.Stats{Status: 200, Bytes: 3, Lost: 1, Flushes: 1, Pushes: 1, MaxPending: 3}, cause},
-		{"panic", flush.Options{}, func(f *flush.Flusher) { f.WriteString("abc"); panic(http.ErrAbortHandler) }, flush.Stats{Lost: 3, MaxPending: 3}, errAny},
-		{"Goexit", flush.Options{}, func(f *flush.Flusher) { f.WriteString("abc"); runtime.Goexit() }, flush.Stats{Lost: 3, MaxPending: 3}, errAny},
+		{"panic", flush.Options{}, func(f *flush.Flusher) { f.WriteString("abc"); panic(http.ErrAbortHandler) }, flush.Stats{Lost: 3, MaxPending: 3}, harness.ErrAny},
+		{"Goexit", flush.Options{}, func(f *flush.Flusher) { f.WriteString("abc"); runtime.Goexit() }, flush.Stats{Lost: 3, MaxPending: 3}, harness.ErrAny},
 		{"Hijack", flush.Options{}, func(f *flush.Flusher) {
 			f.WriteString("abc")
 			if conn, _, err := f.Hijack(); err == nil {
@@ -153,7 +154,7 @@ func TestOnClose(t *testing.T) {
 		{"Clean", flush.Options{}, func(f *flush.Flusher) { f.WriteString("half"); f.Clean(); f.WriteString("abc") }, flush.Stats{Status: 200, Bytes: 3, MaxPending: 4}, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 				type end struct {
 					path string
 					st   flush.Stats
@@ -162,11 +163,11 @@ func TestOnClose(t *testing.T) {
 				ended := make(chan end, 2)
 				opts := test.opts
 				opts.OnClose = func(r *http.Request, st flush.Stats, err error) { ended <- end{r.URL.Path, st, err} }
-				srv := serveMemory(t, p, wrapped(&opts, func(w http.ResponseWriter, _ *http.Request) { test.h(flusher(w)) }), 0)
-				s := open(t, srv, "GET", "/path", nil)
-				s.rest()
+				srv := harness.ServeMemory(t, p, harness.Wrapped(&opts, func(w http.ResponseWriter, _ *http.Request) { test.h(harness.Flusher(w)) }), 0)
+				s := harness.Open(t, srv, "GET", "/path", nil)
+				s.Rest()
 				got := <-ended
-				if got.err != test.err && (test.err != errAny || got.err == nil) || got.path != "/path" {
+				if got.err != test.err && (test.err != harness.ErrAny || got.err == nil) || got.path != "/path" {
 					t.Errorf("got %v for %s, want %v", got.err, got.path, test.err)
 				}
 				got.st.Began = time.Time{}
@@ -177,30 +178,27 @@ func TestOnClose(t *testing.T) {
 				if len(ended) > 0 {
 					t.Error("OnClose was called again")
 				}
-				s.leave()
+				s.Leave()
 			})
 		})
 	}
 }
-
-// errAny stands for an error that is not nil.
-var errAny = errors.New("any error")
 
 // Close refuses new Writes and lets a begun one finish; one that cannot finish
 // makes the response an aborted one, never short and clean.
 func TestCloseDuringWrite(t *testing.T) {
 	for _, finishes := range []bool{true, false} {
 		t.Run(fmt.Sprint(finishes), func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
-				clock := newClock()
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+				clock := harness.NewClock()
 				ended := make(chan error, 1)
 				opts := &flush.Options{SendTimeout: time.Minute, OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}
 				wrote := make(chan int, 1)
-				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 					flush.Flush(w, false)
 					go func() {
-						n, err := w.Write(make([]byte, much))
-						if finishes != (n == much && err == nil) {
+						n, err := w.Write(make([]byte, harness.Much))
+						if finishes != (n == harness.Much && err == nil) {
 							t.Errorf("begun before: %d, %v", n, err)
 						}
 						wrote <- n
@@ -212,15 +210,15 @@ func TestCloseDuringWrite(t *testing.T) {
 						}
 					})
 				}), 1000)
-				s := open(t, srv, "GET", "/", nil)
+				s := harness.Open(t, srv, "GET", "/", nil)
 				if finishes {
-					clock.until(time.Minute - 1)
-					s.expectEnd(string(make([]byte, much)))
+					clock.Until(time.Minute - 1)
+					s.ExpectEnd(string(make([]byte, harness.Much)))
 				}
 				if err := <-ended; finishes != (err == nil) || !finishes && !errors.Is(err, flush.ErrTimeout) {
 					t.Error("OnClose:", err)
 				}
-				if _, _, end := s.rest(); !finishes && end == complete {
+				if _, _, end := s.Rest(); !finishes && end == harness.Complete {
 					t.Error("short and clean")
 				}
 				<-wrote
@@ -231,22 +229,22 @@ func TestCloseDuringWrite(t *testing.T) {
 
 // Close from any goroutine, and as often as one likes, is one Close.
 func TestCloseFromEverywhere(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		ended := make(chan error, 2)
 		opts := &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}
-		srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-			w.Write(make([]byte, much))
+		srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+			w.Write(make([]byte, harness.Much))
 			for range 4 {
-				go flusher(w).Close()
+				go harness.Flusher(w).Close()
 			}
-			if err := flusher(w).Close(); err != nil {
+			if err := harness.Flusher(w).Close(); err != nil {
 				t.Error(err)
 			}
 			if _, err := io.WriteString(w, "late"); !errors.Is(err, flush.ErrClosed) {
 				t.Error("the response has not ended:", err)
 			}
 		}), 0)
-		open(t, srv, "GET", "/", nil).expectEnd(string(make([]byte, much)))
+		harness.Open(t, srv, "GET", "/", nil).ExpectEnd(string(make([]byte, harness.Much)))
 		if err := <-ended; err != nil {
 			t.Error("OnClose:", err)
 		}
@@ -284,12 +282,12 @@ func TestCloseDuringWriteWithoutDeadlines(t *testing.T) {
 	for _, opens := range []time.Duration{5 * time.Minute, time.Second} {
 		t.Run(opens.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				clock := newClock()
-				s := stuck{flushable{newPlain()}, afterFunc(true, opens)}
+				clock := harness.NewClock()
+				s := stuck{harness.Flushable{Plain: harness.NewPlain()}, afterFunc(true, opens)}
 				finishes := opens < time.Minute
 				defer func() {
-					if v := recover(); finishes != (v == nil) || v != nil && v != http.ErrAbortHandler || clock.now() != opens {
-						t.Errorf("recovered %v after %v", v, clock.now())
+					if v := recover(); finishes != (v == nil) || v != nil && v != http.ErrAbortHandler || clock.Now() != opens {
+						t.Errorf("recovered %v after %v", v, clock.Now())
 					}
 				}()
 				opts := &flush.Options{SendTimeout: time.Minute, MaxPending: 8000, Flush: flush.Async, OnClose: func(_ *http.Request, _ flush.Stats, err error) {
@@ -297,7 +295,7 @@ func TestCloseDuringWriteWithoutDeadlines(t *testing.T) {
 						t.Error("OnClose:", err)
 					}
 				}}
-				wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+				harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 					go func() {
 						n, err := w.Write(make([]byte, 10_000))
 						if finishes != (n == 10_000 && err == nil) {
@@ -306,6 +304,184 @@ func TestCloseDuringWriteWithoutDeadlines(t *testing.T) {
 					}()
 					synctest.Wait()
 				}).ServeHTTP(s, httptest.NewRequest("GET", "/", nil))
+			})
+		})
+	}
+}
+
+// Close in a handler completes the response where the protocol lets it: the
+// client has the end while the handler goes on. Elsewhere it has all but the end.
+func TestCloseInAHandler(t *testing.T) {
+	for _, test := range []struct {
+		name, method, body string
+		h                  func(f *flush.Flusher)
+		length             int64
+		complete           map[harness.Proto]bool // with the handler blocked
+	}{
+		{"nothing written", "GET", "", func(*flush.Flusher) {}, 0, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
+		{"status only", "GET", "", func(f *flush.Flusher) { f.WriteHeader(404) }, 0, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
+		{"short", "GET", "short", func(f *flush.Flusher) { f.WriteString("sh"); f.WriteString("ort") }, 5, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
+		{"short, with headers of its own", "GET", "short", func(f *flush.Flusher) { f.Header().Set("X-Own", "1"); f.WriteString("short") }, 5, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
+		{"longer than net/http measures", "GET", strings.Repeat("x", 3000), func(f *flush.Flusher) { f.WriteString(strings.Repeat("x", 3000)) }, 3000, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
+		{"declared", "GET", "declared", func(f *flush.Flusher) {
+			f.Header().Set("Content-Length", "8")
+			f.WriteString("decl")
+			f.FlushError()
+			f.WriteString("ared")
+		}, 8, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
+		{"declared, asynchronous", "GET", "declared", func(f *flush.Flusher) {
+			f.Header().Set("Content-Length", "8")
+			f.WriteString("decl")
+			f.FlushAsync()
+			f.WriteString("ared")
+		}, 8, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
+		{"chunked", "GET", "chunked", func(f *flush.Flusher) { f.WriteString("chun"); f.FlushError(); f.WriteString("ked") }, -1, nil},
+		{"buffered", "GET", "BUFFERED", func(f *flush.Flusher) {
+			f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+				return []byte(strings.ToUpper(string(p))), nil
+			}})
+			f.WriteString("buffered")
+		}, 8, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
+		{"length switched off", "GET", "off", func(f *flush.Flusher) { f.Header()["Content-Length"] = nil; f.WriteString("off") }, -1, nil},
+		{"HEAD", "HEAD", "", func(f *flush.Flusher) { f.WriteString("not sent") }, 8, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true, harness.HTTP2: true}},
+		{"204", "GET", "", func(f *flush.Flusher) { f.WriteHeader(204) }, 0, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+				park := harness.NewPark(t)
+				ended := make(chan error, 1)
+				opts := &flush.Options{OnClose: func(_ *http.Request, s flush.Stats, err error) { ended <- err }}
+				srv := harness.Serve(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+					test.h(harness.Flusher(w))
+					if err := harness.Flusher(w).Close(); err != nil {
+						t.Error("Close:", err)
+					}
+					if err := r.Context().Err(); err != nil && (p != harness.HTTP2 || test.method != "HEAD") {
+						t.Error("the context has ended:", err)
+					}
+					if _, err := io.WriteString(w, "late"); !errors.Is(err, flush.ErrClosed) {
+						t.Error("Write after Close:", err)
+					}
+					park.Here()
+				}))
+				s := harness.Open(t, srv, test.method, "/", nil)
+				park.Wait() // Close does not wait for the client
+				if err := <-ended; err != nil {
+					t.Error("OnClose:", err)
+				}
+				resp := s.Response()
+				if resp.ContentLength != test.length && saysLength(resp) {
+					t.Errorf("Content-Length %d, want %d", resp.ContentLength, test.length)
+				}
+				if test.complete[p] {
+					s.ExpectEnd(test.body)
+					park.Resume()
+				} else {
+					s.Expect(test.body)
+					s.ExpectNothing()
+					park.Resume()
+					s.ExpectEnd("")
+				}
+				if p == harness.HTTP1 {
+					n := s.Again("GET", "/", nil) // waits for the handler's return, and no longer
+					park.Next()
+					n.Rest()
+				}
+			})
+		})
+	}
+}
+
+// saysLength reports whether resp says how long its body is.
+func saysLength(resp *http.Response) bool { return resp.StatusCode != http.StatusNoContent }
+
+// The Close of NewHandler pushes nothing: a response is as short as without us.
+func TestReturnPushesNothing(t *testing.T) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		srv := harness.Serve(t, p, harness.Wrapped(&flush.Options{OnClose: func(_ *http.Request, s flush.Stats, err error) {
+			if s.Pushes != 0 || err != nil {
+				t.Errorf("%+v, %v", s, err)
+			}
+		}}, func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "whole") }))
+		s := harness.Open(t, srv, "GET", "/", nil)
+		if s.Response().ContentLength != 5 {
+			t.Errorf("Content-Length %d", s.Response().ContentLength)
+		}
+		s.ExpectEnd("whole")
+	})
+}
+
+// What was flushed before an end that cuts reaches the client first, and then
+// the cut: a client that gets no byte takes a kept connection for stale and asks
+// again. Abort does the same only while no header is out: see TestEnds.
+func TestFlushedBeforeTheCut(t *testing.T) {
+	for _, end := range []struct {
+		name string
+		do   func(f *flush.Flusher)
+	}{
+		{"panic", func(*flush.Flusher) { panic(http.ErrAbortHandler) }},
+		{"Goexit", func(*flush.Flusher) { runtime.Goexit() }},
+	} {
+		for _, ask := range []struct {
+			name string
+			opts flush.Options
+			do   func(w http.ResponseWriter)
+		}{
+			{"FlushAsync", flush.Options{}, func(w http.ResponseWriter) { flush.Flush(w, false) }},
+			{"Async", flush.Options{Flush: flush.Async}, func(w http.ResponseWriter) { w.(http.Flusher).Flush() }},
+			{"implicit", flush.Options{Implicit: flush.Async}, func(http.ResponseWriter) {}},
+			{"Wait", flush.Options{}, func(w http.ResponseWriter) { flush.Flush(w, true) }},
+		} {
+			t.Run(end.name+"/"+ask.name, func(t *testing.T) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+					told := make(chan error, 1)
+					opts := ask.opts
+					opts.OnClose = func(_ *http.Request, _ flush.Stats, err error) { told <- err }
+					srv := harness.ServeMemory(t, p, harness.Wrapped(&opts, func(w http.ResponseWriter, _ *http.Request) {
+						io.WriteString(w, "half of it")
+						ask.do(w)
+						end.do(harness.Flusher(w))
+					}), 0)
+					clock := harness.NewClock()
+					s := harness.Open(t, srv, "GET", "/", nil)
+					body, _, how := s.Rest()
+					if body != "half of it" || how == harness.Complete || how == harness.Closed && p != harness.HTTP10 {
+						t.Errorf("the client got %q, %v", body, how)
+					}
+					if err := <-told; err == nil {
+						t.Error("OnClose: nil")
+					}
+					if clock.Now() != 0 {
+						t.Error("it took", clock.Now())
+					}
+				})
+			})
+		}
+	}
+}
+
+// The time for that is bounded: by a second, and by SendTimeout.
+func TestFlushedBeforeTheCutIsBounded(t *testing.T) {
+	for _, limit := range []time.Duration{200 * time.Millisecond, time.Hour} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+				ended := make(chan time.Duration, 1)
+				clock := harness.NewClock()
+				opts := &flush.Options{Flush: flush.Async, SendTimeout: limit, MaxPending: harness.Much, OnClose: func(*http.Request, flush.Stats, error) {
+					ended <- clock.Now()
+				}}
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					w.Write(make([]byte, harness.Much))
+					w.(http.Flusher).Flush()
+					panic(http.ErrAbortHandler)
+				}), 1000)
+				s := harness.Open(t, srv, "GET", "/", nil)
+				if at := <-ended; at > min(limit, time.Second) {
+					t.Error("ended after", at)
+				}
+				if _, _, end := s.Rest(); end == harness.Complete {
+					t.Error("the client takes it for complete")
+				}
 			})
 		})
 	}

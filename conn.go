@@ -2,13 +2,12 @@ package flush
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
-	"sync/atomic"
-	"syscall"
 	"time"
+
+	"github.com/fa492104/flush/internal/tcp"
 )
 
 // ConnContext lets the responses of a server know their connection. Set it as
@@ -46,105 +45,13 @@ type ConnOptions struct {
 //
 //	srv.ConnContext = flush.ConnOptions{NotSentLowat: 16 << 10}.ConnContext
 func (o ConnOptions) ConnContext(ctx context.Context, c net.Conn) context.Context {
-	raw := rawConn(c)
-	if raw == nil {
-		return ctx
+	if k := tcp.Know(c, tcp.Options(o)); k != nil {
+		return tcp.With(ctx, k)
 	}
-	k := &kernelConn{raw}
-	k.set(o)
-	if _, err := k.acked(); err != nil {
-		return ctx
-	}
-	return withConn(ctx, &knownConn{connection: k, watcher: &theWatcher, plain: plainConn(c)})
+	return ctx
 }
 
-// connContextUsed spares responses the search for a connection that nobody has
-// made known.
-var connContextUsed atomic.Bool
-
-func withConn(ctx context.Context, k *knownConn) context.Context {
-	connContextUsed.Store(true)
-	k.base = ctx
-	return context.WithValue(ctx, connKey{}, k)
-}
-
-type connKey struct{}
-
-// A knownConn is what ConnContext leaves in the context.
-type knownConn struct {
-	connection
-	watcher *watcher
-	plain   bool            // only the kernel can make its writes wait
-	base    context.Context // what ConnContext was given: it ends with the server's BaseContext
-}
-
-// clientThere reports whether the client is known to be there though the
-// server's context has ended. Of an HTTP/2 connection the kernel's word says
-// nothing: the client may have reset the stream.
-func (k *knownConn) clientThere(http1 bool) bool {
-	return k.base.Err() != nil || http1 && k.established()
-}
-
-// A connection is what the kernel knows of the client. Tests have a fake one.
-type connection interface {
-	// acked is how many bytes the client's kernel has acknowledged.
-	acked() (int64, error)
-
-	// queued is how many bytes wait in the kernel: not sent yet, and sent but
-	// not acknowledged.
-	queued() (unsent, unacked int64, err error)
-
-	// room is how many bytes the kernel takes in all before a write blocks.
-	room() (int64, error)
-
-	// takes is how much more a write hands over before one blocks.
-	takes() (kernelRoom, error)
-
-	// established reports whether both sides are there: neither has ended or
-	// reset the connection.
-	established() bool
-
-	// hangUp has the client's kernel see the end of the connection after what
-	// has been written, though the server keeps it.
-	hangUp() error
-}
-
-// kernelConn is a TCP connection of this process.
-type kernelConn struct{ raw syscall.RawConn }
-
-// rawConn looks below TLS, and below whatever else says what it wraps.
-func rawConn(c net.Conn) syscall.RawConn {
-	for range maxLayers {
-		if t, ok := c.(*net.TCPConn); ok {
-			raw, err := t.SyscallConn()
-			if err != nil {
-				return nil
-			}
-			return raw
-		}
-		n, ok := c.(interface{ NetConn() net.Conn })
-		if !ok {
-			return nil
-		}
-		c = n.NetConn()
-	}
-	return nil
-}
-
-// plainConn reports whether c is a connection, or TLS on one, with nothing
-// between that may make a write wait.
-func plainConn(c net.Conn) bool {
-	if t, ok := c.(*tls.Conn); ok {
-		c = t.NetConn()
-	}
-	_, ok := c.(*net.TCPConn)
-	return ok
-}
-
-var (
-	errNoConn  = fmt.Errorf("flush: connection is not known: set ConnContext on the server: %w", errors.ErrUnsupported)
-	errNoCount = fmt.Errorf("flush: system does not count acknowledged bytes: %w", errors.ErrUnsupported)
-)
+var errNoConn = fmt.Errorf("flush: connection is not known: set ConnContext on the server: %w", errors.ErrUnsupported)
 
 // Backlog returns how many bytes of the connection wait in the kernel: unsent,
 // and sent but not acknowledged by the client's. What waits on floor 2 is
@@ -159,23 +66,19 @@ func (f *Flusher) Backlog() (unsent, unacked int64, err error) {
 	if err := f.openErr(); err != nil {
 		return 0, 0, err
 	}
-	unsent, unacked, err = f.conn.queued()
+	unsent, unacked, err = f.conn.Queued()
 	if err != nil {
 		return 0, 0, fmt.Errorf("%w: %w", ErrClientGone, err)
 	}
 	return unsent, unacked, nil
 }
 
-func (f *Flusher) openErr() error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.refuse
+// clientThere reports whether the client is known to be there though the
+// server's context has ended. Of an HTTP/2 connection the kernel's word says
+// nothing: the client may have reset the stream.
+func (f *Flusher) clientThere() bool {
+	return f.conn != nil && (f.conn.ServerEnded() || f.http1 && f.conn.Established())
 }
-
-const (
-	firstPoll = time.Millisecond
-	lastPoll  = 50 * time.Millisecond
-)
 
 // FlushAcked is [Flusher.FlushWait] that goes on to wait until the client's
 // kernel has acknowledged every byte up to here: they have arrived, though the
@@ -206,12 +109,12 @@ func (f *Flusher) FlushAcked(ctx context.Context) error {
 	more := f.Stats().Bytes - sent
 	mark := int64(-1)
 	moved, at := before, now()
-	timer := time.NewTimer(firstPoll)
+	timer := time.NewTimer(tcp.FirstPoll)
 	defer timer.Stop()
-	for wait := firstPoll; ; wait = min(2*wait, lastPoll) {
+	for wait := tcp.FirstPoll; ; wait = min(2*wait, tcp.LastPoll) {
 		// On HTTP/2 the flush may return before the frame is in the kernel:
 		// the mark is good once as much has come as was handed over.
-		if mark < 0 && (f.http1 || wait > firstPoll) {
+		if mark < 0 && (f.http1 || wait > tcp.FirstPoll) {
 			p, err := f.position()
 			if err != nil {
 				return err
@@ -220,7 +123,7 @@ func (f *Flusher) FlushAcked(ctx context.Context) error {
 				mark = p
 			}
 		}
-		acked, err := f.conn.acked()
+		acked, err := f.conn.Acked()
 		if err != nil {
 			return f.lost(err)
 		}
@@ -269,15 +172,15 @@ func (f *Flusher) lost(err error) error {
 // acknowledged between.
 func (f *Flusher) position() (int64, error) {
 	for {
-		before, err := f.conn.acked()
+		before, err := f.conn.Acked()
 		if err != nil {
 			return 0, f.lost(err)
 		}
-		unsent, unacked, err := f.conn.queued()
+		unsent, unacked, err := f.conn.Queued()
 		if err != nil {
 			return 0, f.lost(err)
 		}
-		after, err := f.conn.acked()
+		after, err := f.conn.Acked()
 		if err != nil {
 			return 0, f.lost(err)
 		}
@@ -294,23 +197,23 @@ func (f *Flusher) drainLocked() {
 	if f.timeout.progress == nil || !f.timeout.progress.looked || f.flow.bytes < smallBody {
 		return
 	}
-	room, err := f.conn.room()
+	room, err := f.conn.Room()
 	if err != nil {
 		return
 	}
 	full := func() bool {
-		unsent, unacked, err := f.conn.queued()
+		unsent, unacked, err := f.conn.Queued()
 		return err == nil && unsent+unacked > room/4
 	}
 	if !full() {
 		return
 	}
 	f.pushLocked()
-	acked, err := f.conn.acked()
+	acked, err := f.conn.Acked()
 	for at := now(); err == nil && f.fail == nil && !f.deadlinePassedLocked() && full(); {
-		f.callLocked(func() { time.Sleep(lastPoll) })
+		f.callLocked(func() { time.Sleep(tcp.LastPoll) })
 		var n int64
-		if n, err = f.conn.acked(); n != acked {
+		if n, err = f.conn.Acked(); n != acked {
 			acked, at = n, now()
 		}
 		if f.timeout.passed(now() - at) {

@@ -12,12 +12,14 @@ import (
 	"net/http/httptest"
 	"slices"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/deadline"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // known makes the connections of a server known, with a send buffer that takes
@@ -35,9 +37,9 @@ func known(s *http.Server) {
 
 // FlushAcked returns when the client's kernel has every byte, and not before.
 func TestFlushAcked(t *testing.T) {
-	for _, p := range []proto{http1, https1, h2} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1, harness.HTTP2} {
 		t.Run(p.String(), func(t *testing.T) {
-			park := newPark(t)
+			park := harness.NewPark(t)
 			var unread reading
 			body := make([]byte, 40<<10)
 			h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -55,7 +57,7 @@ func TestFlushAcked(t *testing.T) {
 				if unsent, unacked, err := f.Backlog(); unsent+unacked == 0 || err != nil {
 					t.Errorf("Backlog before the client read: %d, %d, %v", unsent, unacked, err)
 				}
-				park.here()
+				park.Here()
 				unread.goOn()
 				if err := f.FlushAcked(t.Context()); err != nil {
 					t.Errorf("FlushAcked: %v", err)
@@ -64,11 +66,11 @@ func TestFlushAcked(t *testing.T) {
 					t.Errorf("Backlog after FlushAcked: %d, %d, %v", unsent, unacked, err)
 				}
 			}), nil)
-			srv := serve(t, p, h, smallBuffers, configure(known))
+			srv := harness.Serve(t, p, h, harness.SmallBuffers, harness.Configure(known))
 			unread.of(srv)
-			s := open(t, srv, "GET", "/", nil)
-			park.next()
-			s.expectEnd(string(body))
+			s := harness.Open(t, srv, "GET", "/", nil)
+			park.Next()
+			s.ExpectEnd(string(body))
 		})
 	}
 }
@@ -85,16 +87,16 @@ func TestFlushAckedFails(t *testing.T) {
 		{"the client leaves", true, flush.ErrClientGone, true},
 		{"the client stays", false, flush.ErrTimeout, false},
 	} {
-		for _, p := range []proto{http1, https1, h2} {
+		for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1, harness.HTTP2} {
 			t.Run(tc.name+" "+p.String(), func(t *testing.T) {
-				park := newPark(t)
+				park := harness.NewPark(t)
 				var unread reading
 				done := make(chan struct{})
 				opts := &flush.Options{SendTimeout: 100 * time.Millisecond}
 				if tc.leave {
-					opts.SendTimeout = patience()
+					opts.SendTimeout = harness.Patience()
 				}
-				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					defer close(done)
 					f, _ := flush.From(w)
 					unread.pause()
@@ -102,25 +104,25 @@ func TestFlushAckedFails(t *testing.T) {
 					if err := flush.Flush(w, true); err != nil {
 						t.Errorf("the kernel has no room: %v", err)
 					}
-					park.here()
+					park.Here()
 					if err := f.FlushAcked(t.Context()); !errors.Is(err, tc.want) {
 						t.Errorf("FlushAcked: %v, want %v", err, tc.want)
 					}
 					if err := f.Err(); errors.Is(err, tc.want) != tc.stick {
 						t.Errorf("Err: %v", err)
 					}
-				}), opts), smallBuffers, configure(known))
+				}), opts), harness.SmallBuffers, harness.Configure(known))
 				unread.of(srv)
-				s := open(t, srv, "GET", "/", nil)
-				park.wait()
+				s := harness.Open(t, srv, "GET", "/", nil)
+				park.Wait()
 				if tc.leave {
 					unread.leave()
-					s.leave()
+					s.Leave()
 				}
-				park.resume()
+				park.Resume()
 				<-done
 				unread.leave()
-				s.leave()
+				s.Leave()
 			})
 		}
 	}
@@ -135,11 +137,11 @@ type reading struct {
 }
 
 // of makes the connection of srv's HTTP/2 client one that can be paused.
-func (r *reading) of(srv *server) {
-	if srv.proto != h2 {
+func (r *reading) of(srv *harness.Server) {
+	if srv.Proto != harness.HTTP2 {
 		return
 	}
-	tr := srv.client()
+	tr := srv.Client()
 	dial := tr.DialContext
 	tr.DialContext = func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := dial(ctx, network, addr)
@@ -215,15 +217,23 @@ func TestConnNotKnown(t *testing.T) {
 
 // ConnOptions reach the socket.
 func TestConnOptions(t *testing.T) {
-	srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		got, err := flush.TCPOptions(r.Context())
-		if want := [2]int{16 << 10, 5000}; got != want || err != nil {
-			t.Errorf("TCP_NOTSENT_LOWAT and TCP_USER_TIMEOUT are %v, %v; want %v", got, err, want)
+	options := flush.ConnOptions{NotSentLowat: 16 << 10, UserTimeout: 5 * time.Second}
+	srv := harness.Serve(t, harness.HTTP1, http.NotFoundHandler(), harness.Configure(func(s *http.Server) {
+		s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+			ctx = options.ConnContext(ctx, c)
+			raw, err := c.(*net.TCPConn).SyscallConn()
+			harness.Must(t, err)
+			harness.Must(t, raw.Control(func(fd uintptr) {
+				for option, want := range map[int]int{0x19: 16 << 10, 0x12: 5000} { // TCP_NOTSENT_LOWAT, TCP_USER_TIMEOUT
+					if got, err := syscall.GetsockoptInt(int(fd), syscall.IPPROTO_TCP, option); got != want || err != nil {
+						t.Errorf("option %#x is %d, %v; want %d", option, got, err, want)
+					}
+				}
+			}))
+			return ctx
 		}
-	}), nil), configure(func(s *http.Server) {
-		s.ConnContext = flush.ConnOptions{NotSentLowat: 16 << 10, UserTimeout: 5 * time.Second}.ConnContext
 	}))
-	open(t, srv, "GET", "/", nil).expectEnd("")
+	harness.Open(t, srv, "GET", "/", nil).Response()
 }
 
 // While one write blocks, acknowledged bytes are progress: a client that moves
@@ -246,9 +256,9 @@ func TestSendTimeoutTrueToProgress(t *testing.T) {
 				begin := time.Now()
 				ctx := t.Context()
 				if tc.known {
-					ctx = flush.WithAcked(ctx, func() int64 { return int64(min(time.Since(begin), tc.moves) / (10 * time.Second)) })
+					ctx = harness.WithAcked(ctx, func() int64 { return int64(min(time.Since(begin), tc.moves) / (10 * time.Second)) })
 				}
-				f := flush.New(newTap(false), httptest.NewRequestWithContext(ctx, "GET", "/", nil), &flush.Options{SendTimeout: timeout})
+				f := flush.New(harness.NewTap(false), httptest.NewRequestWithContext(ctx, "GET", "/", nil), &flush.Options{SendTimeout: timeout})
 				f.Write([]byte("x"))
 				err := f.FlushWait(context.Background())
 				// The kernel is asked every 50 ms.
@@ -266,10 +276,10 @@ func TestSendTimeoutTrueToProgress(t *testing.T) {
 func TestSendTimeoutTrueToProgressLives(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := time.Now()
-		ctx := flush.WithAcked(t.Context(), func() int64 { return int64(min(time.Since(begin), time.Minute) / (10 * time.Second)) })
-		client := newTap(false)
+		ctx := harness.WithAcked(t.Context(), func() int64 { return int64(min(time.Since(begin), time.Minute) / (10 * time.Second)) })
+		client := harness.NewTap(false)
 		f := flush.New(client, httptest.NewRequestWithContext(ctx, "GET", "/", nil), &flush.Options{SendTimeout: 16 * time.Second})
-		time.AfterFunc(76*time.Second-time.Nanosecond, func() { close(client.opened) })
+		time.AfterFunc(76*time.Second-time.Nanosecond, func() { close(client.Opened) })
 		f.Write([]byte("x"))
 		if err := f.FlushWait(context.Background()); err != nil {
 			t.Errorf("after %v: %v", time.Since(begin), err)
@@ -286,24 +296,24 @@ func TestSendTimeoutTrueToProgressLives(t *testing.T) {
 func TestCauseWithTheClientThere(t *testing.T) {
 	for _, test := range []struct {
 		name string
-		not  []proto
+		not  []harness.Proto
 		end  func(w http.ResponseWriter, r *http.Request, base context.CancelFunc) *http.Request // what ends the context
 	}{
 		{"BaseContext", nil, func(_ http.ResponseWriter, r *http.Request, base context.CancelFunc) *http.Request {
 			base()
 			return r
 		}},
-		{"read deadline", []proto{h2}, func(w http.ResponseWriter, r *http.Request, _ context.CancelFunc) *http.Request {
+		{"read deadline", []harness.Proto{harness.HTTP2}, func(w http.ResponseWriter, r *http.Request, _ context.CancelFunc) *http.Request {
 			http.NewResponseController(w).SetReadDeadline(time.Now())
 			return r
 		}},
-		{"cancel outside", []proto{h2}, func(_ http.ResponseWriter, r *http.Request, _ context.CancelFunc) *http.Request {
+		{"cancel outside", []harness.Proto{harness.HTTP2}, func(_ http.ResponseWriter, r *http.Request, _ context.CancelFunc) *http.Request {
 			ctx, cancel := context.WithCancel(r.Context())
 			cancel()
 			return r.WithContext(ctx)
 		}},
 	} {
-		for _, p := range []proto{http1, https1, h2} {
+		for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1, harness.HTTP2} {
 			if slices.Contains(test.not, p) {
 				continue // of an HTTP/2 stream the connection says nothing
 			}
@@ -326,16 +336,16 @@ func TestCauseWithTheClientThere(t *testing.T) {
 						}
 					}
 				}), &flush.Options{OnClose: func(r *http.Request, _ flush.Stats, _ error) { atClose <- flush.Cause(r.Context()) }})
-				srv := serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				srv := harness.Serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					if test.name == "cancel outside" {
 						r = test.end(w, r, cancel)
 					}
 					h.ServeHTTP(w, r)
-				}), configure(func(s *http.Server) {
+				}), harness.Configure(func(s *http.Server) {
 					s.BaseContext = func(net.Listener) context.Context { return ctx }
 					s.ConnContext = flush.ConnContext
 				}))
-				open(t, srv, "GET", "/", nil).expectEnd("xxx")
+				harness.Open(t, srv, "GET", "/", nil).ExpectEnd("xxx")
 				if err := <-atClose; err != context.Canceled {
 					t.Errorf("OnClose: the reason is %v", err)
 				}
@@ -346,7 +356,7 @@ func TestCauseWithTheClientThere(t *testing.T) {
 
 // An upload that stalls ends the context at ReadTimeout, and the client is there.
 func TestCauseOfAStalledUpload(t *testing.T) {
-	srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := harness.Serve(t, harness.HTTP1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if _, err := io.ReadAll(r.Body); err == nil {
 			t.Error("the upload is whole")
 		}
@@ -355,37 +365,37 @@ func TestCauseOfAStalledUpload(t *testing.T) {
 			t.Errorf("the reason is %v", err)
 		}
 		io.WriteString(w, "answer")
-	}), nil), configure(func(s *http.Server) {
+	}), nil), harness.Configure(func(s *http.Server) {
 		s.ReadTimeout = 50 * time.Millisecond
 		s.ConnContext = flush.ConnContext
 	}))
-	s := open(t, srv, "POST", "/", nil, "Content-Length: 100")
-	if body, _, _ := s.rest(); body != "answer" {
+	s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+	if body, _, _ := s.Rest(); body != "answer" {
 		t.Errorf("the client got %q", body)
 	}
 }
 
 // The twin: a client that leaves, all of it or half, is gone.
 func TestCauseWithTheClientGone(t *testing.T) {
-	for _, p := range []proto{http1, https1, h2} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1, harness.HTTP2} {
 		for _, half := range []bool{false, true} {
-			if half && p != http1 {
+			if half && p != harness.HTTP1 {
 				continue
 			}
 			t.Run(fmt.Sprint(p, half), func(t *testing.T) {
 				done := make(chan error, 2)
-				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					flush.Flush(w, true)
 					<-r.Context().Done()
 					done <- flush.Cause(r.Context())
 				}), &flush.Options{OnClose: func(r *http.Request, _ flush.Stats, _ error) { done <- flush.Cause(r.Context()) }}),
-					configure(func(s *http.Server) { s.ConnContext = flush.ConnContext }))
-				s := open(t, srv, "GET", "/", nil)
-				s.header()
+					harness.Configure(func(s *http.Server) { s.ConnContext = flush.ConnContext }))
+				s := harness.Open(t, srv, "GET", "/", nil)
+				s.Header()
 				if half {
-					s.conn.(*net.TCPConn).CloseWrite()
+					s.Conn.(*net.TCPConn).CloseWrite()
 				} else {
-					s.leave()
+					s.Leave()
 				}
 				for range 2 {
 					if err := <-done; !errors.Is(err, flush.ErrClientGone) {

@@ -365,7 +365,7 @@ func (f *Flusher) serverCauseLocked() error {
 		return ErrClosed // HTTP/2 ends a stream that has no body with its headers (golang/go#66812)
 	case (f.timeout.calling || !f.http1) && f.deadlinePassedLocked():
 		return ErrTimeout // HTTP/2 resets the stream at its deadline, idle or not
-	case f.body != nil && f.body.cutShort, f.conn != nil && f.conn.clientThere(f.http1):
+	case f.body != nil && f.body.cutShort, f.clientThere():
 		return context.Canceled // a read that we ended fails, too
 	}
 	return ErrClientGone

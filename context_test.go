@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 type valueKey struct{}
@@ -30,17 +31,17 @@ func TestCause(t *testing.T) {
 			return ctx
 		}
 	}
-	wait := func(_ *flush.Flusher, ctx context.Context, _ *stream) { <-ctx.Done() }
+	wait := func(_ *flush.Flusher, ctx context.Context, _ *harness.Stream) { <-ctx.Done() }
 	for _, test := range []struct {
 		name  string
 		above func(ctx context.Context) context.Context // what stands above NewHandler
-		h     func(f *flush.Flusher, ctx context.Context, s *stream)
+		h     func(f *flush.Flusher, ctx context.Context, s *harness.Stream)
 		want  error // flush.Cause
 		cause error // context.Cause, as bare
 		err   error // ctx.Err
 	}{
-		{"return", nil, func(*flush.Flusher, context.Context, *stream) {}, flush.ErrClosed, context.Canceled, context.Canceled},
-		{"Close", nil, func(f *flush.Flusher, ctx context.Context, _ *stream) {
+		{"return", nil, func(*flush.Flusher, context.Context, *harness.Stream) {}, flush.ErrClosed, context.Canceled, context.Canceled},
+		{"Close", nil, func(f *flush.Flusher, ctx context.Context, _ *harness.Stream) {
 			f.Close()
 			if ctx.Err() != nil || context.Cause(ctx) != nil {
 				t.Error("an early Close ends the context:", context.Cause(ctx))
@@ -49,20 +50,23 @@ func TestCause(t *testing.T) {
 				t.Error("not at once:", err)
 			}
 		}, flush.ErrClosed, context.Canceled, context.Canceled},
-		{"Close, then the client leaves", nil, func(f *flush.Flusher, ctx context.Context, s *stream) {
+		{"Close, then the client leaves", nil, func(f *flush.Flusher, ctx context.Context, s *harness.Stream) {
 			f.Close()
-			s.leave()
+			s.Leave()
 			<-ctx.Done()
 		}, flush.ErrClosed, context.Canceled, context.Canceled},
-		{"Abort", nil, func(f *flush.Flusher, _ context.Context, _ *stream) { f.Abort(own) }, own, context.Canceled, context.Canceled},
-		{"client gone", nil, func(_ *flush.Flusher, ctx context.Context, s *stream) { s.leave(); <-ctx.Done() }, flush.ErrClientGone, context.Canceled, context.Canceled},
-		{"client gone, nobody looks", nil, func(f *flush.Flusher, _ context.Context, s *stream) {
-			s.leave()
+		{"Abort", nil, func(f *flush.Flusher, _ context.Context, _ *harness.Stream) { f.Abort(own) }, own, context.Canceled, context.Canceled},
+		{"client gone", nil, func(_ *flush.Flusher, ctx context.Context, s *harness.Stream) { s.Leave(); <-ctx.Done() }, flush.ErrClientGone, context.Canceled, context.Canceled},
+		{"client gone, nobody looks", nil, func(f *flush.Flusher, _ context.Context, s *harness.Stream) {
+			s.Leave()
 			synctest.Wait()
 			f.WriteString("two")
 			f.WriteString("small things")
 		}, flush.ErrClientGone, context.Canceled, context.Canceled},
-		{"timeout", nil, func(f *flush.Flusher, ctx context.Context, _ *stream) { f.Write(make([]byte, much)); <-ctx.Done() }, flush.ErrTimeout, context.Canceled, context.Canceled},
+		{"timeout", nil, func(f *flush.Flusher, ctx context.Context, _ *harness.Stream) {
+			f.Write(make([]byte, harness.Much))
+			<-ctx.Done()
+		}, flush.ErrTimeout, context.Canceled, context.Canceled},
 		{"cancelled above", cancelAbove(nil), wait, flush.ErrClientGone, context.Canceled, context.Canceled},
 		{"cause above", cancelAbove(own), wait, own, own, context.Canceled},
 		{"deadline above", func(ctx context.Context) context.Context {
@@ -70,11 +74,11 @@ func TestCause(t *testing.T) {
 			context.AfterFunc(ctx, cancel)
 			return ctx
 		}, wait, context.DeadlineExceeded, context.DeadlineExceeded, context.DeadlineExceeded},
-		{"cause above, then Abort", cancelAbove(own), func(f *flush.Flusher, ctx context.Context, _ *stream) {
+		{"cause above, then Abort", cancelAbove(own), func(f *flush.Flusher, ctx context.Context, _ *harness.Stream) {
 			<-ctx.Done()
 			f.Abort(io.ErrNoProgress)
 		}, io.ErrNoProgress, own, context.Canceled},
-		{"Abort, then a cause above", cancelAbove(own), func(f *flush.Flusher, ctx context.Context, _ *stream) {
+		{"Abort, then a cause above", cancelAbove(own), func(f *flush.Flusher, ctx context.Context, _ *harness.Stream) {
 			f.Abort(io.ErrNoProgress)
 			<-time.After(time.Minute)
 		}, io.ErrNoProgress, context.Canceled, context.Canceled},
@@ -87,17 +91,17 @@ func TestCause(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(ctx)
 			cancel(own)
 			return ctx
-		}, func(*flush.Flusher, context.Context, *stream) {}, own, own, context.Canceled},
+		}, func(*flush.Flusher, context.Context, *harness.Stream) {}, own, own, context.Canceled},
 	} {
 		for _, watched := range []bool{true, false} {
 			t.Run(fmt.Sprint(test.name, "/", watched), func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 					type kept struct{ ctx, derived context.Context }
 					ended := make(chan kept, 1)
 					atClose := make(chan error, 1)
-					opened := make(chan *stream, 1)
+					opened := make(chan *harness.Stream, 1)
 					opts := &flush.Options{SendTimeout: time.Minute, OnClose: func(r *http.Request, _ flush.Stats, _ error) { atClose <- flush.Cause(r.Context()) }}
-					h := wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+					h := harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
 						derived := context.WithValue(r.Context(), valueKey{}, "derived")
 						if watched {
 							var cancel context.CancelFunc
@@ -105,7 +109,7 @@ func TestCause(t *testing.T) {
 							context.AfterFunc(r.Context(), cancel)
 						}
 						defer func() { ended <- kept{r.Context(), derived} }()
-						test.h(flusher(w), r.Context(), <-opened)
+						test.h(harness.Flusher(w), r.Context(), <-opened)
 						synctest.Wait() // derived contexts end just after
 						if r.Context().Err() == nil {
 							return
@@ -116,13 +120,13 @@ func TestCause(t *testing.T) {
 							}
 						}
 					})
-					srv := serveMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					srv := harness.ServeMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						if test.above != nil {
 							r = r.WithContext(test.above(r.Context()))
 						}
 						h.ServeHTTP(w, r)
 					}), 1000)
-					s := open(t, srv, "GET", "/", nil)
+					s := harness.Open(t, srv, "GET", "/", nil)
 					opened <- s
 					got := <-ended
 					synctest.Wait()
@@ -147,7 +151,7 @@ func TestCause(t *testing.T) {
 					if err := <-atClose; !errors.Is(err, test.want) {
 						t.Errorf("OnClose: %v, want %v", err, test.want)
 					}
-					s.leave()
+					s.Leave()
 				})
 			})
 		}
@@ -166,7 +170,7 @@ func TestCauseOfNoResponse(t *testing.T) {
 	if err := flush.Cause(ctx); err != own {
 		t.Error(err)
 	}
-	wrapped(nil, func(_ http.ResponseWriter, r *http.Request) {
+	harness.Wrapped(nil, func(_ http.ResponseWriter, r *http.Request) {
 		ctx, cancel := context.WithCancelCause(r.Context())
 		cancel(own)
 		if err := flush.Cause(ctx); err != nil {
@@ -181,7 +185,7 @@ func TestCauseAfterPanic(t *testing.T) {
 	var ctx context.Context
 	func() {
 		defer func() { recover() }()
-		wrapped(nil, func(_ http.ResponseWriter, r *http.Request) { ctx = r.Context(); panic("x") }).ServeHTTP(httptest.NewRecorder(), r)
+		harness.Wrapped(nil, func(_ http.ResponseWriter, r *http.Request) { ctx = r.Context(); panic("x") }).ServeHTTP(httptest.NewRecorder(), r)
 	}()
 	if err := flush.Cause(ctx); err == nil || errors.Is(err, flush.ErrClosed) || context.Cause(ctx) != context.Canceled {
 		t.Error("cause:", err, context.Cause(ctx))
@@ -193,14 +197,14 @@ func TestCauseAfterPanic(t *testing.T) {
 func TestClientGone(t *testing.T) {
 	for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
 		t.Run(mode.String(), func(t *testing.T) {
-			eachProto(t, func(t *testing.T, p proto) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 				ended := make(chan error, 1)
 				opts := &flush.Options{Flush: mode, OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}
-				srv := serve(t, p, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+				srv := harness.Serve(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
 					flush.Flush(w, true)
-					f := flusher(w)
+					f := harness.Flusher(w)
 					var err error
-					for begin := time.Now(); err == nil && time.Since(begin) < patience(); {
+					for begin := time.Now(); err == nil && time.Since(begin) < harness.Patience(); {
 						if _, err = w.Write(make([]byte, 10_000)); err == nil {
 							err = f.FlushError()
 						}
@@ -213,10 +217,10 @@ func TestClientGone(t *testing.T) {
 					if _, err := w.Write([]byte("x")); !errors.Is(err, flush.ErrClientGone) {
 						t.Error("later:", err)
 					}
-				}), smallBuffers)
-				s := open(t, srv, "GET", "/", nil)
-				s.header()
-				s.leave()
+				}), harness.SmallBuffers)
+				s := harness.Open(t, srv, "GET", "/", nil)
+				s.Header()
+				s.Leave()
 				if err := <-ended; !errors.Is(err, flush.ErrClientGone) {
 					t.Error("OnClose:", err)
 				}
@@ -227,22 +231,22 @@ func TestClientGone(t *testing.T) {
 
 // With no deadline left there is none to blame when the client leaves.
 func TestClientGoneAfterLiftedDeadline(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		ended := make(chan error, 1)
 		opts := &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}
-		srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
-			flusher(w).SetWriteDeadline(time.Time{})
+		srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+			harness.Flusher(w).SetWriteDeadline(time.Time{})
 			flush.Flush(w, true)
 			<-r.Context().Done()
 			if err := flush.Cause(r.Context()); !errors.Is(err, flush.ErrClientGone) {
 				t.Error("cause:", err)
 			}
-			w.Write(make([]byte, much))
-		}), 1000, configure(func(s *http.Server) { s.WriteTimeout = time.Second }))
-		s := open(t, srv, "GET", "/", nil)
-		s.header()
+			w.Write(make([]byte, harness.Much))
+		}), 1000, harness.Configure(func(s *http.Server) { s.WriteTimeout = time.Second }))
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.Header()
 		<-time.After(time.Minute)
-		s.leave()
+		s.Leave()
 		if err := <-ended; !errors.Is(err, flush.ErrClientGone) || errors.Is(err, flush.ErrTimeout) {
 			t.Error("OnClose:", err)
 		}
@@ -253,11 +257,11 @@ func TestClientGoneAfterLiftedDeadline(t *testing.T) {
 // everything: the end of the context fails no Write and no Flush.
 func TestHalfClosedClientGetsEverything(t *testing.T) {
 	for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
-		for _, p := range []proto{http1, http10} {
+		for _, p := range []harness.Proto{harness.HTTP1, harness.HTTP10} {
 			for _, real := range []bool{true, false} {
 				t.Run(fmt.Sprint(mode, p, real), func(t *testing.T) {
-					run := func(t *testing.T, serve func(h http.Handler) *server) {
-						s := open(t, serve(wrapped(&flush.Options{Flush: mode}, func(w http.ResponseWriter, r *http.Request) {
+					run := func(t *testing.T, serve func(h http.Handler) *harness.Server) {
+						s := harness.Open(t, serve(harness.Wrapped(&flush.Options{Flush: mode}, func(w http.ResponseWriter, r *http.Request) {
 							io.WriteString(w, "first,")
 							flush.Flush(w, true)
 							<-r.Context().Done()
@@ -268,27 +272,27 @@ func TestHalfClosedClientGetsEverything(t *testing.T) {
 								if _, err := fmt.Fprint(w, i); err != nil {
 									t.Error(err)
 								}
-								for _, err := range []error{flusher(w).FlushError(), flusher(w).FlushWait(r.Context()), flusher(w).Err()} {
+								for _, err := range []error{harness.Flusher(w).FlushError(), harness.Flusher(w).FlushWait(r.Context()), harness.Flusher(w).Err()} {
 									if err != nil {
 										t.Error(err)
 									}
 								}
 							}
 						})), "GET", "/", nil)
-						s.expect("first,")
-						if c, ok := s.conn.(*net.TCPConn); ok {
+						s.Expect("first,")
+						if c, ok := s.Conn.(*net.TCPConn); ok {
 							c.CloseWrite()
 						} else {
-							s.conn.(interface{ CloseWrite() error }).CloseWrite()
+							s.Conn.(interface{ CloseWrite() error }).CloseWrite()
 						}
-						s.expectEnd("012")
+						s.ExpectEnd("012")
 					}
 					if real {
-						run(t, func(h http.Handler) *server { return serve(t, p, h) })
+						run(t, func(h http.Handler) *harness.Server { return harness.Serve(t, p, h) })
 						return
 					}
 					synctest.Test(t, func(t *testing.T) {
-						run(t, func(h http.Handler) *server { return serveMemory(t, p, h, 0) })
+						run(t, func(h http.Handler) *harness.Server { return harness.ServeMemory(t, p, h, 0) })
 					})
 				})
 			}
@@ -300,7 +304,7 @@ func TestHalfClosedClientGetsEverything(t *testing.T) {
 func TestContextKeepsDeadlineAndValues(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		at := time.Now().Add(time.Hour)
-		h := wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+		h := harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
 			ctx := r.Context()
 			if d, ok := ctx.Deadline(); !ok || !d.Equal(at) {
 				t.Error("deadline:", d, ok)
@@ -313,16 +317,16 @@ func TestContextKeepsDeadlineAndValues(t *testing.T) {
 			if ctx.Value(valueKey{}) != "value" || ctx.Value(http.ServerContextKey) == nil || ctx.Value(http.LocalAddrContextKey) == nil {
 				t.Error("values are missing")
 			}
-			if f, ok := flush.FromContext(derived); !ok || f != flusher(w) {
+			if f, ok := flush.FromContext(derived); !ok || f != harness.Flusher(w) {
 				t.Error("FromContext found", f)
 			}
 		})
-		srv := serveMemory(t, http1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ctx, cancel := context.WithDeadline(context.WithValue(r.Context(), valueKey{}, "value"), at)
 			defer cancel()
 			h.ServeHTTP(w, r.WithContext(ctx))
 		}), 0)
-		open(t, srv, "GET", "/", nil).expectEnd("")
+		harness.Open(t, srv, "GET", "/", nil).ExpectEnd("")
 	})
 }
 
@@ -351,7 +355,7 @@ func TestContextWatchesNoLongerThanNeeded(t *testing.T) {
 	defer cancel()
 	server := &countingContext{Context: ctx}
 	r := httptest.NewRequestWithContext(server, "GET", "/", nil)
-	wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+	harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
 		if r.Context().Err() != nil || r.Context().Value(valueKey{}) != nil || server.waiting.Load() != 0 {
 			t.Error("watched before anybody waits")
 		}
@@ -375,21 +379,21 @@ func (c slowlyClosing) Close() error { <-time.After(time.Second); return c.Conn.
 // the deadline is told there already.
 func TestCauseBeforeTheVerdict(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		clock := newClock()
+		clock := harness.NewClock()
 		ended := make(chan struct{})
-		srv := serveMemory(t, http1, wrapped(&flush.Options{SendTimeout: -1}, func(w http.ResponseWriter, r *http.Request) {
-			flusher(w).SetWriteDeadline(time.Now().Add(time.Minute))
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: -1}, func(w http.ResponseWriter, r *http.Request) {
+			harness.Flusher(w).SetWriteDeadline(time.Now().Add(time.Minute))
 			context.AfterFunc(r.Context(), func() {
 				defer close(ended)
-				if err := flush.Cause(r.Context()); !errors.Is(err, flush.ErrTimeout) || clock.now() != time.Minute {
-					t.Errorf("cause %v after %v", err, clock.now())
+				if err := flush.Cause(r.Context()); !errors.Is(err, flush.ErrTimeout) || clock.Now() != time.Minute {
+					t.Errorf("cause %v after %v", err, clock.Now())
 				}
 			})
-			w.Write(make([]byte, much))
-		}), 1000, wrapConn(func(c net.Conn) net.Conn { return slowlyClosing{c} }))
-		s := open(t, srv, "GET", "/", nil)
+			w.Write(make([]byte, harness.Much))
+		}), 1000, harness.WrapConn(func(c net.Conn) net.Conn { return slowlyClosing{c} }))
+		s := harness.Open(t, srv, "GET", "/", nil)
 		<-ended
-		s.leave()
+		s.Leave()
 		<-time.After(time.Minute)
 	})
 }
@@ -418,7 +422,7 @@ func TestKeptContextIsSmall(t *testing.T) {
 		before := heap()
 		for i = range n {
 			ctx, cancel := context.WithCancel(context.WithValue(context.Background(), valueKey{}, "value"))
-			h.ServeHTTP(newPlain(), httptest.NewRequestWithContext(ctx, "GET", "/", nil))
+			h.ServeHTTP(harness.NewPlain(), httptest.NewRequestWithContext(ctx, "GET", "/", nil))
 			cancel()
 		}
 		after := heap()
@@ -436,7 +440,7 @@ func TestKeptContextIsSmall(t *testing.T) {
 		return (after - before) / n
 	}
 	for _, watched := range []bool{false, true} {
-		bare, ours := measure(t, bare, watched), measure(t, wrappedBy(nil), watched)
+		bare, ours := measure(t, harness.Bare, watched), measure(t, harness.WrappedBy(nil), watched)
 		t.Logf("watched %t: %d bytes, bare %d", watched, ours, bare)
 		if ours > bare+256 {
 			t.Errorf("watched %t: %d bytes, bare %d", watched, ours, bare)

@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"slices"
 	"time"
+
+	"github.com/fa492104/flush/internal/workers"
 )
 
 // Detaching. A response is
@@ -345,7 +347,7 @@ func (f *Flusher) removeFiles() {
 // endAsideLocked ends a response that has nobody else to do that.
 func (f *Flusher) endAsideLocked() {
 	if f.detached >= kept && !f.closing {
-		closers.do(f.endAlone)
+		closers.Do(f.endAlone)
 	}
 }
 
@@ -361,17 +363,17 @@ func (f *Flusher) clientLeft(writable bool) {
 // endSoonLocked has a detached response end on another goroutine.
 func (f *Flusher) endSoonLocked(writable bool) {
 	if !writable || f.held || f.q.len > 0 || f.penTakenLocked() || f.stack.active() {
-		waitingClosers.do(f.endAlone)
+		waitingClosers.Do(f.endAlone)
 	} else {
-		closers.do(f.endAlone)
+		closers.Do(f.endAlone)
 	}
 }
 
 // They end responses whose clients have left, and run OnClose, which may take its
 // time. What may have to wait for its client is apart, so that nothing else does.
 var (
-	closers        = workers{most: 256}
-	waitingClosers = workers{most: 128, stuck: 50 * time.Millisecond}
+	closers        = workers.Pool{Most: 256}
+	waitingClosers = workers.Pool{Most: 128, Stuck: 50 * time.Millisecond}
 )
 
 // endAlone ends a detached response on a goroutine that is nobody's: its client

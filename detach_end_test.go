@@ -20,13 +20,14 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 var detachFor = flag.Duration("detach", time.Second, "for how long descriptors of detached responses are reused")
 
 // clientsAtOnce is how many connections a test opens: as many as descriptors
 // allow, on both sides, and more than a few.
-func clientsAtOnce(most int) int { return min(most, openFiles()/2-100) }
+func clientsAtOnce(most int) int { return min(most, harness.OpenFiles()/2-100) }
 
 // serving calls do with each response that was let go of, on n goroutines, until
 // it is told to stop.
@@ -55,7 +56,7 @@ func serving(n int, out <-chan detached, do func(detached)) (stop func()) {
 // closed from elsewhere: none fails, although a client does not repeat a POST.
 func TestDetachedPostsOnKeptConnections(t *testing.T) {
 	h, out := detacher(t, nil, func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) })
-	srv := serve(t, http1, h)
+	srv := harness.Serve(t, harness.HTTP1, h)
 	tr := &http.Transport{MaxIdleConnsPerHost: 64}
 	defer tr.CloseIdleConnections()
 	client := &http.Client{Transport: tr}
@@ -69,7 +70,7 @@ func TestDetachedPostsOnKeptConnections(t *testing.T) {
 	for range 10 {
 		posters.Go(func() {
 			for range 100 {
-				r, err := client.Post(srv.url("/"), "text/plain", strings.NewReader("body"))
+				r, err := client.Post(srv.URL("/"), "text/plain", strings.NewReader("body"))
 				if err != nil {
 					t.Error(err)
 					return
@@ -101,16 +102,16 @@ func TestDetachedDescriptorsReused(t *testing.T) {
 	const stay, come = 200, 32
 	var ended atomic.Int64
 	h, out := detacher(t, nil, nil)
-	srv := serve(t, http1, h)
+	srv := harness.Serve(t, harness.HTTP1, h)
 	staying := make([]detached, 0, stay)
 	for range stay {
-		c, err := srv.dial(t.Context())
+		c, err := srv.Dial(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		defer c.Close()
 		fmt.Fprintf(c, "GET /stay HTTP/1.1\r\nHost: x\r\n\r\n")
-		f := next(t, out)
+		f := harness.Next(t, out)
 		context.AfterFunc(f.ctx, func() { ended.Add(1) })
 		staying = append(staying, f)
 	}
@@ -128,7 +129,7 @@ func TestDetachedDescriptorsReused(t *testing.T) {
 	for range come {
 		clients.Go(func() {
 			for time.Now().Before(until) {
-				c, err := srv.dial(t.Context())
+				c, err := srv.Dial(t.Context())
 				if err != nil {
 					t.Error(err)
 					return
@@ -160,26 +161,26 @@ func TestDetachedDescriptorsReused(t *testing.T) {
 // costs the client the end of it.
 func TestDetachedClientSends(t *testing.T) {
 	eachWatch(t, func(t *testing.T) {
-		for _, p := range []proto{http1, https1} {
+		for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1} {
 			t.Run(p.String(), func(t *testing.T) {
 				h, out := detacher(t, nil, nil)
-				srv := serve(t, p, h)
-				s := open(t, srv, "GET", "/", nil)
-				f := next(t, out)
-				s.response()
+				srv := harness.Serve(t, p, h)
+				s := harness.Open(t, srv, "GET", "/", nil)
+				f := harness.Next(t, out)
+				s.Response()
 				for range 10 {
-					fmt.Fprintf(s.conn, "GET /again HTTP/1.1\r\nHost: x\r\n\r\n")
+					fmt.Fprintf(s.Conn, "GET /again HTTP/1.1\r\nHost: x\r\n\r\n")
 					io.WriteString(f, "event")
-					if err := f.FlushWait(noContext); err != nil {
+					if err := f.FlushWait(harness.NoContext); err != nil {
 						t.Fatal(err)
 					}
-					s.expect("event")
+					s.Expect("event")
 				}
 				if f.ctx.Err() != nil {
 					t.Errorf("it was ended: %v", flush.Cause(f.ctx))
 				}
 				f.Close()
-				s.expectEnd("")
+				s.ExpectEnd("")
 			})
 		}
 	})
@@ -188,27 +189,27 @@ func TestDetachedClientSends(t *testing.T) {
 // A client that sends without end is not read without end, and its leaving is
 // still noticed.
 func TestDetachedClientFloods(t *testing.T) {
-	for _, p := range []proto{http1, https1} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1} {
 		t.Run(p.String(), func(t *testing.T) {
 			h, out := detacher(t, nil, nil)
-			srv := serve(t, p, h, smallBuffers)
-			s := open(t, srv, "GET", "/", nil)
-			f := next(t, out)
-			s.response()
-			socket := s.conn
+			srv := harness.Serve(t, p, h, harness.SmallBuffers)
+			s := harness.Open(t, srv, "GET", "/", nil)
+			f := harness.Next(t, out)
+			s.Response()
+			socket := s.Conn
 			if t, ok := socket.(*tls.Conn); ok {
 				socket = t.NetConn()
 			}
 			socket.(*net.TCPConn).SetWriteBuffer(4 << 10) // what is unsent hides the leaving
-			s.conn.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
-			if n, err := io.Copy(s.conn, io.LimitReader(zeros{}, 64<<20)); err == nil {
+			s.Conn.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+			if n, err := io.Copy(s.Conn, io.LimitReader(zeros{}, 64<<20)); err == nil {
 				t.Errorf("all of %d bytes were taken", n)
 			}
 			if f.ctx.Err() != nil {
 				t.Errorf("it was ended: %v", flush.Cause(f.ctx))
 			}
-			s.leave()
-			next(t, f.ctx.Done())
+			s.Leave()
+			harness.Next(t, f.ctx.Done())
 		})
 	}
 }
@@ -221,24 +222,24 @@ func (zeros) Read(p []byte) (int, error) { return len(p), nil }
 func TestDetachedTLSGoodbye(t *testing.T) {
 	eachWatch(t, func(t *testing.T) {
 		h, out := detacher(t, nil, nil)
-		srv := serve(t, https1, h)
-		s := open(t, srv, "GET", "/", nil)
-		f := next(t, out)
-		s.response()
-		s.conn.(*tls.Conn).CloseWrite()
-		s.expectEnd("")
-		next(t, f.ctx.Done())
+		srv := harness.Serve(t, harness.HTTPS1, h)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		f := harness.Next(t, out)
+		s.Response()
+		s.Conn.(*tls.Conn).CloseWrite()
+		s.ExpectEnd("")
+		harness.Next(t, f.ctx.Done())
 	})
 }
 
 // Over a Unix socket as over TCP.
 func TestDetachedUnixSocket(t *testing.T) {
-	checkGoroutines(t)
+	harness.CheckGoroutines(t)
 	dir, err := os.MkdirTemp("", "detach") // t.TempDir is too long for a socket
-	must(t, err)
+	harness.Must(t, err)
 	defer os.RemoveAll(dir)
 	ln, err := net.Listen("unix", filepath.Join(dir, "s"))
-	must(t, err)
+	harness.Must(t, err)
 	h, out := detacher(t, nil, nil)
 	srv := &http.Server{Handler: h}
 	go srv.Serve(ln)
@@ -250,13 +251,13 @@ func TestDetachedUnixSocket(t *testing.T) {
 		}
 		defer c.Close()
 		fmt.Fprintf(c, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-		f := next(t, out)
+		f := harness.Next(t, out)
 		if !f.Stats().Detached {
 			t.Error("it is not detached")
 		}
 		if leaves {
 			c.Close()
-			next(t, f.ctx.Done())
+			harness.Next(t, f.ctx.Done())
 			continue
 		}
 		io.WriteString(f, "event")
@@ -270,12 +271,12 @@ func TestDetachedUnixSocket(t *testing.T) {
 
 // The files of a multipart request go with the response, wherever it ends.
 func TestDetachedMultipartFiles(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		for _, how := range []string{"closed after the handler", "closed in the handler", "panic"} {
 			t.Setenv("TMPDIR", t.TempDir())
 			names := make(chan string, 1)
 			out := make(chan detached, 1)
-			srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if err := r.ParseMultipartForm(1); err != nil {
 					t.Error(err)
 				}
@@ -302,19 +303,19 @@ func TestDetachedMultipartFiles(t *testing.T) {
 			var body bytes.Buffer
 			m := multipart.NewWriter(&body)
 			part, _ := m.CreateFormFile("f", "f")
-			io.WriteString(part, text(1<<20))
+			io.WriteString(part, harness.Text(1<<20))
 			m.Close()
-			s := open(t, srv, "POST", "/", &body, "Content-Type: "+m.FormDataContentType())
-			s.start()
-			name, f := next(t, names), next(t, out)
+			s := harness.Open(t, srv, "POST", "/", &body, "Content-Type: "+m.FormDataContentType())
+			s.Start()
+			name, f := harness.Next(t, names), harness.Next(t, out)
 			if how == "closed after the handler" {
 				if _, err := os.Stat(name); err != nil {
 					t.Errorf("%s: the file went before the response: %v", how, err)
 				}
 				f.Close()
 			}
-			waitFor(t, func() bool { _, err := os.Stat(name); return os.IsNotExist(err) })
-			s.rest()
+			harness.WaitFor(t, func() bool { _, err := os.Stat(name); return os.IsNotExist(err) })
+			s.Rest()
 		}
 	})
 }
@@ -323,10 +324,10 @@ func TestDetachedMultipartFiles(t *testing.T) {
 // it.
 func TestDetachedOutlivesItsServer(t *testing.T) {
 	h, out := detacher(t, nil, nil)
-	srv := serve(t, http1, h)
-	s := open(t, srv, "GET", "/", nil)
-	f := next(t, out)
-	s.response()
+	srv := harness.Serve(t, harness.HTTP1, h)
+	s := harness.Open(t, srv, "GET", "/", nil)
+	f := harness.Next(t, out)
+	s.Response()
 	if err := srv.Shutdown(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -335,20 +336,20 @@ func TestDetachedOutlivesItsServer(t *testing.T) {
 	if err := f.Close(); err != nil {
 		t.Error(err)
 	}
-	s.expectEnd("event")
+	s.ExpectEnd("event")
 }
 
 // A panic of OnClose's, where no handler is there any more, is logged as the
 // server logs one, and harms nobody else.
 func TestDetachedPanicInOnClose(t *testing.T) {
 	h, out := detacher(t, &flush.Options{OnClose: func(*http.Request, flush.Stats, error) { panic("in OnClose") }}, nil)
-	srv := serve(t, http1, h)
-	s := open(t, srv, "GET", "/", nil)
-	f := next(t, out)
-	s.response()
-	s.leave()
-	next(t, f.ctx.Done())
-	waitFor(t, func() bool { return strings.Contains(srv.logged(), "in OnClose") })
+	srv := harness.Serve(t, harness.HTTP1, h)
+	s := harness.Open(t, srv, "GET", "/", nil)
+	f := harness.Next(t, out)
+	s.Response()
+	s.Leave()
+	harness.Next(t, f.ctx.Done())
+	harness.WaitFor(t, func() bool { return strings.Contains(srv.Logged(), "in OnClose") })
 }
 
 // What OnClose sees of the request is what the handler saw, but for the body.
@@ -362,15 +363,15 @@ func TestDetachedOnCloseRequest(t *testing.T) {
 		})
 	mux := http.NewServeMux()
 	mux.Handle("/a/{b}", h)
-	srv := serve(t, http1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, "v")))
 	}))
-	s := open(t, srv, "POST", "/a/x?q=1", strings.NewReader("body"), "X-Y: z")
-	s.start()
-	f := next(t, out)
-	s.response()
+	s := harness.Open(t, srv, "POST", "/a/x?q=1", strings.NewReader("body"), "X-Y: z")
+	s.Start()
+	f := harness.Next(t, out)
+	s.Response()
 	f.Close()
-	r := next(t, requests)
+	r := harness.Next(t, requests)
 	if r.Method != "POST" || r.URL.Path != "/a/x" || r.Header.Get("X-Y") != "z" || r.PathValue("b") != "x" || r.FormValue("q") != "1" || r.Context().Value(key{}) != "v" {
 		t.Errorf("got %+v", r)
 	}
@@ -379,7 +380,7 @@ func TestDetachedOnCloseRequest(t *testing.T) {
 // Middleware inside that has something to write once its handler has returned, as
 // a compressor has, cannot write into the stream.
 func TestDetachedMiddlewareInside(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		out := make(chan *flush.Flusher, 1)
 		late := make(chan error, 1)
 		inner := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -389,33 +390,33 @@ func TestDetachedMiddlewareInside(t *testing.T) {
 			}
 			out <- f
 		})
-		srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			inner.ServeHTTP(unwrapped{w}, r)
 			w.Header().Del("Content-Length")
 			_, err := w.Write([]byte("the footer of a compressor"))
 			late <- err
 		}), nil))
-		s := open(t, srv, "GET", "/", nil)
-		f := next(t, out)
-		if err := next(t, late); err != flush.ErrClosed {
+		s := harness.Open(t, srv, "GET", "/", nil)
+		f := harness.Next(t, out)
+		if err := harness.Next(t, late); err != flush.ErrClosed {
 			t.Errorf("the late Write: %v", err)
 		}
 		io.WriteString(f, "event")
 		f.Close()
-		s.expectEnd("event")
+		s.ExpectEnd("event")
 	})
 }
 
 // A broadcast's write comes whole and in order whatever the kernel takes of it,
 // and the client's slowness costs nobody else anything.
 func TestDetachedSharedWrite(t *testing.T) {
-	for _, p := range []proto{http1, http10, https1} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTP10, harness.HTTPS1} {
 		t.Run(p.String(), func(t *testing.T) {
 			h, out := detacher(t, &flush.Options{MaxPending: 8 << 20}, nil)
-			srv := serve(t, p, h, smallBuffers)
-			s := open(t, srv, "GET", "/", nil)
-			f := next(t, out)
-			s.response()
+			srv := harness.Serve(t, p, h, harness.SmallBuffers)
+			s := harness.Open(t, srv, "GET", "/", nil)
+			f := harness.Next(t, out)
+			s.Response()
 			var want strings.Builder
 			direct, ordinary := 0, 0
 			for i := range 3000 {
@@ -435,9 +436,9 @@ func TestDetachedSharedWrite(t *testing.T) {
 					f.FlushAsync()
 				}
 				if i%300 == 299 { // the client catches up
-					s.expect(want.String())
+					s.Expect(want.String())
 					want.Reset()
-					waitFor(t, func() bool { return f.Buffered() == 0 })
+					harness.WaitFor(t, func() bool { return f.Buffered() == 0 })
 				}
 			}
 			if direct == 0 || ordinary == 0 {
@@ -447,7 +448,7 @@ func TestDetachedSharedWrite(t *testing.T) {
 				t.Errorf("%+v", st)
 			}
 			f.Close()
-			s.expectEnd(want.String())
+			s.ExpectEnd(want.String())
 		})
 	}
 }
@@ -457,21 +458,21 @@ func TestDetachedSharedWriteTakesTheOrdinaryWay(t *testing.T) {
 	event := flush.NewSharedWrite([]byte("event"))
 	for _, c := range []struct {
 		name  string
-		proto proto
+		proto harness.Proto
 		make  func(f *flush.Flusher)
 		want  bool
 	}{
-		{"nothing", http1, func(*flush.Flusher) {}, true},
-		{"HTTP/2", h2, func(*flush.Flusher) {}, false},
-		{"a buffer", http1, func(f *flush.Flusher) { f.StartBuffer(nil) }, false},
-		{"bytes queued", http1, func(f *flush.Flusher) { f.Write([]byte("a")) }, false},
+		{"nothing", harness.HTTP1, func(*flush.Flusher) {}, true},
+		{"HTTP/2", harness.HTTP2, func(*flush.Flusher) {}, false},
+		{"a buffer", harness.HTTP1, func(f *flush.Flusher) { f.StartBuffer(nil) }, false},
+		{"bytes queued", harness.HTTP1, func(f *flush.Flusher) { f.Write([]byte("a")) }, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h, out := detacher(t, nil, nil)
-			srv := serve(t, c.proto, h)
-			s := open(t, srv, "GET", "/", nil)
-			f := next(t, out)
-			s.response()
+			srv := harness.Serve(t, c.proto, h)
+			s := harness.Open(t, srv, "GET", "/", nil)
+			f := harness.Next(t, out)
+			s.Response()
 			c.make(f.Flusher)
 			if taken, err := flush.WriteShared(f.Flusher, event); taken != c.want || err != nil {
 				t.Errorf("got %v, %v", taken, err)
@@ -480,22 +481,22 @@ func TestDetachedSharedWriteTakesTheOrdinaryWay(t *testing.T) {
 			if taken, err := flush.WriteShared(f.Flusher, event); taken || err != nil {
 				t.Errorf("after the end: %v, %v", taken, err)
 			}
-			s.rest()
+			s.Rest()
 		})
 	}
 	t.Run("the client has gone", func(t *testing.T) {
 		h, out := detacher(t, nil, nil)
-		srv := serve(t, http1, h)
-		s := open(t, srv, "GET", "/", nil)
-		f := next(t, out)
-		s.response()
-		s.conn.(*net.TCPConn).SetLinger(0)
-		s.leave()
-		waitFor(t, func() bool {
+		srv := harness.Serve(t, harness.HTTP1, h)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		f := harness.Next(t, out)
+		s.Response()
+		s.Conn.(*net.TCPConn).SetLinger(0)
+		s.Leave()
+		harness.WaitFor(t, func() bool {
 			taken, err := flush.WriteShared(f.Flusher, event)
 			return err != nil || !taken
 		})
-		next(t, f.ctx.Done())
+		harness.Next(t, f.ctx.Done())
 	})
 }
 
@@ -503,45 +504,45 @@ func TestDetachedSharedWriteTakesTheOrdinaryWay(t *testing.T) {
 // the response: the kernel resets a connection that is closed over such bytes.
 func TestDetachedEndsOverUnreadInput(t *testing.T) {
 	h, out := detacher(t, nil, nil)
-	srv := serve(t, http1, h)
+	srv := harness.Serve(t, harness.HTTP1, h)
 	for range 200 {
-		s := open(t, srv, "GET", "/", nil)
-		f := next(t, out)
-		s.response()
-		io.WriteString(f, text(20_000))
-		fmt.Fprintf(s.conn, "GET /next HTTP/1.1\r\nHost: x\r\n\r\n")
+		s := harness.Open(t, srv, "GET", "/", nil)
+		f := harness.Next(t, out)
+		s.Response()
+		io.WriteString(f, harness.Text(20_000))
+		fmt.Fprintf(s.Conn, "GET /next HTTP/1.1\r\nHost: x\r\n\r\n")
 		if err := f.Close(); err != nil {
 			t.Fatal(err)
 		}
-		s.expectEnd(text(20_000))
+		s.ExpectEnd(harness.Text(20_000))
 	}
 }
 
 // Clients that end their own half and read nothing hold up the end of nobody
 // else's response, however many they are; and get what was accepted once they read.
 func TestDetachedEndsThatWaitHoldUpNobody(t *testing.T) {
-	h, out := detacher(t, &flush.Options{MaxPending: much}, nil)
-	srv := serve(t, http1, h, smallBuffers)
-	content := text(much)
-	streams, responses := make([]*stream, 300), make([]detached, 300)
+	h, out := detacher(t, &flush.Options{MaxPending: harness.Much}, nil)
+	srv := harness.Serve(t, harness.HTTP1, h, harness.SmallBuffers)
+	content := harness.Text(harness.Much)
+	streams, responses := make([]*harness.Stream, 300), make([]detached, 300)
 	for i := range streams {
-		s := open(t, srv, "GET", "/", nil)
-		f := next(t, out)
-		s.response()
-		must(t, f.TryWrite([]byte(content)))
-		must(t, f.FlushAsync())
+		s := harness.Open(t, srv, "GET", "/", nil)
+		f := harness.Next(t, out)
+		s.Response()
+		harness.Must(t, f.TryWrite([]byte(content)))
+		harness.Must(t, f.FlushAsync())
 		streams[i], responses[i] = s, f
 	}
 	for _, s := range streams {
-		must(t, s.conn.(*net.TCPConn).CloseWrite())
+		harness.Must(t, s.Conn.(*net.TCPConn).CloseWrite())
 	}
 	for _, f := range responses {
-		next(t, f.ctx.Done()) // somebody is at its end
+		harness.Next(t, f.ctx.Done()) // somebody is at its end
 	}
 	for _, s := range streams[:10] {
-		s.expectEnd(content)
+		s.ExpectEnd(content)
 	}
 	for _, s := range streams {
-		s.leave()
+		s.Leave()
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Wherever the kernel stops in the middle of a chunk, what follows mends it.
@@ -72,7 +73,7 @@ func hammerDetached(t *testing.T, n int) {
 		fmt.Sscanf(r.URL.Path, "/%d", &i)
 		return all[i]
 	}
-	srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := harness.Serve(t, harness.HTTP1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer ready.Done()
 		h := at(r)
 		h.f, _ = flush.From(w)
@@ -86,7 +87,7 @@ func hammerDetached(t *testing.T, n int) {
 
 	var clients sync.WaitGroup
 	for i, h := range all {
-		c, err := srv.dial(t.Context())
+		c, err := srv.Dial(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -129,7 +130,7 @@ func hammerDetached(t *testing.T, n int) {
 				case 1:
 					h.f.Close()
 				case 2, 3, 4:
-					h.f.FlushWait(noContext)
+					h.f.FlushWait(harness.NoContext)
 				case 5, 6, 7:
 					h.f.FlushAsync()
 				case 8:
@@ -152,7 +153,7 @@ func hammerDetached(t *testing.T, n int) {
 
 	whole := 0
 	for i, h := range all {
-		waitFor(t, func() bool { return h.closes.Load() > 0 })
+		harness.WaitFor(t, func() bool { return h.closes.Load() > 0 })
 		switch {
 		case h.torn != "":
 			t.Errorf("response %d: %s", i, h.torn)

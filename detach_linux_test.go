@@ -13,6 +13,7 @@ import (
 	"unsafe"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A link that goes dead, so that nobody says anything any more, ends the response
@@ -22,34 +23,34 @@ import (
 func TestDetachedLinkGoesDead(t *testing.T) {
 	for _, test := range []struct {
 		name  string
-		proto proto
+		proto harness.Proto
 		keep  net.KeepAliveConfig
 		opts  flush.ConnOptions
 		event string
 	}{
-		{"idle", http1, net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2}, flush.ConnOptions{}, ""},
-		{"idle, TLS", https1, net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2}, flush.ConnOptions{}, ""},
-		{"bytes on the way", http1, net.KeepAliveConfig{}, flush.ConnOptions{UserTimeout: time.Second}, "event"},
+		{"idle", harness.HTTP1, net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2}, flush.ConnOptions{}, ""},
+		{"idle, TLS", harness.HTTPS1, net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2}, flush.ConnOptions{}, ""},
+		{"bytes on the way", harness.HTTP1, net.KeepAliveConfig{}, flush.ConnOptions{UserTimeout: time.Second}, "event"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			h, out := detacher(t, nil, nil)
-			srv := serve(t, test.proto, h, wrapConn(func(c net.Conn) net.Conn {
+			srv := harness.Serve(t, test.proto, h, harness.WrapConn(func(c net.Conn) net.Conn {
 				if err := c.(*net.TCPConn).SetKeepAliveConfig(test.keep); err != nil {
 					t.Error(err)
 				}
 				return c
-			}), configure(func(s *http.Server) { s.ConnContext = test.opts.ConnContext }))
-			open(t, srv, "GET", "/", nil).response()
-			live := next(t, out)
-			s := open(t, srv, "GET", "/", nil)
-			s.response()
-			dead := next(t, out)
-			dropInput(t, s.conn)
+			}), harness.Configure(func(s *http.Server) { s.ConnContext = test.opts.ConnContext }))
+			harness.Open(t, srv, "GET", "/", nil).Response()
+			live := harness.Next(t, out)
+			s := harness.Open(t, srv, "GET", "/", nil)
+			s.Response()
+			dead := harness.Next(t, out)
+			dropInput(t, s.Conn)
 			for _, f := range []detached{live, dead} {
 				io.WriteString(f, test.event)
 				f.FlushAsync()
 			}
-			next(t, dead.ctx.Done())
+			harness.Next(t, dead.ctx.Done())
 			if cause := flush.Cause(dead.ctx); !errors.Is(cause, flush.ErrClientGone) {
 				t.Errorf("Cause is %v", cause)
 			}
@@ -67,26 +68,26 @@ func dropInput(t *testing.T, c net.Conn) {
 		c = s.NetConn()
 	}
 	raw, err := c.(*net.TCPConn).SyscallConn()
-	must(t, err)
+	harness.Must(t, err)
 	program := [1]syscall.SockFilter{{Code: syscall.BPF_RET | syscall.BPF_K, K: 0}} // keep 0 bytes
 	filter := syscall.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
-	must(t, raw.Control(func(fd uintptr) {
+	harness.Must(t, raw.Control(func(fd uintptr) {
 		value := unsafe.String((*byte)(unsafe.Pointer(&filter)), unsafe.Sizeof(filter))
 		err = syscall.SetsockoptString(int(fd), syscall.SOL_SOCKET, syscall.SO_ATTACH_FILTER, value)
 		runtime.KeepAlive(&program)
 	}))
-	must(t, err)
+	harness.Must(t, err)
 }
 
 // FlushAcked and Backlog know the connection of a detached response as before.
 func TestDetachedFlushAcked(t *testing.T) {
-	for _, p := range []proto{http1, https1} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1} {
 		t.Run(p.String(), func(t *testing.T) {
 			h, out := detacher(t, nil, nil)
-			srv := serve(t, p, h, configure(func(s *http.Server) { s.ConnContext = flush.ConnContext }))
-			s := open(t, srv, "GET", "/", nil)
-			f := next(t, out)
-			s.response()
+			srv := harness.Serve(t, p, h, harness.Configure(func(s *http.Server) { s.ConnContext = flush.ConnContext }))
+			s := harness.Open(t, srv, "GET", "/", nil)
+			f := harness.Next(t, out)
+			s.Response()
 			f.WriteString("event")
 			if err := f.FlushAcked(t.Context()); err != nil {
 				t.Error(err)
@@ -95,32 +96,7 @@ func TestDetachedFlushAcked(t *testing.T) {
 				t.Errorf("%d bytes unacknowledged, %v", unacked, err)
 			}
 			f.Close()
-			s.expectEnd("event")
+			s.ExpectEnd("event")
 		})
 	}
-}
-
-// An event of a response that has ended is nobody else's, although another has its
-// place.
-func TestDetachedLateEvent(t *testing.T) {
-	h, out := detacher(t, nil, nil)
-	srv := serve(t, http1, h)
-	first := open(t, srv, "GET", "/", nil)
-	f := next(t, out)
-	late := flush.EventOf(f.Flusher)
-	if !flush.FindEvent(late) {
-		t.Error("it is not watched")
-	}
-	f.Close()
-	first.expectEnd("")
-	second := open(t, srv, "GET", "/", nil)
-	f = next(t, out)
-	if ev := flush.EventOf(f.Flusher); ev.Fd != late.Fd {
-		t.Errorf("its place is %d, not %d: the test shows nothing", ev.Fd, late.Fd)
-	}
-	if flush.FindEvent(late) {
-		t.Error("the late event is taken for the second response's")
-	}
-	f.Close()
-	second.expectEnd("")
 }

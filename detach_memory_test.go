@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // An idle detached stream holds little memory and no goroutine. The clients are
@@ -18,26 +19,26 @@ import (
 func TestDetachedMemory(t *testing.T) {
 	for _, c := range []struct {
 		name  string
-		proto proto
+		proto harness.Proto
 		opts  *flush.Options
 		most  int // bytes of heap and stacks a stream
 	}{
-		{"without OnClose", http1, nil, 1800},
-		{"with OnClose", http1, &flush.Options{OnClose: func(*http.Request, flush.Stats, error) {}}, 3600},
-		{"TLS", https1, nil, 8000},
+		{"without OnClose", harness.HTTP1, nil, 1800},
+		{"with OnClose", harness.HTTP1, &flush.Options{OnClose: func(*http.Request, flush.Stats, error) {}}, 3600},
+		{"TLS", harness.HTTPS1, nil, 8000},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			n := min(count(9000, 1000), openFiles()-300)
+			n := min(harness.Count(9000, 1000), harness.OpenFiles()-300)
 			h, out := detacher(t, c.opts, func(w http.ResponseWriter, _ *http.Request) {
 				w.Header().Set("Content-Type", "text/event-stream")
 				w.Header().Set("Cache-Control", "no-store")
 			})
-			srv := serve(t, c.proto, h)
+			srv := harness.Serve(t, c.proto, h)
 			streams := make([]*flush.Flusher, 0, n)
 			more := func(n int) {
 				startClients(t, srv, n).open()
 				for range n {
-					streams = append(streams, next(t, out).Flusher)
+					streams = append(streams, harness.Next(t, out).Flusher)
 				}
 			}
 			more(100)
@@ -83,17 +84,17 @@ func dialBare(t *testing.T, addr string) int {
 // A flush and a broadcast's write of a detached response allocate nothing.
 func TestDetachedAllocates(t *testing.T) {
 	h, out := detacher(t, nil, nil)
-	srv := serve(t, http1, h)
+	srv := harness.Serve(t, harness.HTTP1, h)
 	fd := dialBare(t, srv.Addr)
 	defer syscall.Close(fd)
 	syscall.Write(fd, []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"))
-	f := next(t, out)
+	f := harness.Next(t, out)
 	p, event := make([]byte, 32<<10), []byte("data: event\n\n")
 	shared := flush.NewSharedWrite(event)
 	for name, do := range map[string]func(){
 		"Write and FlushWait": func() {
 			f.Write(event)
-			f.FlushWait(noContext)
+			f.FlushWait(harness.NoContext)
 		},
 		"a broadcast's write": func() {
 			if taken, err := flush.WriteShared(f.Flusher, shared); !taken || err != nil {

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A detached is a response that a handler has let go of.
@@ -40,43 +41,29 @@ func detacher(t *testing.T, opts *flush.Options, before func(w http.ResponseWrit
 	}), opts), out
 }
 
-// next waits for what came.
-func next[T any](t *testing.T, c <-chan T) T {
-	t.Helper()
-	timer := time.NewTimer(patience())
-	defer timer.Stop()
-	select {
-	case v := <-c:
-		return v
-	case <-timer.C:
-		t.Fatal("nothing came")
-		panic("not reached")
-	}
-}
-
 // A detached response goes on after its handler has returned, on every protocol.
 func TestDetachedResponseOutlivesItsHandler(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		h, out := detacher(t, nil, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "a") })
-		srv := serve(t, p, h)
-		s := open(t, srv, "GET", "/", nil)
-		f := next(t, out)
-		s.expect("a")
+		srv := harness.Serve(t, p, h)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		f := harness.Next(t, out)
+		s.Expect("a")
 		for _, want := range []string{"b", "c"} {
 			io.WriteString(f, want)
-			if err := f.FlushWait(noContext); err != nil {
+			if err := f.FlushWait(harness.NoContext); err != nil {
 				t.Fatal(err)
 			}
-			s.expect(want)
+			s.Expect(want)
 		}
-		if got := f.Stats().Detached; got != (p != h2) {
+		if got := f.Stats().Detached; got != (p != harness.HTTP2) {
 			t.Errorf("Stats.Detached is %v", got)
 		}
 		io.WriteString(f, "d")
 		if err := f.Close(); err != nil {
 			t.Error(err)
 		}
-		s.expectEnd("d")
+		s.ExpectEnd("d")
 		if err := f.ctx.Err(); err != context.Canceled {
 			t.Errorf("the context's error is %v", err)
 		}
@@ -92,7 +79,7 @@ func TestDetachedResponseOutlivesItsHandler(t *testing.T) {
 // The client's leaving ends the context and the response, whoever watches.
 func TestDetachedClientLeaves(t *testing.T) {
 	eachWatch(t, func(t *testing.T) {
-		eachProto(t, func(t *testing.T, p proto) {
+		harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 			type end struct {
 				cause, err error
 			}
@@ -100,13 +87,13 @@ func TestDetachedClientLeaves(t *testing.T) {
 			h, out := detacher(t, &flush.Options{OnClose: func(r *http.Request, _ flush.Stats, err error) {
 				ends <- end{flush.Cause(r.Context()), err}
 			}}, nil)
-			srv := serve(t, p, h)
-			s := open(t, srv, "GET", "/", nil)
-			f := next(t, out)
-			s.response()
-			s.leave()
-			next(t, f.ctx.Done())
-			e := next(t, ends)
+			srv := harness.Serve(t, p, h)
+			s := harness.Open(t, srv, "GET", "/", nil)
+			f := harness.Next(t, out)
+			s.Response()
+			s.Leave()
+			harness.Next(t, f.ctx.Done())
+			e := harness.Next(t, ends)
 			if !errors.Is(e.cause, flush.ErrClientGone) {
 				t.Errorf("Cause is %v, and OnClose's error %v", e.cause, e.err)
 			}
@@ -121,18 +108,18 @@ func TestDetachedClientLeaves(t *testing.T) {
 func TestDetachedHalfClose(t *testing.T) {
 	eachWatch(t, func(t *testing.T) {
 		h, out := detacher(t, nil, func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("Trailer", "X") })
-		srv := serve(t, http1, h)
-		s := open(t, srv, "GET", "/", nil)
-		f := next(t, out)
+		srv := harness.Serve(t, harness.HTTP1, h)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		f := harness.Next(t, out)
 		f.Header().Set("X", "y")
-		s.response()
+		s.Response()
 		io.WriteString(f, "held")
-		s.conn.(interface{ CloseWrite() error }).CloseWrite()
-		body, trailer, end := s.rest()
-		if body != "held" || trailer.Get("X") != "y" || end != complete {
+		s.Conn.(interface{ CloseWrite() error }).CloseWrite()
+		body, trailer, end := s.Rest()
+		if body != "held" || trailer.Get("X") != "y" || end != harness.Complete {
 			t.Errorf("got %q, %v, %s", body, trailer, end)
 		}
-		next(t, f.ctx.Done())
+		harness.Next(t, f.ctx.Done())
 		if cause := flush.Cause(f.ctx); cause != flush.ErrClientGone {
 			t.Errorf("Cause is %v", cause)
 		}
@@ -152,9 +139,9 @@ func TestDetachedCut(t *testing.T) {
 		{"panic", func(*flush.Flusher) { panic(http.ErrAbortHandler) }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			eachProto(t, func(t *testing.T, p proto) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 				out := make(chan detached, 1)
-				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					f, _ := flush.From(w)
 					io.WriteString(f, "half")
 					if err := f.Detach(); err != nil {
@@ -165,16 +152,16 @@ func TestDetachedCut(t *testing.T) {
 						c.cut(f)
 					}
 				}), nil))
-				s := open(t, srv, "GET", "/", nil)
-				f := next(t, out)
+				s := harness.Open(t, srv, "GET", "/", nil)
+				f := harness.Next(t, out)
 				if c.cut == nil {
-					s.expect("half")
+					s.Expect("half")
 					f.Abort(boom)
 				}
-				if _, _, end := s.rest(); end != cut {
+				if _, _, end := s.Rest(); end != harness.Cut {
 					t.Errorf("the client saw it %s", end)
 				}
-				next(t, f.ctx.Done())
+				harness.Next(t, f.ctx.Done())
 				if c.name != "panic" && !errors.Is(flush.Cause(f.ctx), boom) {
 					t.Errorf("Cause is %v", flush.Cause(f.ctx))
 				}
@@ -185,7 +172,7 @@ func TestDetachedCut(t *testing.T) {
 
 // Each refusal of section 9, on a server that lets go and on one that does not.
 func TestDetachRefused(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		for _, c := range []struct {
 			name string
 			want error
@@ -197,7 +184,7 @@ func TestDetachRefused(t *testing.T) {
 			}},
 			{"a byte is out", flush.ErrHeadersSent, func(_ http.ResponseWriter, _ *http.Request, f *flush.Flusher) error {
 				io.WriteString(f, "a")
-				f.FlushWait(noContext)
+				f.FlushWait(harness.NoContext)
 				return f.Detach()
 			}},
 			{"Connection: close set too late", flush.ErrHeadersSent, func(_ http.ResponseWriter, _ *http.Request, f *flush.Flusher) error {
@@ -253,21 +240,21 @@ func TestDetachRefused(t *testing.T) {
 		} {
 			t.Run(c.name, func(t *testing.T) {
 				got := make(chan error, 1)
-				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					f, _ := flush.From(w)
 					got <- c.try(w, r, f)
 				}), nil))
-				s := open(t, srv, "GET", "/", nil)
-				if err := next(t, got); !errors.Is(err, c.want) {
+				s := harness.Open(t, srv, "GET", "/", nil)
+				if err := harness.Next(t, got); !errors.Is(err, c.want) {
 					t.Errorf("got %v, want %v", err, c.want)
 				}
-				s.rest()
+				s.Rest()
 			})
 		}
 	})
 	t.Run("hijacked", func(t *testing.T) {
 		got := make(chan error, 1)
-		srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.Serve(t, harness.HTTP1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			f, _ := flush.From(w)
 			c, _, err := f.Hijack()
 			if err != nil {
@@ -277,11 +264,11 @@ func TestDetachRefused(t *testing.T) {
 			got <- f.Detach()
 			c.Close()
 		}), nil))
-		s := open(t, srv, "GET", "/", nil)
-		if err := next(t, got); !errors.Is(err, http.ErrHijacked) {
+		s := harness.Open(t, srv, "GET", "/", nil)
+		if err := harness.Next(t, got); !errors.Is(err, http.ErrHijacked) {
 			t.Errorf("got %v", err)
 		}
-		s.rest()
+		s.Rest()
 	})
 }
 
@@ -291,7 +278,7 @@ func TestDetachWaitsWhereNobodyLetsGo(t *testing.T) {
 	upload := func() io.Reader { return strings.NewReader("abc") }
 	for _, c := range []struct {
 		name   string
-		proto  proto
+		proto  harness.Proto
 		method string
 		body   func() io.Reader
 		lines  []string
@@ -300,8 +287,8 @@ func TestDetachWaitsWhereNobodyLetsGo(t *testing.T) {
 		lets   bool
 	}{
 		{name: "HTTP/1.1", lets: true},
-		{name: "HTTP/1.0", proto: http10, lets: true},
-		{name: "TLS", proto: https1, lets: true},
+		{name: "HTTP/1.0", proto: harness.HTTP10, lets: true},
+		{name: "TLS", proto: harness.HTTPS1, lets: true},
 		{name: "a body that was read", method: "POST", body: upload, lets: true,
 			before: func(_ http.ResponseWriter, r *http.Request) { io.Copy(io.Discard, r.Body) }},
 		{name: "a chunked body that was read", method: "POST", body: func() io.Reader { return io.MultiReader(upload()) }, lets: true,
@@ -318,7 +305,7 @@ func TestDetachWaitsWhereNobodyLetsGo(t *testing.T) {
 			})
 		}},
 
-		{name: "HTTP/2", proto: h2},
+		{name: "HTTP/2", proto: harness.HTTP2},
 		{name: "HEAD", method: "HEAD"},
 		{name: "204", before: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) }},
 		{name: "304", before: func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(304) }},
@@ -344,7 +331,7 @@ func TestDetachWaitsWhereNobodyLetsGo(t *testing.T) {
 				h = c.outer(h)
 			}
 			returned := make(chan struct{})
-			srv := serve(t, c.proto, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			srv := harness.Serve(t, c.proto, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				defer close(returned)
 				h.ServeHTTP(w, r)
 			}))
@@ -356,11 +343,11 @@ func TestDetachWaitsWhereNobodyLetsGo(t *testing.T) {
 			if c.body != nil {
 				body = c.body()
 			}
-			s := open(t, srv, method, "/", body, c.lines...)
-			s.start()
-			f := next(t, out)
+			s := harness.Open(t, srv, method, "/", body, c.lines...)
+			s.Start()
+			f := harness.Next(t, out)
 			if c.lets {
-				next(t, returned)
+				harness.Next(t, returned)
 			} else {
 				timer := time.NewTimer(20 * time.Millisecond) // can pass wrongly, never fail wrongly
 				select {
@@ -377,12 +364,12 @@ func TestDetachWaitsWhereNobodyLetsGo(t *testing.T) {
 			if err := f.Close(); err != nil {
 				t.Error(err)
 			}
-			next(t, returned)
+			harness.Next(t, returned)
 			want := "late"
-			if s.method == "HEAD" || strings.HasPrefix(c.name, "204") || strings.HasPrefix(c.name, "304") {
+			if s.Method == "HEAD" || strings.HasPrefix(c.name, "204") || strings.HasPrefix(c.name, "304") {
 				want = ""
 			}
-			if got, _, end := s.rest(); (got != want || end == cut) && c.name != "an odd Transfer-Encoding" { // which the client cannot read
+			if got, _, end := s.Rest(); (got != want || end == harness.Cut) && c.name != "an odd Transfer-Encoding" { // which the client cannot read
 				t.Errorf("got %q, %s", got, end)
 			}
 		})
@@ -397,11 +384,11 @@ func (u unwrapped) FlushError() error           { return http.NewResponseControl
 // What the handler's writer was given to others refuses after Detach; only the
 // Flusher lives.
 func TestDetachedHandlersWriterRefuses(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		type result struct{ errs []error }
 		results := make(chan result, 1)
 		out := make(chan *flush.Flusher, 1)
-		srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			f, _ := flush.From(w)
 			w.Header().Set("X-Kept", "yes")
 			if err := f.Detach(); err != nil {
@@ -427,17 +414,17 @@ func TestDetachedHandlersWriterRefuses(t *testing.T) {
 			results <- result{errs}
 			out <- f
 		}), nil))
-		s := open(t, srv, "GET", "/", nil)
-		for i, err := range next(t, results).errs {
+		s := harness.Open(t, srv, "GET", "/", nil)
+		for i, err := range harness.Next(t, results).errs {
 			if !errors.Is(err, flush.ErrClosed) {
 				t.Errorf("%d: %v", i, err)
 			}
 		}
-		f := next(t, out)
+		f := harness.Next(t, out)
 		io.WriteString(f, "yes")
 		f.Close()
-		body, trailer, end := s.rest()
-		if body != "yes" || len(trailer) > 0 || end == cut {
+		body, trailer, end := s.Rest()
+		if body != "yes" || len(trailer) > 0 || end == harness.Cut {
 			t.Errorf("got %q, %v, %s", body, trailer, end)
 		}
 	})
@@ -447,7 +434,7 @@ func TestDetachedHandlersWriterRefuses(t *testing.T) {
 // middleware's once the handler has returned. What was derived from it lives on.
 func TestDetachedContext(t *testing.T) {
 	type key struct{}
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		for _, early := range []bool{false, true} {
 			derived := make(chan context.Context, 1)
 			h, out := detacher(t, nil, func(_ http.ResponseWriter, r *http.Request) {
@@ -457,23 +444,23 @@ func TestDetachedContext(t *testing.T) {
 					derived <- ctx
 				}
 			})
-			srv := serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			srv := harness.Serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				ctx, cancel := context.WithTimeout(context.WithValue(r.Context(), key{}, "value"), time.Hour)
 				defer cancel()
 				h.ServeHTTP(w, r.WithContext(ctx))
 			}))
-			s := open(t, srv, "GET", "/", nil)
-			f := next(t, out)
-			s.response()
-			if p != h2 {
-				waitFor(t, func() bool { _, ok := f.ctx.Deadline(); return !ok })
+			s := harness.Open(t, srv, "GET", "/", nil)
+			f := harness.Next(t, out)
+			s.Response()
+			if p != harness.HTTP2 {
+				harness.WaitFor(t, func() bool { _, ok := f.ctx.Deadline(); return !ok })
 			}
 			if !early {
 				ctx, cancel := context.WithCancel(f.ctx)
 				t.Cleanup(cancel)
 				derived <- ctx
 			}
-			d := next(t, derived)
+			d := harness.Next(t, derived)
 			if f.ctx.Value(key{}) != "value" || d.Value(key{}) != "value" {
 				t.Error("a value is gone")
 			}
@@ -484,8 +471,8 @@ func TestDetachedContext(t *testing.T) {
 				t.Error("FromContext does not find it")
 			}
 			f.Close()
-			next(t, f.ctx.Done())
-			next(t, d.Done())
+			harness.Next(t, f.ctx.Done())
+			harness.Next(t, d.Done())
 			if err := d.Err(); err != context.Canceled {
 				t.Error(err)
 			}
@@ -495,23 +482,23 @@ func TestDetachedContext(t *testing.T) {
 			if err := flush.Cause(d); err != flush.ErrClosed {
 				t.Error(err)
 			}
-			s.rest()
+			s.Rest()
 		}
 	})
 }
 
 // A context that has ended by the handler's return ends the response with it.
 func TestDetachedContextEndedBefore(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		h, out := detacher(t, nil, nil)
-		srv := serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.Serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			ctx, cancel := context.WithCancelCause(r.Context())
 			cancel(os.ErrProcessDone)
 			h.ServeHTTP(w, r.WithContext(ctx))
 		}))
-		s := open(t, srv, "GET", "/", nil)
-		f := next(t, out)
-		s.expectEnd("")
+		s := harness.Open(t, srv, "GET", "/", nil)
+		f := harness.Next(t, out)
+		s.ExpectEnd("")
 		if cause := flush.Cause(f.ctx); cause != os.ErrProcessDone {
 			t.Errorf("Cause is %v", cause)
 		}
@@ -521,7 +508,7 @@ func TestDetachedContextEndedBefore(t *testing.T) {
 // WriteTimeout ends with Detach. SendTimeout holds, and the handler's own deadline
 // does.
 func TestDetachedDeadlines(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		for _, c := range []struct {
 			name     string
 			timeout  time.Duration // the server's
@@ -536,11 +523,11 @@ func TestDetachedDeadlines(t *testing.T) {
 			{name: "SendTimeout", send: 5 * time.Second, idle: time.Hour, want: flush.ErrTimeout, after: 5 * time.Second},
 			{name: "the handler's deadline", deadline: 20 * time.Second, idle: time.Second, want: flush.ErrTimeout, after: 19 * time.Second},
 		} {
-			if p == h2 && c.deadline > 0 {
+			if p == harness.HTTP2 && c.deadline > 0 {
 				continue // HTTP/2 resets the stream at its deadline, as without us
 			}
 			out := make(chan detached, 1)
-			srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				f, _ := flush.From(w)
 				if c.deadline > 0 {
 					f.SetWriteDeadline(time.Now().Add(c.deadline))
@@ -549,17 +536,17 @@ func TestDetachedDeadlines(t *testing.T) {
 					t.Error(err)
 				}
 				out <- detached{f, r.Context(), r}
-			}), &flush.Options{SendTimeout: c.send}), 1024, configure(func(s *http.Server) { s.WriteTimeout = c.timeout }))
-			s := open(t, srv, "GET", "/", nil)
-			f := next(t, out)
-			s.response()
+			}), &flush.Options{SendTimeout: c.send}), 1024, harness.Configure(func(s *http.Server) { s.WriteTimeout = c.timeout }))
+			s := harness.Open(t, srv, "GET", "/", nil)
+			f := harness.Next(t, out)
+			s.Response()
 			time.Sleep(c.idle)
 			if c.want == nil {
 				io.WriteString(f, "late")
 				if err := f.Close(); err != nil {
 					t.Errorf("%s: %v", c.name, err)
 				}
-				s.expectEnd("late")
+				s.ExpectEnd("late")
 				continue
 			}
 			began := time.Now()
@@ -570,25 +557,15 @@ func TestDetachedDeadlines(t *testing.T) {
 			if took := time.Since(began); took < c.after || took > c.after+c.after/16+time.Second {
 				t.Errorf("%s: it took %v", c.name, took)
 			}
-			next(t, f.ctx.Done())
+			harness.Next(t, f.ctx.Done())
 			if cause := flush.Cause(f.ctx); !errors.Is(cause, c.want) {
 				t.Errorf("%s: Cause is %v", c.name, cause)
 			}
-			if _, _, end := s.rest(); end == complete {
+			if _, _, end := s.Rest(); end == harness.Complete {
 				t.Errorf("%s: the client saw it %s", c.name, end)
 			}
 		}
 	})
-}
-
-// waitFor waits until ok says so.
-func waitFor(t *testing.T, ok func() bool) {
-	t.Helper()
-	for end := time.Now().Add(patience()); !ok(); time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatal("it did not come to be")
-		}
-	}
 }
 
 // eachWatch runs f as a subtest with each way to notice that a client leaves.

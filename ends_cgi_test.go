@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A CGI program is its process, so a cell runs in one of its own: the test binary
@@ -75,7 +76,7 @@ type cgiEnd struct {
 	cmd    *exec.Cmd
 	pipe   io.ReadCloser
 	out    *bufio.Reader // behind the headers, once headed
-	stderr *safeBuffer
+	stderr *harness.SafeBuffer
 	headed bool
 	ran    bool // to its end
 }
@@ -99,7 +100,7 @@ func startEndCGI(t *testing.T, cell *endCell, end string) *endCheck {
 
 func (c *cgiEnd) wait()   { c.doorway.wait(c.t) }
 func (c *cgiEnd) resume() { c.goOn <- struct{}{} }
-func (c *cgiEnd) leave()  { c.pipe.Close() }
+func (c *cgiEnd) Leave()  { c.pipe.Close() }
 
 // head reads the headers, unless there are none.
 func (c *cgiEnd) head() {
@@ -109,17 +110,17 @@ func (c *cgiEnd) head() {
 	}
 }
 
-func (c *cgiEnd) expect(want string) {
+func (c *cgiEnd) Expect(want string) {
 	c.t.Helper()
 	c.head()
 	got := make([]byte, len(want))
 	if n, err := io.ReadFull(c.out, got); string(got) != want {
-		c.t.Fatalf("got %q, %v, want %q", clip(got[:n]), err, clip([]byte(want)))
+		c.t.Fatalf("got %q, %v, want %q", harness.Clip(got[:n]), err, harness.Clip([]byte(want)))
 	}
 }
 
 // ended reads to the end. A program that fails is the only cut that CGI knows.
-func (c *cgiEnd) ended() (body string, how ending) {
+func (c *cgiEnd) ended() (body string, how harness.Ending) {
 	c.t.Helper()
 	c.head()
 	rest, err := io.ReadAll(c.out)
@@ -128,9 +129,9 @@ func (c *cgiEnd) ended() (body string, how ending) {
 	}
 	c.exit()
 	if c.cmd.ProcessState.Success() {
-		return string(rest), complete
+		return string(rest), harness.Complete
 	}
-	return string(rest), cut
+	return string(rest), harness.Cut
 }
 
 func (c *cgiEnd) exit() {

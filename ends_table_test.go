@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // The table in close.go, cell by cell: each end on HTTP/1.1, HTTP/1.0 and HTTP/2
@@ -60,9 +61,9 @@ type endHost struct {
 type endClient interface {
 	wait() // for the handler's here
 	resume()
-	expect(want string)
-	ended() (body string, how ending) // reads to the end
-	leave()
+	Expect(want string)
+	ended() (body string, how harness.Ending) // reads to the end
+	Leave()
 	noted() []string // until now
 	over() []string  // the same, when the handler has left
 }
@@ -73,7 +74,7 @@ type endCheck struct {
 	endClient
 	end   string
 	limit time.Duration
-	clock clock
+	clock harness.Clock
 	fake  bool // the time is; and a call of the server's can be ended
 	mute  bool // a cut does not show
 }
@@ -90,7 +91,7 @@ func (cell *endCell) handler(e *endHost, end string, sapi flush.SAPI) http.Handl
 	}
 	inner := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		ctx = r.Context()
-		f := flusher(w)
+		f := harness.Flusher(w)
 		cell.do(e, f)
 		switch end {
 		case "panic":
@@ -157,8 +158,8 @@ func (c *endCheck) went() {
 func (c *endCheck) expectCut(want string) (body string) {
 	c.Helper()
 	body, how := c.ended()
-	if !strings.HasPrefix(want, body) || how == complete || how == closed && !c.mute {
-		c.Errorf("the client got %q, %s, want %q, cut", clip([]byte(body)), how, clip([]byte(want)))
+	if !strings.HasPrefix(want, body) || how == harness.Complete || how == harness.Closed && !c.mute {
+		c.Errorf("the client got %q, %s, want %q, cut", harness.Clip([]byte(body)), how, harness.Clip([]byte(want)))
 	}
 	return body
 }
@@ -166,10 +167,10 @@ func (c *endCheck) expectCut(want string) (body string) {
 // expectWhole reads want, which is all there is.
 func (c *endCheck) expectWhole(want string) {
 	c.Helper()
-	c.expect(want)
+	c.Expect(want)
 	c.went()
-	if body, how := c.ended(); body != "" || how == cut || how == closed && !c.mute {
-		c.Errorf("behind it the client got %q, %s", clip([]byte(body)), how)
+	if body, how := c.ended(); body != "" || how == harness.Cut || how == harness.Closed && !c.mute {
+		c.Errorf("behind it the client got %q, %s", harness.Clip([]byte(body)), how)
 	}
 }
 
@@ -202,7 +203,7 @@ func (c *endCheck) expectOpen() {
 	}
 }
 
-var muchText = strings.Repeat("x", much)
+var muchText = strings.Repeat("x", harness.Much)
 
 // writeMuch writes more than a client takes that does not read.
 func writeMuch(f *flush.Flusher) { io.WriteString(f, muchText) }
@@ -210,7 +211,7 @@ func writeMuch(f *flush.Flusher) { io.WriteString(f, muchText) }
 func upperCase(p []byte, _ flush.Phase) ([]byte, error) { return bytes.ToUpper(p), nil }
 
 // background has a carrier write more than a client takes that does not read.
-var background = flush.Options{Flush: flush.Async, MaxPending: 2 * much}
+var background = flush.Options{Flush: flush.Async, MaxPending: 2 * harness.Much}
 
 var endCells = []endCell{
 	{name: "hands over what a flush was asked for", ends: []string{"panic", "Goexit"},
@@ -247,7 +248,7 @@ var endCells = []endCell{
 	{name: "hands over nothing once headers are out", ends: []string{"Abort"}, opts: background,
 		do: func(e *endHost, f *flush.Flusher) {
 			io.WriteString(f, "one")
-			f.FlushWait(noContext)
+			f.FlushWait(harness.NoContext)
 			writeMuch(f)
 			f.FlushAsync()
 			e.here()
@@ -255,19 +256,19 @@ var endCells = []endCell{
 			f.FlushAsync()
 		},
 		check: func(c *endCheck) {
-			c.expect("one")
+			c.Expect("one")
 			c.wait()
 			if c.fake {
 				synctest.Wait() // the client does not read on
 			}
 			c.resume()
 			if c.fake {
-				if c.over(); c.clock.now() != 0 {
-					c.Error("Abort took", c.clock.now())
+				if c.over(); c.clock.Now() != 0 {
+					c.Error("Abort took", c.clock.Now())
 				}
 			}
 			if c.fake {
-				c.expectCut(muchText[:much-1])
+				c.expectCut(muchText[:harness.Much-1])
 			} else {
 				c.expectCut(muchText + "two") // the client may have made room before
 			}
@@ -279,7 +280,7 @@ var endCells = []endCell{
 			io.WriteString(f, "filtered")
 		},
 		check: func(c *endCheck) {
-			c.expect("plain, FILTERED") // the handler goes on
+			c.Expect("plain, FILTERED") // the handler goes on
 			c.expectWhole("")
 			c.expectNoted("OnClose", "<nil>")
 			c.expectNoted("behind it", " 1 pushes,")
@@ -301,8 +302,8 @@ var endCells = []endCell{
 		do:     func(_ *endHost, f *flush.Flusher) { writeMuch(f); f.FlushAsync() },
 		check: func(c *endCheck) {
 			if c.fake {
-				if c.over(); c.clock.now() > min(c.limit, time.Second) {
-					c.Error("it took", c.clock.now())
+				if c.over(); c.clock.Now() > min(c.limit, time.Second) {
+					c.Error("it took", c.clock.Now())
 				}
 			}
 			c.expectCut(muchText)
@@ -313,8 +314,8 @@ var endCells = []endCell{
 		check: func(c *endCheck) {
 			if !c.fake {
 				c.expectOpen() // nothing can end the call
-			} else if c.over(); c.clock.now() > min(c.limit, time.Second) {
-				c.Error("it took", c.clock.now())
+			} else if c.over(); c.clock.Now() > min(c.limit, time.Second) {
+				c.Error("it took", c.clock.Now())
 			}
 			c.expectCut(muchText)
 		}},
@@ -323,10 +324,10 @@ var endCells = []endCell{
 		do: func(e *endHost, f *flush.Flusher) { writeMuch(f); f.FlushAsync(); e.later() },
 		check: func(c *endCheck) {
 			if c.fake {
-				c.clock.until(min(c.limit, time.Second) - 1)
+				c.clock.Until(min(c.limit, time.Second) - 1)
 			}
 			c.expectOpen()
-			if body := c.expectCut(muchText); c.fake && len(body) < much {
+			if body := c.expectCut(muchText); c.fake && len(body) < harness.Much {
 				c.Errorf("only %d bytes came", len(body))
 			}
 		}},
@@ -342,7 +343,7 @@ var endCells = []endCell{
 			}
 			c.went()
 			c.expectNoted("OnClose", flush.ErrTimeout.Error())
-			if at := c.clock.now(); at < c.limit || at > c.limit+c.limit/16 {
+			if at := c.clock.Now(); at < c.limit || at > c.limit+c.limit/16 {
 				c.Error("it took", at)
 			}
 			c.expectCut(muchText)
@@ -352,7 +353,7 @@ var endCells = []endCell{
 		do: func(e *endHost, f *flush.Flusher) { writeMuch(f); e.later() },
 		check: func(c *endCheck) {
 			if c.fake {
-				c.clock.until(c.limit - 1)
+				c.clock.Until(c.limit - 1)
 			}
 			c.expectOpen()
 			c.expectWhole(muchText)
@@ -387,7 +388,7 @@ var endCells = []endCell{
 		},
 		check: func(c *endCheck) {
 			c.expectWhole(muchText)
-			c.expectNoted("Write", fmt.Sprint(much, ", <nil>"))
+			c.expectNoted("Write", fmt.Sprint(harness.Much, ", <nil>"))
 		}},
 	{name: "waits for a filter", ends: []string{"return"},
 		do: func(e *endHost, f *flush.Flusher) {
@@ -430,7 +431,7 @@ var endCells = []endCell{
 		},
 		check: func(c *endCheck) {
 			c.went()
-			if body, how := c.ended(); body != "FILTERED" || how == cut {
+			if body, how := c.ended(); body != "FILTERED" || how == harness.Cut {
 				c.Errorf("the client got %q, %s", body, how)
 			}
 			c.expectNoted("Close", flush.ErrReentrant.Error())
@@ -474,16 +475,16 @@ var endCells = []endCell{
 	{name: "OnClose is told of a failure", ends: endsWell,
 		do: func(e *endHost, f *flush.Flusher) {
 			io.WriteString(f, "a page")
-			f.FlushWait(noContext)
+			f.FlushWait(harness.NoContext)
 			e.here()
 			for f.Err() == nil {
 				writeMuch(f)
 			}
 		},
 		check: func(c *endCheck) {
-			c.expect("a page")
+			c.Expect("a page")
 			c.wait()
-			c.leave()
+			c.Leave()
 			c.resume()
 			c.went()
 			c.expectNoted("OnClose", flush.ErrClientGone.Error())
@@ -493,31 +494,34 @@ var endCells = []endCell{
 		}},
 	{name: "OnClose is told of a refusal", ends: endsWell,
 		do: func(_ *endHost, f *flush.Flusher) {
-			f.StartBuffer(&flush.BufferOptions{Filter: func([]byte, flush.Phase) ([]byte, error) { return nil, errFilter }})
+			f.StartBuffer(&flush.BufferOptions{Filter: func([]byte, flush.Phase) ([]byte, error) { return nil, harness.ErrFilter }})
 			io.WriteString(f, "a page")
 		},
 		check: func(c *endCheck) {
 			c.expectWhole("a page")
-			c.expectNoted("OnClose", errFilter.Error())
+			c.expectNoted("OnClose", harness.ErrFilter.Error())
 			if c.end == "Close" {
-				c.expectNoted("Close", errFilter.Error())
+				c.expectNoted("Close", harness.ErrFilter.Error())
 			}
 		}},
 }
 
 // A bubbleEnd is a cell's client in a bubble.
 type bubbleEnd struct {
-	*stream
-	*park
+	*harness.Stream
+	*harness.Park
 	log  *notes
 	done chan struct{} // closed when the handler has left
 }
 
-func (b *bubbleEnd) wait()                   { b.park.wait() }
-func (b *bubbleEnd) resume()                 { b.park.resume() }
-func (b *bubbleEnd) noted() []string         { return b.log.all() }
-func (b *bubbleEnd) over() []string          { <-b.done; return b.log.all() }
-func (b *bubbleEnd) ended() (string, ending) { body, _, how := b.stream.rest(); return body, how }
+func (b *bubbleEnd) wait()           { b.Park.Wait() }
+func (b *bubbleEnd) resume()         { b.Park.Resume() }
+func (b *bubbleEnd) noted() []string { return b.log.all() }
+func (b *bubbleEnd) over() []string  { <-b.done; return b.log.all() }
+func (b *bubbleEnd) ended() (string, harness.Ending) {
+	body, _, how := b.Stream.Rest()
+	return body, how
+}
 
 // notes are lines that several goroutines write.
 type notes struct {
@@ -538,16 +542,16 @@ func (n *notes) all() []string {
 }
 
 // openEnd starts the cell's handler in this process.
-func openEnd(t *testing.T, p proto, cell *endCell, end string, limit time.Duration) *endCheck {
-	b := &bubbleEnd{park: newPark(t), log: new(notes), done: make(chan struct{})}
-	e := &endHost{log: b.log.add, here: b.park.here, later: func() {}, limit: limit}
+func openEnd(t *testing.T, p harness.Proto, cell *endCell, end string, limit time.Duration) *endCheck {
+	b := &bubbleEnd{Park: harness.NewPark(t), log: new(notes), done: make(chan struct{})}
+	e := &endHost{log: b.log.add, here: b.Park.Here, later: func() {}, limit: limit}
 	h := cell.handler(e, end, flush.NetHTTP())
-	clock := newClock()
-	b.stream = open(t, serveMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	clock := harness.NewClock()
+	b.Stream = harness.Open(t, harness.ServeMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer close(b.done)
 		h.ServeHTTP(w, r)
 	}), 1000), "GET", "/", nil)
-	return &endCheck{T: t, endClient: b, end: end, limit: limit, clock: clock, fake: true, mute: p == http10}
+	return &endCheck{T: t, endClient: b, end: end, limit: limit, clock: clock, fake: true, mute: p == harness.HTTP10}
 }
 
 // openEndCGI starts it in a process of its own; nil: not on this system.
@@ -563,7 +567,7 @@ func TestEnds(t *testing.T) {
 					limits = []time.Duration{time.Minute}
 				}
 				for _, limit := range limits {
-					bubble(t, func(t *testing.T, p proto) { cell.check(openEnd(t, p, &cell, end, limit)) })
+					harness.Bubble(t, func(t *testing.T, p harness.Proto) { cell.check(openEnd(t, p, &cell, end, limit)) })
 				}
 				if openEndCGI != nil {
 					t.Run("CGI", func(t *testing.T) { cell.check(openEndCGI(t, &cell, end)) })

@@ -2,8 +2,6 @@ package flush
 
 import (
 	"bytes"
-	"context"
-	"errors"
 	"io"
 	"net"
 	"net/http"
@@ -12,58 +10,17 @@ import (
 // HandlerWriter returns f as its handler would see it.
 func HandlerWriter(f *Flusher) http.ResponseWriter { return f.handlerWriter() }
 
+// NoEpoll has what watches detached responses be a goroutine for each, as on
+// other systems, until the function it returns is called.
+func NoEpoll() (undo func()) {
+	watched.Off(true)
+	return func() { watched.Off(false) }
+}
+
 // NewBlock returns a piece of floor 2, which a budget counts as BlockMemory.
 func NewBlock() any { return new(block) }
 
 const BlockMemory = blockMemory
-
-// WithAcked returns a context as ConnContext would, of a connection that has
-// had acked() bytes acknowledged.
-func WithAcked(ctx context.Context, acked func() int64) context.Context {
-	return WithConn(ctx, FakeConn{Acked: func() (int64, error) { return acked(), nil }})
-}
-
-// A FakeConn is a connection whose kernel the test plays. Where a function is
-// nil nothing waits in it, nothing is acknowledged, and its room is not known.
-type FakeConn struct {
-	Acked  func() (int64, error)
-	Queued func() (unsent, unacked int64, err error)
-	Room   func() (int64, error)
-}
-
-// WithConn returns a context as ConnContext would, of the connection c.
-func WithConn(ctx context.Context, c FakeConn) context.Context {
-	return withConn(ctx, &knownConn{connection: fakeConn{c}, watcher: new(watcher)})
-}
-
-type fakeConn struct{ FakeConn }
-
-func (c fakeConn) acked() (int64, error) {
-	if c.Acked == nil {
-		return 0, nil
-	}
-	return c.Acked()
-}
-
-func (c fakeConn) queued() (unsent, unacked int64, err error) {
-	if c.Queued == nil {
-		return 0, 0, nil
-	}
-	return c.Queued()
-}
-
-func (c fakeConn) room() (int64, error) {
-	if c.Room == nil {
-		return 0, errors.ErrUnsupported
-	}
-	return c.Room()
-}
-
-func (c fakeConn) established() bool { return true }
-
-func (c fakeConn) takes() (kernelRoom, error) { return kernelRoom{}, nil }
-
-func (c fakeConn) hangUp() error { return errors.ErrUnsupported }
 
 // A SharedWrite is what one broadcast has for detached responses.
 type SharedWrite = sharedWrite

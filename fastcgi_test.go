@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A panic in a handler of net/http/fcgi ends the process, and all other responses
@@ -16,11 +17,11 @@ import (
 func TestFastCGIClientLeavesBehindMiddleware(t *testing.T) {
 	for name, above := range map[string]func(http.ResponseWriter) http.ResponseWriter{
 		"nothing":                   func(w http.ResponseWriter) http.ResponseWriter { return w },
-		"a writer with Unwrap":      func(w http.ResponseWriter) http.ResponseWriter { return &countingWriter{ResponseWriter: w} },
+		"a writer with Unwrap":      func(w http.ResponseWriter) http.ResponseWriter { return harness.Unwrapper{ResponseWriter: w} },
 		"a writer that only writes": func(w http.ResponseWriter) http.ResponseWriter { return struct{ http.ResponseWriter }{w} },
 	} {
 		for way, wrap := range map[string]func(http.Handler) http.Handler{
-			"once": wrappedBy(nil), "async": wrappedBy(&flush.Options{Flush: flush.Async}),
+			"once": harness.WrappedBy(nil), "async": harness.WrappedBy(&flush.Options{Flush: flush.Async}),
 			"twice": func(h http.Handler) http.Handler { return flush.NewHandler(behind(flush.NewHandler(h, nil)), nil) },
 		} {
 			t.Run(name+"/"+way, func(t *testing.T) {
@@ -29,14 +30,14 @@ func TestFastCGIClientLeavesBehindMiddleware(t *testing.T) {
 					t.Fatal(err)
 				}
 				defer ln.Close()
-				pk := newPark(t)
+				pk := harness.NewPark(t)
 				panicked, failed := make(chan any, 1), make(chan error, 1)
 				h := wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 					io.WriteString(w, "hello")
-					pk.here()
+					pk.Here()
 					var err error
 					for range 1000 {
-						if _, err = io.WriteString(w, text(64<<10)); err != nil {
+						if _, err = io.WriteString(w, harness.Text(64<<10)); err != nil {
 							break
 						}
 					}
@@ -51,9 +52,9 @@ func TestFastCGIClientLeavesBehindMiddleware(t *testing.T) {
 					t.Fatal(err)
 				}
 				fcgiRequest(t, c, map[string]string{"REQUEST_METHOD": "GET", "SERVER_PROTOCOL": "HTTP/1.1", "REQUEST_URI": "/"})
-				pk.wait()
+				pk.Wait()
 				c.Close()
-				pk.resume()
+				pk.Resume()
 				if err := <-failed; err == nil {
 					t.Error("no Write has failed")
 				}
@@ -67,5 +68,5 @@ func TestFastCGIClientLeavesBehindMiddleware(t *testing.T) {
 
 // behind puts middleware before h: its writer is not h's.
 func behind(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(&countingWriter{ResponseWriter: w}, r) })
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(harness.Unwrapper{ResponseWriter: w}, r) })
 }

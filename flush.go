@@ -252,3 +252,18 @@ func (o *Options) compile() *config {
 	m.counted = c.Budget != nil
 	return c
 }
+
+// flusherOf returns the Flusher that w is, or is a face of. It may be nil.
+func flusherOf(w http.ResponseWriter) (*Flusher, bool) {
+	switch w := w.(type) {
+	case *Flusher:
+		return w, true
+	case http1Writer:
+		return w.f, true
+	case http2Writer:
+		return w.f, true
+	case plainWriter:
+		return w.f, true
+	}
+	return nil, false
+}

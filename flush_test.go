@@ -1,7 +1,6 @@
 package flush_test
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -13,16 +12,8 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
-
-// wrapped returns h behind NewHandler.
-func wrapped(opts *flush.Options, h http.HandlerFunc) http.Handler { return flush.NewHandler(h, opts) }
-
-// flusher returns the Flusher of a handler that was wrapped.
-func flusher(w http.ResponseWriter) *flush.Flusher {
-	f, _ := flush.From(w)
-	return f
-}
 
 // Every way to ask for a flush: everything before it arrives while the handler
 // is blocked, and nothing after it.
@@ -37,34 +28,37 @@ func TestFlushWhileHandlerIsBlocked(t *testing.T) {
 		{"Flusher", nil, func(w http.ResponseWriter, _ *http.Request) error { w.(http.Flusher).Flush(); return nil }},
 		{"async Flusher", &flush.Options{Flush: flush.Async}, func(w http.ResponseWriter, _ *http.Request) error { w.(http.Flusher).Flush(); return nil }},
 		{"controller", nil, func(w http.ResponseWriter, _ *http.Request) error { return http.NewResponseController(w).Flush() }},
-		{"own context", nil, func(w http.ResponseWriter, r *http.Request) error { return flusher(w).FlushWait(r.Context()) }},
+		{"own context", nil, func(w http.ResponseWriter, r *http.Request) error { return harness.Flusher(w).FlushWait(r.Context()) }},
 		{"context", nil, func(w http.ResponseWriter, r *http.Request) error {
 			f, _ := flush.FromContext(r.Context())
 			return f.FlushAsync()
 		}},
-		{"other context", nil, func(w http.ResponseWriter, r *http.Request) error { return flusher(w).FlushWait(t.Context()) }},
-		{"implicit", &flush.Options{Implicit: flush.Wait}, func(w http.ResponseWriter, _ *http.Request) error { flusher(w).SetImplicit(flush.Off); return nil }},
+		{"other context", nil, func(w http.ResponseWriter, r *http.Request) error { return harness.Flusher(w).FlushWait(t.Context()) }},
+		{"implicit", &flush.Options{Implicit: flush.Wait}, func(w http.ResponseWriter, _ *http.Request) error {
+			harness.Flusher(w).SetImplicit(flush.Off)
+			return nil
+		}},
 	}
 	for _, way := range ways {
 		t.Run(way.name, func(t *testing.T) {
-			eachProto(t, func(t *testing.T, p proto) {
-				park := newPark(t)
-				srv := serve(t, p, wrapped(way.opts, func(w http.ResponseWriter, r *http.Request) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+				park := harness.NewPark(t)
+				srv := harness.Serve(t, p, harness.Wrapped(way.opts, func(w http.ResponseWriter, r *http.Request) {
 					io.WriteString(w, "before")
 					if err := way.flush(w, r); err != nil {
 						t.Error(err)
 					}
 					io.WriteString(w, "after")
-					park.here()
+					park.Here()
 				}))
-				s := open(t, srv, "GET", "/", nil)
+				s := harness.Open(t, srv, "GET", "/", nil)
 				for _, c := range "before" {
-					s.expect(string(c))
+					s.Expect(string(c))
 				}
-				park.wait()
-				s.expectNothing()
-				park.resume()
-				s.expectEnd("after")
+				park.Wait()
+				s.ExpectNothing()
+				park.Resume()
+				s.ExpectEnd("after")
 			})
 		})
 	}
@@ -77,27 +71,27 @@ func TestFlushLeavesNothingBehind(t *testing.T) {
 	for _, n := range []int{512, 2048, 4064, 4096, 8192, 16 << 10, 32 << 10, 64 << 10} {
 		sizes = append(sizes, n-1, n, n+1)
 	}
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		text := strings.Repeat("0123456789abcde\n", 5<<10)
 		for _, wait := range []bool{true, false} {
 			for _, piece := range []int{1000, 1 << 20} {
-				park := newPark(t)
-				srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+				park := harness.NewPark(t)
+				srv := harness.ServeMemory(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 					for _, n := range sizes {
 						for from := 0; from < n; from += piece {
 							io.WriteString(w, text[from:min(from+piece, n)])
 						}
 						flush.Flush(w, wait)
-						park.here()
+						park.Here()
 					}
 				}), 0)
-				s := open(t, srv, "GET", "/", nil)
+				s := harness.Open(t, srv, "GET", "/", nil)
 				for _, n := range sizes {
-					s.expect(text[:n])
-					s.expectNothing()
-					park.next()
+					s.Expect(text[:n])
+					s.ExpectNothing()
+					park.Next()
 				}
-				s.expectEnd("")
+				s.ExpectEnd("")
 			}
 		}
 	})
@@ -111,78 +105,43 @@ func TestFlushHeadersOfEachProfile(t *testing.T) {
 		{Name: "own", ContentType: "text/x-own"}, {Name: "own late", Headers: flush.HeadersWithOutput},
 	} {
 		t.Run(sapi.Name, func(t *testing.T) {
-			eachProto(t, func(t *testing.T, p proto) {
-				park := newPark(t)
-				srv := serve(t, p, wrapped(&flush.Options{SAPI: sapi, HTTP10Buffer: -1}, func(w http.ResponseWriter, _ *http.Request) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+				park := harness.NewPark(t)
+				srv := harness.Serve(t, p, harness.Wrapped(&flush.Options{SAPI: sapi, HTTP10Buffer: -1}, func(w http.ResponseWriter, _ *http.Request) {
 					w.Header().Set("X-Early", "1")
 					if err := flush.Flush(w, true); err != nil {
 						t.Error(err)
 					}
 					w.Header().Set("X-Late", "1")
-					if sent := flusher(w).HeadersSent(); sent != (sapi.Headers == flush.HeadersFirst) {
+					if sent := harness.Flusher(w).HeadersSent(); sent != (sapi.Headers == flush.HeadersFirst) {
 						t.Error("HeadersSent:", sent)
 					}
-					park.here()
+					park.Here()
 					io.WriteString(w, "<html>")
 					flush.Flush(w, true)
-					park.here()
+					park.Here()
 				}))
-				s := open(t, srv, "GET", "/", nil)
-				park.wait()
+				s := harness.Open(t, srv, "GET", "/", nil)
+				park.Wait()
 				wantType, wantLate := sapi.ContentType, ""
 				if sapi.Headers == flush.HeadersFirst {
-					s.header()
+					s.Header()
 				} else {
-					s.expectNothing()
+					s.ExpectNothing()
 					wantType, wantLate = "text/html; charset=utf-8", "1" // detected from the first output
 				}
-				park.resume()
-				h := s.header()
+				park.Resume()
+				h := s.Header()
 				if h.Get("X-Early") != "1" || h.Get("X-Late") != wantLate || h.Get("Content-Type") != wantType {
 					t.Errorf("got %v, want type %q, late %q", h, wantType, wantLate)
 				}
-				s.expect("<html>")
-				park.next()
-				s.expectEnd("")
+				s.Expect("<html>")
+				park.Next()
+				s.ExpectEnd("")
 			})
 		})
 	}
 }
-
-// A plain writer records what is called and can do nothing else.
-type plain struct {
-	calls  *[]string
-	header http.Header
-}
-
-func newPlain() *plain { return &plain{new([]string), make(http.Header)} }
-
-func (p *plain) note(format string, a ...any) { *p.calls = append(*p.calls, fmt.Sprintf(format, a...)) }
-func (p *plain) String() string               { return strings.Join(*p.calls, " ") }
-
-func (p *plain) Header() http.Header                { return p.header }
-func (p *plain) WriteHeader(code int)               { p.note("%d", code) }
-func (p *plain) Write(b []byte) (int, error)        { p.note("%s", b); return len(b), nil }
-func (p *plain) SetWriteDeadline(_ time.Time) error { return nil }
-
-// A flushable is a plain writer with a Flush that cannot fail.
-type flushable struct{ *plain }
-
-func (f flushable) Flush() { f.note("flush") }
-
-// A failing writer's flush fails.
-type failing struct {
-	*plain
-	err error
-}
-
-func (f failing) Flush()            { f.note("lost") }
-func (f failing) FlushError() error { f.note("fail"); return f.err }
-
-// An unwrapper adds nothing to the writer below.
-type unwrapper struct{ http.ResponseWriter }
-
-func (u unwrapper) Unwrap() http.ResponseWriter { return u.ResponseWriter }
 
 // An opaque writer can flush, and hides the one below.
 type opaque struct{ w http.ResponseWriter }
@@ -193,7 +152,7 @@ func (o opaque) Write(p []byte) (int, error) { return o.w.Write(p) }
 func (o opaque) Flush()                      { http.NewResponseController(o.w).Flush() }
 
 // A ring unwraps to itself.
-type ring struct{ *plain }
+type ring struct{ *harness.Plain }
 
 func (r *ring) Unwrap() http.ResponseWriter { return r }
 
@@ -202,29 +161,37 @@ func TestFlushOnAnyWriter(t *testing.T) {
 	over := func(w http.ResponseWriter) *flush.Flusher { return flush.New(w, nil, nil) }
 	for _, test := range []struct {
 		name string
-		make func(p *plain) http.ResponseWriter
+		make func(p *harness.Plain) http.ResponseWriter
 		err  error
 		want string // what the server's writer sees
 	}{
-		{"plain", func(p *plain) http.ResponseWriter { return flushable{p} }, nil, "x flush"},
-		{"plain with an error", func(p *plain) http.ResponseWriter { return failing{p, broken} }, broken, "x fail"},
-		{"wrapped plain", func(p *plain) http.ResponseWriter { return unwrapper{unwrapper{flushable{p}}} }, nil, "x flush"},
-		{"opaque plain", func(p *plain) http.ResponseWriter { return opaque{flushable{p}} }, nil, "x flush"},
-		{"unflushable", func(p *plain) http.ResponseWriter { return p }, http.ErrNotSupported, "x"},
-		{"wrapped unflushable", func(p *plain) http.ResponseWriter { return unwrapper{p} }, http.ErrNotSupported, "x"},
-		{"Flusher", func(p *plain) http.ResponseWriter { return over(flushable{p}) }, nil, "200 x flush"},
-		{"Flusher over a wrapper", func(p *plain) http.ResponseWriter { return over(unwrapper{flushable{p}}) }, nil, "200 x flush"},
-		{"wrapped Flusher", func(p *plain) http.ResponseWriter { return unwrapper{over(flushable{p})} }, nil, "200 x flush"},
-		{"doubly wrapped Flusher", func(p *plain) http.ResponseWriter { return unwrapper{unwrapper{over(flushable{p})}} }, nil, "200 x flush"},
-		{"opaque Flusher", func(p *plain) http.ResponseWriter { return opaque{over(flushable{p})} }, nil, "200 x flush"},
-		{"Flusher over a failing flush", func(p *plain) http.ResponseWriter { return over(failing{p, broken}) }, broken, "200 x fail"},
-		{"Flusher over an unflushable writer", func(p *plain) http.ResponseWriter { return over(p) }, http.ErrNotSupported, "200 x"},
-		{"cycle", func(p *plain) http.ResponseWriter { return &ring{p} }, http.ErrNotSupported, "x"},
-		{"Flusher over a cycle", func(p *plain) http.ResponseWriter { return over(&ring{p}) }, http.ErrNotSupported, "200 x"},
+		{"plain", func(p *harness.Plain) http.ResponseWriter { return harness.Flushable{Plain: p} }, nil, "x flush"},
+		{"plain with an error", func(p *harness.Plain) http.ResponseWriter { return harness.Failing{Plain: p, Err: broken} }, broken, "x fail"},
+		{"wrapped plain", func(p *harness.Plain) http.ResponseWriter {
+			return harness.Unwrapper{ResponseWriter: harness.Unwrapper{ResponseWriter: harness.Flushable{Plain: p}}}
+		}, nil, "x flush"},
+		{"opaque plain", func(p *harness.Plain) http.ResponseWriter { return opaque{harness.Flushable{Plain: p}} }, nil, "x flush"},
+		{"unflushable", func(p *harness.Plain) http.ResponseWriter { return p }, http.ErrNotSupported, "x"},
+		{"wrapped unflushable", func(p *harness.Plain) http.ResponseWriter { return harness.Unwrapper{ResponseWriter: p} }, http.ErrNotSupported, "x"},
+		{"Flusher", func(p *harness.Plain) http.ResponseWriter { return over(harness.Flushable{Plain: p}) }, nil, "200 x flush"},
+		{"Flusher over a wrapper", func(p *harness.Plain) http.ResponseWriter {
+			return over(harness.Unwrapper{ResponseWriter: harness.Flushable{Plain: p}})
+		}, nil, "200 x flush"},
+		{"wrapped Flusher", func(p *harness.Plain) http.ResponseWriter {
+			return harness.Unwrapper{ResponseWriter: over(harness.Flushable{Plain: p})}
+		}, nil, "200 x flush"},
+		{"doubly wrapped Flusher", func(p *harness.Plain) http.ResponseWriter {
+			return harness.Unwrapper{ResponseWriter: harness.Unwrapper{ResponseWriter: over(harness.Flushable{Plain: p})}}
+		}, nil, "200 x flush"},
+		{"opaque Flusher", func(p *harness.Plain) http.ResponseWriter { return opaque{over(harness.Flushable{Plain: p})} }, nil, "200 x flush"},
+		{"Flusher over a failing flush", func(p *harness.Plain) http.ResponseWriter { return over(harness.Failing{Plain: p, Err: broken}) }, broken, "200 x fail"},
+		{"Flusher over an unflushable writer", func(p *harness.Plain) http.ResponseWriter { return over(p) }, http.ErrNotSupported, "200 x"},
+		{"cycle", func(p *harness.Plain) http.ResponseWriter { return &ring{p} }, http.ErrNotSupported, "x"},
+		{"Flusher over a cycle", func(p *harness.Plain) http.ResponseWriter { return over(&ring{p}) }, http.ErrNotSupported, "200 x"},
 	} {
 		for _, wait := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/%t", test.name, wait), func(t *testing.T) {
-				p := newPlain()
+				p := harness.NewPlain()
 				w := test.make(p)
 				io.WriteString(w, "x")
 				err := flush.Flush(w, wait)
@@ -245,7 +212,7 @@ func TestFlushOnAnyWriter(t *testing.T) {
 		}
 	}
 	var none *flush.Flusher
-	for _, w := range []http.ResponseWriter{nil, none, unwrapper{nil}, unwrapper{none}} {
+	for _, w := range []http.ResponseWriter{nil, none, harness.Unwrapper{ResponseWriter: nil}, harness.Unwrapper{ResponseWriter: none}} {
 		if err := flush.Flush(w, true); !errors.Is(err, http.ErrNotSupported) {
 			t.Errorf("%#v: %v", w, err)
 		}
@@ -253,29 +220,6 @@ func TestFlushOnAnyWriter(t *testing.T) {
 			t.Errorf("%#v: From found %v", w, f)
 		}
 	}
-}
-
-// A compressor stands for an outer wrapper that holds back what is written to
-// it until it is flushed, as a compressing one does.
-type compressor struct {
-	http.ResponseWriter
-	held bytes.Buffer
-	down func(w http.ResponseWriter) // how it flushes what is below
-	err  error
-}
-
-func (c *compressor) Unwrap() http.ResponseWriter { return c.ResponseWriter }
-func (c *compressor) Write(p []byte) (int, error) { return c.held.Write(p) }
-
-func (c *compressor) FlushError() error {
-	if c.err != nil {
-		return c.err
-	}
-	_, err := c.held.WriteTo(c.ResponseWriter)
-	if c.down != nil {
-		c.down(c.ResponseWriter)
-	}
-	return err
 }
 
 // The ways of wrappers in use: some flush what is below them, others leave that
@@ -292,32 +236,32 @@ var compressors = []struct {
 func TestFlushOuterWrapperFirst(t *testing.T) {
 	for _, c := range compressors {
 		t.Run(c.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
-				park := newPark(t)
-				srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
-					w = &compressor{ResponseWriter: w, down: c.down}
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+				park := harness.NewPark(t)
+				srv := harness.ServeMemory(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+					w = &harness.Compressor{ResponseWriter: w, Down: c.down}
 					for _, wait := range []bool{true, false} {
 						io.WriteString(w, "held above, ")
-						if err := flush.Flush(unwrapper{w}, wait); err != nil {
+						if err := flush.Flush(harness.Unwrapper{ResponseWriter: w}, wait); err != nil {
 							t.Error(err)
 						}
-						park.here()
+						park.Here()
 					}
 				}), 0)
-				s := open(t, srv, "GET", "/", nil)
+				s := harness.Open(t, srv, "GET", "/", nil)
 				for range 2 {
-					s.expect("held above, ")
-					s.expectNothing()
-					park.next()
+					s.Expect("held above, ")
+					s.ExpectNothing()
+					park.Next()
 				}
-				s.expectEnd("")
+				s.ExpectEnd("")
 			})
 		})
 	}
 	broken := errors.New("broken")
 	f := flush.New(httptest.NewRecorder(), nil, nil)
 	defer f.Close()
-	if err := flush.Flush(&compressor{ResponseWriter: f, err: broken}, true); !errors.Is(err, broken) {
+	if err := flush.Flush(&harness.Compressor{ResponseWriter: f, Err: broken}, true); !errors.Is(err, broken) {
 		t.Errorf("the wrapper's error became %v", err)
 	}
 }
@@ -328,19 +272,19 @@ func TestFlushOuterWrapperDoesNotBlock(t *testing.T) {
 	for _, c := range compressors {
 		for _, wait := range []bool{true, false} {
 			t.Run(fmt.Sprintf("%s/%t", c.name, wait), func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 					const size = 200_000 // more than HTTP/2's window and the connection hold
 					took := make(chan time.Duration, 1)
-					srv := serveMemory(t, p, wrapped(&flush.Options{SendTimeout: -1, MaxPending: 2 * size}, func(w http.ResponseWriter, _ *http.Request) {
-						w = &compressor{ResponseWriter: w, down: c.down}
+					srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{SendTimeout: -1, MaxPending: 2 * size}, func(w http.ResponseWriter, _ *http.Request) {
+						w = &harness.Compressor{ResponseWriter: w, Down: c.down}
 						w.Write(make([]byte, size))
 						begin := time.Now()
 						flush.Flush(w, wait)
 						took <- time.Since(begin)
 					}), 1000)
-					s := open(t, srv, "GET", "/", nil)
+					s := harness.Open(t, srv, "GET", "/", nil)
 					<-time.After(time.Hour) // the client reads only now
-					s.take(size)
+					s.Take(size)
 					want := time.Duration(0)
 					if wait {
 						want = time.Hour
@@ -348,7 +292,7 @@ func TestFlushOuterWrapperDoesNotBlock(t *testing.T) {
 					if d := <-took; d != want {
 						t.Errorf("took %v, want %v", d, want)
 					}
-					s.expectEnd("")
+					s.ExpectEnd("")
 				})
 			})
 		}
@@ -361,11 +305,11 @@ func TestFlushBehindOpaqueWriter(t *testing.T) {
 	for _, mode := range []flush.Mode{0, flush.Wait, flush.Async} {
 		for _, wait := range []bool{true, false} {
 			t.Run(fmt.Sprint(mode, wait), func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 					const size = 60_000
 					took := make(chan time.Duration, 1)
-					srv := serveMemory(t, p, wrapped(&flush.Options{Flush: mode, SendTimeout: -1, BufferSize: size + 1}, func(w http.ResponseWriter, r *http.Request) {
-						if f, ok := flush.FromContext(r.Context()); !ok || f != flusher(w) {
+					srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{Flush: mode, SendTimeout: -1, BufferSize: size + 1}, func(w http.ResponseWriter, r *http.Request) {
+						if f, ok := flush.FromContext(r.Context()); !ok || f != harness.Flusher(w) {
 							t.Error("FromContext found", f)
 						}
 						w = opaque{w}
@@ -377,13 +321,13 @@ func TestFlushBehindOpaqueWriter(t *testing.T) {
 						flush.Flush(w, wait)
 						took <- time.Since(begin)
 					}), 1000)
-					s := open(t, srv, "GET", "/", nil)
+					s := harness.Open(t, srv, "GET", "/", nil)
 					<-time.After(time.Hour)
-					s.take(size)
-					if d := <-took; mode == flush.Async && d != 0 || mode != flush.Async && p != h2 && d != time.Hour {
+					s.Take(size)
+					if d := <-took; mode == flush.Async && d != 0 || mode != flush.Async && p != harness.HTTP2 && d != time.Hour {
 						t.Errorf("took %v", d)
 					}
-					s.expectEnd("")
+					s.ExpectEnd("")
 				})
 			})
 		}
@@ -406,13 +350,13 @@ func TestModeString(t *testing.T) {
 // Options are copied when given: changing them later changes nothing.
 func TestOptionsAreCopied(t *testing.T) {
 	opts := &flush.Options{SAPI: flush.Apache2Handler(), Implicit: flush.Wait}
-	p := newPlain()
-	f := flush.New(flushable{p}, nil, opts)
+	p := harness.NewPlain()
+	f := flush.New(harness.Flushable{Plain: p}, nil, opts)
 	h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "x") }), opts)
 	*opts = flush.Options{OnClose: func(*http.Request, flush.Stats, error) { t.Error("OnClose given later was called") }}
 	io.WriteString(f, "x")
 	f.Close()
-	h.ServeHTTP(flushable{p}, httptest.NewRequest("GET", "/", nil))
+	h.ServeHTTP(harness.Flushable{Plain: p}, httptest.NewRequest("GET", "/", nil))
 	if want := "200 x flush 200 x flush"; p.String() != want {
 		t.Errorf("server saw %q, want %q", p, want)
 	}
@@ -423,8 +367,8 @@ func TestOptionsOfAnyValue(t *testing.T) {
 	for _, n := range []int{math.MinInt, -1, 0, 1, 2, math.MaxInt} {
 		d := time.Duration(n)
 		for _, m := range []flush.Mode{0, flush.Off, flush.Async, flush.Wait, 200} {
-			p := newPlain()
-			f := flush.New(flushable{p}, nil, &flush.Options{
+			p := harness.NewPlain()
+			f := flush.New(harness.Flushable{Plain: p}, nil, &flush.Options{
 				Flush: m, Implicit: m, BufferSize: n, MaxPending: n, SendTimeout: d, FlushInterval: d, HTTP10Buffer: n,
 			})
 			f.WriteString("hello, ")

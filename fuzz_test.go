@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // The model of a response: what a correct Flusher has accepted, fixed and
@@ -75,8 +76,8 @@ func fuzzResponse(t *testing.T, setup, ops []byte) {
 		MaxPending: []int{0, 1, 20, 4096, 8128}[int(setup[1])%5],
 		Flush:      flush.Mode(setup[2] % 4),
 	}
-	s := newSink(t)
-	w := http.ResponseWriter(deadlineSink{s})
+	s := harness.NewSink(t)
+	w := http.ResponseWriter(harness.DeadlineSink{Sink: s})
 	if setup[2]&4 != 0 {
 		w = s
 	}
@@ -84,7 +85,7 @@ func fuzzResponse(t *testing.T, setup, ops []byte) {
 	failAt := -1
 	if setup[3] > 0 {
 		failAt = int(setup[3]) * 50
-		s.fault = func(p []byte, at int) (int, error) {
+		s.Fault = func(p []byte, at int) (int, error) {
 			if at+len(p) <= failAt {
 				return -1, nil
 			}
@@ -99,7 +100,7 @@ func fuzzResponse(t *testing.T, setup, ops []byte) {
 	held := false
 	open := func() { // lets the network go on: what must wait can end
 		if held {
-			s.release()
+			s.Release()
 			held = false
 		}
 	}
@@ -140,9 +141,9 @@ func fuzzResponse(t *testing.T, setup, ops []byte) {
 	check := func() {
 		t.Helper()
 		st := f.Stats()
-		got := s.body() // a carrier may be at work between the two
+		got := s.Body() // a carrier may be at work between the two
 		if !strings.HasPrefix(string(m.accepted), got) {
-			t.Fatalf("sent %q, accepted %q", clip([]byte(got)), clip(m.accepted))
+			t.Fatalf("sent %q, accepted %q", harness.Clip([]byte(got)), harness.Clip(m.accepted))
 		}
 		if n := f.Buffered(); n > mark || st.MaxPending > mark {
 			t.Fatalf("%d bytes held, most %d, over %d", n, st.MaxPending, mark)
@@ -150,11 +151,11 @@ func fuzzResponse(t *testing.T, setup, ops []byte) {
 		if st.Bytes > int64(len(got)) || f.Err() == nil && st.Lost != 0 {
 			t.Fatalf("%d sent, %+v", len(got), st)
 		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		if s.status > 0 && (s.status != m.status || s.sent.Get("X-Test") != m.header) {
-			t.Fatalf("sent %d %q, want %d %q", s.status, s.sent.Get("X-Test"), m.status, m.header)
-		} else if len(got) > 0 && s.status == 0 {
+		s.Mu.Lock()
+		defer s.Mu.Unlock()
+		if s.Status > 0 && (s.Status != m.status || s.Sent.Get("X-Test") != m.header) {
+			t.Fatalf("sent %d %q, want %d %q", s.Status, s.Sent.Get("X-Test"), m.status, m.header)
+		} else if len(got) > 0 && s.Status == 0 {
 			t.Fatal("body without headers")
 		}
 	}
@@ -163,16 +164,16 @@ func fuzzResponse(t *testing.T, setup, ops []byte) {
 		open()
 		synctest.Wait()
 		check()
-		if n := f.Stats().Bytes; n != int64(len(s.body())) {
-			t.Fatalf("%d bytes sent, %d counted", len(s.body()), n)
+		if n := f.Stats().Bytes; n != int64(len(s.Body())) {
+			t.Fatalf("%d bytes sent, %d counted", len(s.Body()), n)
 		}
 		if f.Err() != nil || m.ended {
 			return
 		}
-		if n := len(s.body()); f.Buffered() != len(m.accepted)-n || f.Buffered() > 0 && f.Buffered() >= max(buffer, map[bool]int{true: 4096, false: 1}[buffer == 0]) {
+		if n := len(s.Body()); f.Buffered() != len(m.accepted)-n || f.Buffered() > 0 && f.Buffered() >= max(buffer, map[bool]int{true: 4096, false: 1}[buffer == 0]) {
 			t.Fatalf("%d accepted, %d sent, %d held", len(m.accepted), n, f.Buffered())
 		}
-		if at, _ := s.lastFlush(); m.calls > 0 && at < m.flushed {
+		if at, _ := s.LastFlush(); m.calls > 0 && at < m.flushed {
 			t.Fatalf("%d to be flushed, %d were", m.flushed, at)
 		}
 	}
@@ -189,7 +190,7 @@ func fuzzResponse(t *testing.T, setup, ops []byte) {
 		// A call may have to wait for the network, or for room: see to it that
 		// it comes, later.
 		if held {
-			time.AfterFunc(time.Second, s.release)
+			time.AfterFunc(time.Second, s.Release)
 		}
 		before := time.Now()
 		switch op := ops[i]; op {
@@ -217,12 +218,12 @@ func fuzzResponse(t *testing.T, setup, ops []byte) {
 				t.Fatalf("FlushAsync took %v", took)
 			}
 		case 'f':
-			err := f.FlushWait(noContext)
+			err := f.FlushWait(harness.NoContext)
 			result("FlushWait", 0, 0, err)
 			if !m.ended {
 				m.flush()
 			}
-			if at, _ := s.lastFlush(); err == nil && (at < m.flushed || len(s.body()) < m.flushed) {
+			if at, _ := s.LastFlush(); err == nil && (at < m.flushed || len(s.Body()) < m.flushed) {
 				t.Fatalf("FlushWait returned with %d of %d flushed", at, m.flushed)
 			}
 		case 'F':
@@ -238,7 +239,7 @@ func fuzzResponse(t *testing.T, setup, ops []byte) {
 				m.flush()
 			}
 		case 'e':
-			err := endedWait(f)
+			err := harness.EndedWait(f)
 			result("FlushWait with an ended context", 0, 0, err)
 			if !m.ended {
 				m.flush()
@@ -280,7 +281,7 @@ func fuzzResponse(t *testing.T, setup, ops []byte) {
 			f.Header().Set("X-Test", m.open)
 		case 'h':
 			if !held {
-				s.hold(len(s.body()) + arg())
+				s.Hold(len(s.Body()) + arg())
 				held = true
 			}
 		case 'r':
@@ -298,7 +299,7 @@ func fuzzResponse(t *testing.T, setup, ops []byte) {
 			}
 			m.ended = true
 		}
-		if s.held == nil {
+		if s.Held == nil {
 			held = false
 		}
 		check()
@@ -307,8 +308,8 @@ func fuzzResponse(t *testing.T, setup, ops []byte) {
 	lost := f.Close()
 	check()
 	if st := f.Stats(); lost == nil {
-		if s.body() != string(m.accepted) || st.Lost != 0 {
-			t.Fatalf("closed, %d of %d bytes sent, %+v", len(s.body()), len(m.accepted), st)
+		if s.Body() != string(m.accepted) || st.Lost != 0 {
+			t.Fatalf("closed, %d of %d bytes sent, %+v", len(s.Body()), len(m.accepted), st)
 		}
 	} else if st.Bytes+st.Lost != int64(len(m.accepted)) {
 		t.Fatalf("%d accepted, %+v", len(m.accepted), st)

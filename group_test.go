@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // newMember returns a response of its own that is not a server's.
@@ -30,7 +31,7 @@ func TestGroupMembers(t *testing.T) {
 	a, b, c := newMember(nil), newMember(nil), newMember(nil)
 	for range 2 {
 		for _, f := range []*flush.Flusher{a, b, c} {
-			must(t, g.Add(f))
+			harness.Must(t, g.Add(f))
 		}
 	}
 	if g.Len() != 3 || !slices.Equal(members(&g), []*flush.Flusher{a, b, c}) {
@@ -41,7 +42,7 @@ func TestGroupMembers(t *testing.T) {
 	if got := members(&g); g.Len() != 2 || slices.Contains(got, a) {
 		t.Fatalf("%d members after one was removed", g.Len())
 	}
-	must(t, b.Close())
+	harness.Must(t, b.Close())
 	if got := members(&g); !slices.Equal(got, []*flush.Flusher{c}) {
 		t.Fatalf("%d members after one has ended", g.Len())
 	}
@@ -53,7 +54,7 @@ func TestGroupMembers(t *testing.T) {
 	if err := g.Add(c); !errors.Is(err, flush.ErrClosed) || !errors.Is(err, cause) || g.Len() != 0 {
 		t.Error("added one that was aborted:", err)
 	}
-	must(t, g.Add(a))
+	harness.Must(t, g.Add(a))
 	if g.Len() != 1 {
 		t.Error("one that was removed does not come back")
 	}
@@ -73,9 +74,9 @@ func TestGroupMany(t *testing.T) {
 		return n
 	}
 	for i := range groups {
-		must(t, groups[i].Add(a))
-		must(t, groups[i].Add(a))
-		must(t, groups[i].Add(b))
+		harness.Must(t, groups[i].Add(a))
+		harness.Must(t, groups[i].Add(a))
+		harness.Must(t, groups[i].Add(b))
 		if i%3 == 0 {
 			groups[i].Remove(b)
 		}
@@ -86,13 +87,13 @@ func TestGroupMany(t *testing.T) {
 	for i := range groups {
 		groups[i].Remove(a)
 		if i == 20 {
-			must(t, a.Close())
+			harness.Must(t, a.Close())
 			if n := count(); n != 26 {
 				t.Errorf("%d memberships after the end of one, want 26", n)
 			}
 		}
 	}
-	must(t, b.Close())
+	harness.Must(t, b.Close())
 	if n := count(); n != 0 {
 		t.Errorf("%d memberships left", n)
 	}
@@ -108,45 +109,45 @@ func TestGroupIsLeftAtTheEnd(t *testing.T) {
 		"Goexit": func(f *flush.Flusher) { runtime.Goexit() },
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 				var all, room flush.Group
-				srv := serveMemory(t, p, wrapped(&flush.Options{Group: &all}, func(w http.ResponseWriter, _ *http.Request) {
-					if err := room.Add(flusher(w)); err != nil || all.Len() != 1 || room.Len() != 1 {
+				srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{Group: &all}, func(w http.ResponseWriter, _ *http.Request) {
+					if err := room.Add(harness.Flusher(w)); err != nil || all.Len() != 1 || room.Len() != 1 {
 						t.Errorf("%v, %d and %d members", err, all.Len(), room.Len())
 					}
 					io.WriteString(w, "x")
-					end(flusher(w))
+					end(harness.Flusher(w))
 				}), 0)
-				s := open(t, srv, "GET", "/", nil)
-				s.rest()
+				s := harness.Open(t, srv, "GET", "/", nil)
+				s.Rest()
 				synctest.Wait()
 				if all.Len() != 0 || room.Len() != 0 {
 					t.Errorf("%d and %d members left", all.Len(), room.Len())
 				}
-				s.leave()
+				s.Leave()
 			})
 		})
 	}
 	t.Run("Hijack", func(t *testing.T) {
 		var all flush.Group
-		srv := serve(t, http1, wrapped(&flush.Options{Group: &all}, func(w http.ResponseWriter, _ *http.Request) {
-			conn, _, err := flusher(w).Hijack()
+		srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(&flush.Options{Group: &all}, func(w http.ResponseWriter, _ *http.Request) {
+			conn, _, err := harness.Flusher(w).Hijack()
 			if err != nil || all.Len() != 0 {
 				t.Errorf("%v, %d members", err, all.Len())
 			}
-			if err := all.Add(flusher(w)); !errors.Is(err, http.ErrHijacked) {
+			if err := all.Add(harness.Flusher(w)); !errors.Is(err, http.ErrHijacked) {
 				t.Error("added a hijacked one:", err)
 			}
 			conn.Close()
 		}))
-		open(t, srv, "GET", "/", nil).rest()
+		harness.Open(t, srv, "GET", "/", nil).Rest()
 	})
 }
 
 // A handler inside another's joins its own Group with the response of both.
 func TestGroupOfAnInnerHandler(t *testing.T) {
 	var outer, inner flush.Group
-	h := wrapped(&flush.Options{Group: &inner}, func(w http.ResponseWriter, _ *http.Request) {
+	h := harness.Wrapped(&flush.Options{Group: &inner}, func(w http.ResponseWriter, _ *http.Request) {
 		if a, b := members(&outer), members(&inner); len(a) != 1 || !slices.Equal(a, b) {
 			t.Errorf("%v and %v", a, b)
 		}
@@ -224,12 +225,12 @@ func TestGroupChurn(t *testing.T) {
 func TestBroadcastHasOneOrder(t *testing.T) {
 	var g flush.Group
 	const callers, events = 4, 100
-	sinks := make([]*sink, 300) // more than one worker's share
+	sinks := make([]*harness.Sink, 300) // more than one worker's share
 	flushers := make([]*flush.Flusher, len(sinks))
 	for i := range sinks {
-		sinks[i] = newSink(t)
-		flushers[i] = flush.New(deadlineSink{sinks[i]}, nil, &flush.Options{MaxPending: 1 << 20})
-		must(t, g.Add(flushers[i]))
+		sinks[i] = harness.NewSink(t)
+		flushers[i] = flush.New(harness.DeadlineSink{Sink: sinks[i]}, nil, &flush.Options{MaxPending: 1 << 20})
+		harness.Must(t, g.Add(flushers[i]))
 	}
 	var wg sync.WaitGroup
 	for c := range callers {
@@ -243,15 +244,15 @@ func TestBroadcastHasOneOrder(t *testing.T) {
 	}
 	wg.Wait()
 	for i, f := range flushers {
-		must(t, f.Close())
-		if sinks[i].body() != sinks[0].body() {
-			t.Fatalf("member %d got %q, member 0 %q", i, clip([]byte(sinks[i].body())), clip([]byte(sinks[0].body())))
+		harness.Must(t, f.Close())
+		if sinks[i].Body() != sinks[0].Body() {
+			t.Fatalf("member %d got %q, member 0 %q", i, harness.Clip([]byte(sinks[i].Body())), harness.Clip([]byte(sinks[0].Body())))
 		}
 	}
 	for c := range callers {
 		last := -1
 		for i := range events {
-			at := strings.Index(sinks[0].body(), fmt.Sprintf("<%d:%d>", c, i))
+			at := strings.Index(sinks[0].Body(), fmt.Sprintf("<%d:%d>", c, i))
 			if at <= last {
 				t.Fatalf("event %d of caller %d comes too early, or not at all", i, c)
 			}
@@ -266,30 +267,30 @@ func TestBroadcastHasOneOrder(t *testing.T) {
 func TestBroadcastToThousand(t *testing.T) {
 	const clients, deaf, maxPending = 1000, 50, 4096
 	sizes := []int{1, 100, 4063, 4064, 4065, 8000, 2 * maxPending, 30000, 10 * maxPending, 1, 500}
-	for _, p := range []proto{http1, h2} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTP2} {
 		t.Run(p.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				clock := newClock()
+				clock := harness.NewClock()
 				var g flush.Group
 				ids := make(map[*flush.Flusher]int)
 				var mu sync.Mutex
-				srv := serveMemory(t, p, wrapped(&flush.Options{MaxPending: maxPending, SendTimeout: -1}, func(w http.ResponseWriter, r *http.Request) {
+				srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{MaxPending: maxPending, SendTimeout: -1}, func(w http.ResponseWriter, r *http.Request) {
 					flush.Flush(w, true)
 					var id int
 					fmt.Sscanf(r.URL.Path, "/%d", &id)
 					mu.Lock()
-					ids[flusher(w)] = id
+					ids[harness.Flusher(w)] = id
 					mu.Unlock()
-					g.Add(flusher(w))
+					g.Add(harness.Flusher(w))
 					<-r.Context().Done()
 				}), 2048)
-				streams := make([]*stream, clients)
+				streams := make([]*harness.Stream, clients)
 				for i := range streams {
-					if p == h2 && i < deaf {
+					if p == harness.HTTP2 && i < deaf {
 						continue // a connection's streams share one window: see TestBroadcastOverTheNetwork
 					}
-					streams[i] = open(t, srv, "GET", fmt.Sprintf("/%d", i), nil)
-					streams[i].response()
+					streams[i] = harness.Open(t, srv, "GET", fmt.Sprintf("/%d", i), nil)
+					streams[i].Response()
 				}
 				synctest.Wait()
 				var room = make(map[int]int) // of those that do not read: how much they still take
@@ -302,22 +303,22 @@ func TestBroadcastToThousand(t *testing.T) {
 							t.Fatalf("event %d of %d bytes: member %d reads, and has missed it", n, size, ids[f])
 						}
 					}
-					if size > maxPending && n > 4 && p != h2 && len(missed) != deaf {
+					if size > maxPending && n > 4 && p != harness.HTTP2 && len(missed) != deaf {
 						t.Fatalf("event %d of %d bytes: %d have missed it, want %d", n, size, len(missed), deaf)
 					}
 					for i := deaf; i < clients; i++ {
-						if got := streams[i].take(size); !bytes.Equal(got, event) {
-							t.Fatalf("event %d of %d bytes: client %d got %q", n, size, i, clip(got))
+						if got := streams[i].Take(size); !bytes.Equal(got, event) {
+							t.Fatalf("event %d of %d bytes: client %d got %q", n, size, i, harness.Clip(got))
 						}
 					}
 					synctest.Wait() // what has arrived is not held any more
 				}
-				if clock.now() != 0 {
-					t.Errorf("those that do not read have cost the others %v", clock.now())
+				if clock.Now() != 0 {
+					t.Errorf("those that do not read have cost the others %v", clock.Now())
 				}
 				for _, s := range streams {
 					if s != nil {
-						s.leave()
+						s.Leave()
 					}
 				}
 			})
@@ -341,7 +342,7 @@ func TestBroadcastAndFilters(t *testing.T) {
 			g.Remove(fs[0])
 			g.Broadcast(nil)
 		}})
-		must(t, g.Add(fs[i]))
+		harness.Must(t, g.Add(fs[i]))
 	}
 	fs[3].StartBuffer(&flush.BufferOptions{Filter: upper, FollowFlush: true})
 	fs[4].StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
@@ -370,7 +371,7 @@ func TestBroadcastAndFilters(t *testing.T) {
 		t.Errorf("%d missed", len(missed))
 	}
 	for i, f := range fs {
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 		want := "event two"
 		switch i {
 		case 3:
@@ -390,12 +391,12 @@ func TestBroadcastAndFilters(t *testing.T) {
 // One that has ended has not missed anything, nor one that takes no body.
 func TestBroadcastMisses(t *testing.T) {
 	var g flush.Group
-	full := newSink(t)
-	full.hold(0)
-	behind := flush.New(deadlineSink{full}, nil, &flush.Options{MaxPending: 5000})
-	must(t, g.Add(behind))
+	full := harness.NewSink(t)
+	full.Hold(0)
+	behind := flush.New(harness.DeadlineSink{Sink: full}, nil, &flush.Options{MaxPending: 5000})
+	harness.Must(t, g.Add(behind))
 	for _, f := range []*flush.Flusher{newMember(nil), newMember(nil), newMember(nil)} {
-		must(t, g.Add(f))
+		harness.Must(t, g.Add(f))
 	}
 	all := members(&g)
 	all[1].WriteHeader(204)
@@ -404,14 +405,14 @@ func TestBroadcastMisses(t *testing.T) {
 	if missed := g.Broadcast([]byte("event")); len(missed) != 0 {
 		t.Errorf("%d have missed it, want none", len(missed))
 	}
-	must(t, all[3].Close())
+	harness.Must(t, all[3].Close())
 	if missed := g.Broadcast(make([]byte, 5000)); !slices.Equal(missed, []*flush.Flusher{behind}) {
 		t.Errorf("%d have missed it, want the one that is behind", len(missed))
 	}
-	full.release()
-	must(t, behind.Close())
-	if got := full.body(); got != "event" {
-		t.Errorf("it got %q", clip([]byte(got)))
+	full.Release()
+	harness.Must(t, behind.Close())
+	if got := full.Body(); got != "event" {
+		t.Errorf("it got %q", harness.Clip([]byte(got)))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // What the headers and trailers of a compressed response claim of its body.
@@ -23,8 +24,8 @@ func TestGzipTypeIsCleaned(t *testing.T) {
 		{"changed since", "", "application/json", "application/json"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			eachProto(t, func(t *testing.T, p proto) {
-				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+				srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					f, _ := flush.From(w)
 					if test.set != "" {
 						w.Header().Set("Content-Type", test.set)
@@ -38,11 +39,11 @@ func TestGzipTypeIsCleaned(t *testing.T) {
 					w.WriteHeader(500)
 					io.WriteString(w, "no luck")
 				}), gzipEverything()))
-				s := open(t, srv, "GET", "/", nil, acceptGzip)
-				if got := s.header().Get("Content-Type"); got != test.want {
+				s := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip)
+				if got := s.Header().Get("Content-Type"); got != test.want {
 					t.Errorf("the error page is %s, want %s", got, test.want)
 				}
-				s.expectEnd("no luck")
+				s.ExpectEnd("no luck")
 			})
 		})
 	}
@@ -54,8 +55,8 @@ func TestGzipUnannouncedDigest(t *testing.T) {
 	for _, fixed := range []bool{false, true} {
 		for _, accept := range []string{"gzip", "br"} {
 			t.Run(fmt.Sprint(fixed, accept), func(t *testing.T) {
-				eachProto(t, func(t *testing.T, p proto) {
-					srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+					srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						if fixed {
 							w.WriteHeader(200)
 						}
@@ -63,12 +64,12 @@ func TestGzipUnannouncedDigest(t *testing.T) {
 						w.Header().Set(http.TrailerPrefix+"Content-Digest", "sha-256=:plain:")
 						w.Header().Set(http.TrailerPrefix+"X-Other", "1")
 					}), gzipEverything()))
-					s := open(t, srv, "GET", "/", nil, "Accept-Encoding: "+accept)
-					_, trailer, end := s.rest()
-					if end == cut {
+					s := harness.Open(t, srv, "GET", "/", nil, "Accept-Encoding: "+accept)
+					_, trailer, end := s.Rest()
+					if end == harness.Cut {
 						t.Fatal("cut")
 					}
-					if p == http10 {
+					if p == harness.HTTP10 {
 						return // it has no trailers
 					}
 					if got := trailer.Get("Content-Digest"); (got == "") != (accept == "gzip") || trailer.Get("X-Other") != "1" {
@@ -83,31 +84,31 @@ func TestGzipUnannouncedDigest(t *testing.T) {
 // A profile's own type is sent ahead of a compressed body, as ahead of a plain
 // one.
 func TestGzipProfileType(t *testing.T) {
-	srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := harness.Serve(t, harness.HTTP1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		flush.Flush(w, true)
 		io.WriteString(w, longPage)
 	}), &flush.Options{SAPI: flush.FPM(), OnStart: gzipEverything().OnStart}))
 	for _, accept := range []string{"gzip", "br"} {
-		s := open(t, srv, "GET", "/", nil, "Accept-Encoding: "+accept)
-		if got := s.header().Get("Content-Type"); got != flush.FPM().ContentType {
+		s := harness.Open(t, srv, "GET", "/", nil, "Accept-Encoding: "+accept)
+		if got := s.Header().Get("Content-Type"); got != flush.FPM().ContentType {
 			t.Errorf("%s: %q", accept, got)
 		}
-		s.rest()
+		s.Rest()
 	}
 }
 
 // HEAD is held to a declared length as GET is.
 func TestGzipHeadBeyondTheLength(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
-		srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Length", "600")
 			io.WriteString(w, longPage)
 		}), gzipEverything()))
 		var lengths []string
 		for _, method := range []string{"GET", "HEAD"} {
-			s := open(t, srv, method, "/", nil, acceptGzip)
-			lengths = append(lengths, s.header().Get("Content-Length"))
-			s.rest()
+			s := harness.Open(t, srv, method, "/", nil, harness.AcceptGzip)
+			lengths = append(lengths, s.Header().Get("Content-Length"))
+			s.Rest()
 		}
 		if lengths[0] != lengths[1] || lengths[0] == "" {
 			t.Errorf("the lengths of GET and HEAD: %q", lengths)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // gzipEverything are options that compress every response, as api.md has it.
@@ -26,35 +27,16 @@ func gzipEverything() *flush.Options {
 	}}
 }
 
-const acceptGzip = "Accept-Encoding: gzip"
-
-// bodyReader reads a stream's body as it comes.
-type bodyReader struct{ s *stream }
-
-func (b bodyReader) Read(p []byte) (int, error) {
-	for len(b.s.held) == 0 {
-		if b.s.readErr != nil {
-			return 0, b.s.readErr
-		}
-		if !b.s.fill() {
-			return 0, errors.New("nothing comes")
-		}
-	}
-	n := copy(p, b.s.held)
-	b.s.held = b.s.held[n:]
-	return n, nil
-}
-
 // unzip decodes one whole gzip stream.
 func unzip(t *testing.T, p []byte) string {
 	t.Helper()
 	zr, err := gzip.NewReader(bytes.NewReader(p))
 	if err != nil {
-		t.Fatalf("%v in %q", err, clip(p))
+		t.Fatalf("%v in %q", err, harness.Clip(p))
 	}
 	got, err := io.ReadAll(zr)
 	if err != nil {
-		t.Fatalf("%v after %q", err, clip(got))
+		t.Fatalf("%v after %q", err, harness.Clip(got))
 	}
 	return string(got)
 }
@@ -73,32 +55,32 @@ func TestGzipEventByEvent(t *testing.T) {
 		"implicitAsync": {flush.Async, func(f *flush.Flusher) { f.Top().Flush() }},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachProto(t, func(t *testing.T, p proto) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 				const events = 20
 				event := func(i int) string { return fmt.Sprintf("data: event %d %d\n\n", i, i*i) }
-				park := newPark(t)
-				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				park := harness.NewPark(t)
+				srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					f, _ := flush.From(w)
 					f.SetImplicit(flushing.implicit)
 					w.Header().Set("Content-Type", "text/event-stream")
 					for i := range events {
-						park.here()
+						park.Here()
 						io.WriteString(w, event(i))
 						flushing.flush(f)
 					}
 				}), gzipEverything()))
-				s := open(t, srv, "GET", "/", nil, acceptGzip)
-				park.next()
-				if h := s.header(); h.Get("Content-Encoding") != "gzip" || h.Get("Vary") != "Accept-Encoding" {
+				s := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip)
+				park.Next()
+				if h := s.Header(); h.Get("Content-Encoding") != "gzip" || h.Get("Vary") != "Accept-Encoding" {
 					t.Fatalf("header %v", h)
 				}
-				zr, err := gzip.NewReader(bodyReader{s})
+				zr, err := gzip.NewReader(harness.BodyReader{S: s})
 				if err != nil {
 					t.Fatal(err)
 				}
 				for i := range events {
 					if i > 0 {
-						park.next()
+						park.Next()
 					}
 					got := make([]byte, len(event(i)))
 					if _, err := io.ReadFull(zr, got); err != nil || string(got) != event(i) {
@@ -228,14 +210,14 @@ func TestGzipDecides(t *testing.T) {
 			http.Error(w, "sorry", http.StatusInternalServerError)
 		}, body: "sorry\n"},
 	}
-	eachProto(t, func(t *testing.T, p proto) {
-		srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			i, _ := strconv.Atoi(r.URL.Path[1:])
 			tests[i].do(w)
 		}), gzipEverything()))
 		for i, tt := range tests {
 			t.Run(tt.name, func(t *testing.T) {
-				line := acceptGzip
+				line := harness.AcceptGzip
 				switch tt.accept {
 				case "":
 				case "-":
@@ -243,11 +225,11 @@ func TestGzipDecides(t *testing.T) {
 				default:
 					line = "Accept-Encoding: " + tt.accept
 				}
-				s := open(t, srv, "GET", fmt.Sprint("/", i), nil, line)
-				h := s.header()
-				body, _, end := s.rest()
-				if end == cut {
-					t.Fatalf("cut after %q", clip([]byte(body)))
+				s := harness.Open(t, srv, "GET", fmt.Sprint("/", i), nil, line)
+				h := s.Header()
+				body, _, end := s.Rest()
+				if end == harness.Cut {
+					t.Fatalf("cut after %q", harness.Clip([]byte(body)))
 				}
 				if got := h.Get("Content-Encoding") == "gzip"; got != tt.gzip {
 					t.Errorf("compressed: %v, header %v", got, h)
@@ -262,7 +244,7 @@ func TestGzipDecides(t *testing.T) {
 					want = ""
 				}
 				if body != want {
-					t.Errorf("body %q, want %q", clip([]byte(body)), clip([]byte(want)))
+					t.Errorf("body %q, want %q", harness.Clip([]byte(body)), harness.Clip([]byte(want)))
 				}
 				for k, v := range tt.header {
 					if got := strings.Join(h.Values(k), "|"); got != v {
@@ -392,10 +374,10 @@ func TestGzipHead(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachProto(t, func(t *testing.T, p proto) {
-				srv := serve(t, p, flush.NewHandler(h, gzipEverything()))
-				get, head := open(t, srv, "GET", "/", nil, acceptGzip), open(t, srv, "HEAD", "/", nil, acceptGzip)
-				want, got := get.header().Clone(), head.header().Clone()
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+				srv := harness.Serve(t, p, flush.NewHandler(h, gzipEverything()))
+				get, head := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip), harness.Open(t, srv, "HEAD", "/", nil, harness.AcceptGzip)
+				want, got := get.Header().Clone(), head.Header().Clone()
 				for _, h := range []http.Header{want, got} {
 					delete(h, "Date")
 					delete(h, "Connection")
@@ -403,11 +385,11 @@ func TestGzipHead(t *testing.T) {
 				if name == "nothing" || strings.HasPrefix(name, "only a type") || name == "length" || name == "ServeContent" {
 					delete(want, "Content-Length") // nothing tells it: that of the compressed body, or none
 				}
-				if want, got := fmt.Sprint(want), fmt.Sprint(got); want != got || get.response().StatusCode != head.response().StatusCode {
+				if want, got := fmt.Sprint(want), fmt.Sprint(got); want != got || get.Response().StatusCode != head.Response().StatusCode {
 					t.Errorf("HEAD says %v, GET %v", got, want)
 				}
-				get.rest()
-				head.expectEnd("")
+				get.Rest()
+				head.ExpectEnd("")
 			})
 		})
 	}
@@ -421,19 +403,19 @@ func TestGzipNotModified(t *testing.T) {
 		{"/picture.png", "gzip", `"1"`},
 		{"/picture.svg", "gzip", `W/"1"`},
 	} {
-		eachProto(t, func(t *testing.T, p proto) {
-			srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+			srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Set("Etag", `"1"`)
 				http.ServeContent(w, r, r.URL.Path, time.Unix(1e9, 0), strings.NewReader(strings.Repeat("x", 1000)))
 			}), gzipEverything()))
-			ask := func(lines ...string) *stream {
-				return open(t, srv, "GET", test.path, nil, append(lines, "Accept-Encoding: "+test.accept)...)
+			ask := func(lines ...string) *harness.Stream {
+				return harness.Open(t, srv, "GET", test.path, nil, append(lines, "Accept-Encoding: "+test.accept)...)
 			}
-			for _, s := range []*stream{ask(), ask("If-None-Match: " + test.tag)} {
-				if got := s.header().Get("Etag"); got != test.tag || s.header().Get("Vary") != "Accept-Encoding" {
-					t.Errorf("%v: %d %v", test, s.response().StatusCode, s.header())
+			for _, s := range []*harness.Stream{ask(), ask("If-None-Match: " + test.tag)} {
+				if got := s.Header().Get("Etag"); got != test.tag || s.Header().Get("Vary") != "Accept-Encoding" {
+					t.Errorf("%v: %d %v", test, s.Response().StatusCode, s.Header())
 				}
-				s.rest()
+				s.Rest()
 			}
 		})
 	}
@@ -464,8 +446,8 @@ func TestGzipContentTypes(t *testing.T) {
 // A digest of the plain body is not announced as a trailer either.
 func TestGzipDigestTrailer(t *testing.T) {
 	for _, others := range []bool{false, true} {
-		eachProto(t, func(t *testing.T, p proto) {
-			srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+			srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w.Header().Add("Trailer", "Content-Digest")
 				if others {
 					w.Header().Add("Trailer", "X-Rows, repr-digest")
@@ -474,13 +456,13 @@ func TestGzipDigestTrailer(t *testing.T) {
 				w.Header().Set("Content-Digest", "sha-256=:x:")
 				w.Header().Set("X-Rows", "1")
 			}), gzipEverything()))
-			s := open(t, srv, "GET", "/", nil, acceptGzip)
-			body, trailer, _ := s.rest()
+			s := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip)
+			body, trailer, _ := s.Rest()
 			if unzip(t, []byte(body)) != strings.Repeat("x", 10000) {
 				t.Error("another body")
 			}
-			if trailer.Get("Content-Digest") != "" || s.header().Get("Content-Digest") != "" || p != http10 && (trailer.Get("X-Rows") != "") != others {
-				t.Errorf("header %v, trailer %v", s.header(), trailer)
+			if trailer.Get("Content-Digest") != "" || s.Header().Get("Content-Digest") != "" || p != harness.HTTP10 && (trailer.Get("X-Rows") != "") != others {
+				t.Errorf("header %v, trailer %v", s.Header(), trailer)
 			}
 		})
 	}
@@ -540,23 +522,23 @@ func TestGzipHoldsTheLength(t *testing.T) {
 		}, true, page[:40000]},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachProto(t, func(t *testing.T, p proto) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 				told := make(chan error, 1)
 				opts := gzipEverything()
 				opts.OnClose = func(_ *http.Request, _ flush.Stats, err error) { told <- err }
-				srv := serve(t, p, flush.NewHandler(test.h, opts))
-				s := open(t, srv, "GET", "/", nil, acceptGzip)
-				if _, err := s.head(); err != nil {
+				srv := harness.Serve(t, p, flush.NewHandler(test.h, opts))
+				s := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip)
+				if _, err := s.Head(); err != nil {
 					t.Fatalf("no head: a client would ask again: %v", err)
 				}
-				compressed := s.header().Get("Content-Encoding") == "gzip"
-				body, _, end := s.rest()
+				compressed := s.Header().Get("Content-Encoding") == "gzip"
+				body, _, end := s.Rest()
 				err := <-told
-				want := complete
-				if p == http10 && s.response().ContentLength < 0 {
-					want = closed
+				want := harness.Complete
+				if p == harness.HTTP10 && s.Response().ContentLength < 0 {
+					want = harness.Closed
 				} else if test.cut {
-					want = cut
+					want = harness.Cut
 				}
 				if end != want {
 					t.Errorf("ended %s, want %s (%v)", end, want, err)
@@ -567,7 +549,7 @@ func TestGzipHoldsTheLength(t *testing.T) {
 						t.Fatal(zerr)
 					}
 					plain, zerr := io.ReadAll(zr)
-					if (zerr != nil) != test.cut || p != h2 && string(plain) != test.body || !strings.HasPrefix(test.body, string(plain)) {
+					if (zerr != nil) != test.cut || p != harness.HTTP2 && string(plain) != test.body || !strings.HasPrefix(test.body, string(plain)) {
 						t.Errorf("%d bytes, then %v", len(plain), zerr)
 					}
 					if long := strings.HasPrefix(name, "too long"); (err != nil) != (test.cut || long) || long && !errors.Is(err, http.ErrContentLength) {
@@ -587,7 +569,7 @@ type failingSeeker struct {
 
 func (r *failingSeeker) Read(p []byte) (int, error) {
 	if r.left == 0 {
-		return 0, errBoom
+		return 0, harness.ErrBoom
 	}
 	n, err := r.Reader.Read(p[:min(len(p), r.left)])
 	r.left -= n
@@ -701,7 +683,7 @@ func TestGzipIsImmutable(t *testing.T) {
 			b.Flush()
 			f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
 				if phase&flush.PhaseClean != 0 {
-					expectError(t, "FlushWait", f.FlushWait(noContext), nil)
+					expectError(t, "FlushWait", f.FlushWait(harness.NoContext), nil)
 				}
 				return p, nil
 			}})
@@ -721,19 +703,19 @@ func TestGzipIsImmutable(t *testing.T) {
 		}, page + "footer"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			eachProto(t, func(t *testing.T, p proto) {
-				srv := serve(t, p, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+				srv := harness.Serve(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
 					f, _ := flush.From(w)
 					test.do(t, f, r)
 				}))
-				s := open(t, srv, "GET", "/", nil, acceptGzip)
-				encoded := s.header().Get("Content-Encoding") == "gzip"
-				body, _, end := s.rest()
+				s := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip)
+				encoded := s.Header().Get("Content-Encoding") == "gzip"
+				body, _, end := s.Rest()
 				if encoded {
 					body = unzip(t, []byte(body))
 				}
-				if body != test.want || end == cut {
-					t.Errorf("got %q, %s, want %q", clip([]byte(body)), end, clip([]byte(test.want)))
+				if body != test.want || end == harness.Cut {
+					t.Errorf("got %q, %s, want %q", harness.Clip([]byte(body)), end, harness.Clip([]byte(test.want)))
 				}
 			})
 		})
@@ -744,11 +726,11 @@ func TestGzipIsImmutable(t *testing.T) {
 // sent or sets them in time: never is a body compressed and not said to be.
 func TestGzipBehindAFlush(t *testing.T) {
 	page := strings.Repeat("All work and no play. ", 400)
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		for name, opts := range map[string]*flush.Options{
 			"FlushAsync": nil, "Flush": {Flush: flush.Async}, "Implicit": {Implicit: flush.Async}, "FlushInterval": {FlushInterval: 1},
 		} {
-			srv := serve(t, p, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+			srv := harness.Serve(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
 				f, _ := flush.From(w)
 				switch name {
 				case "FlushAsync":
@@ -762,16 +744,16 @@ func TestGzipBehindAFlush(t *testing.T) {
 				io.WriteString(w, page)
 			}))
 			for range 25 {
-				s := open(t, srv, "GET", "/", nil, acceptGzip)
-				encoded := s.header().Get("Content-Encoding") == "gzip"
-				body, _, _ := s.rest()
+				s := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip)
+				encoded := s.Header().Get("Content-Encoding") == "gzip"
+				body, _, _ := s.Rest()
 				if encoded {
 					body = unzip(t, []byte(body))
 				}
 				if body != page+page {
-					t.Fatalf("%s: encoded %v, got %q", name, encoded, clip([]byte(body)))
+					t.Fatalf("%s: encoded %v, got %q", name, encoded, harness.Clip([]byte(body)))
 				}
-				s.leave()
+				s.Leave()
 			}
 		}
 	})
@@ -784,9 +766,9 @@ func TestGzipServeContent(t *testing.T) {
 		fmt.Fprintf(&content, "line %d\n", i)
 	}
 	modified := time.Unix(1e9, 0)
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		held := 0
-		srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Etag", `"1"`)
 			src := readHook{strings.NewReader(content.String()), func() {
 				f, _ := flush.From(w)
@@ -794,12 +776,12 @@ func TestGzipServeContent(t *testing.T) {
 			}}
 			http.ServeContent(w, r, "novel.txt", modified, src)
 		}), gzipEverything()))
-		s := open(t, srv, "GET", "/", nil, acceptGzip)
-		h := s.header()
+		s := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip)
+		h := s.Header()
 		if h.Get("Content-Encoding") != "gzip" || h.Get("Content-Length") != "" || h.Get("Etag") != `W/"1"` {
 			t.Errorf("header %v", h)
 		}
-		body, _, _ := s.rest()
+		body, _, _ := s.Rest()
 		if got := unzip(t, []byte(body)); got != content.String() {
 			t.Errorf("%d bytes, want %d, or others", len(got), content.Len())
 		}
@@ -810,17 +792,17 @@ func TestGzipServeContent(t *testing.T) {
 			t.Errorf("%d bytes held on the way", held)
 		}
 
-		s = open(t, srv, "GET", "/", nil, acceptGzip, "Range: bytes=1000-1999")
-		if h := s.header(); s.response().StatusCode != 206 || h.Get("Content-Encoding") != "" || h.Get("Content-Length") != "1000" || h.Get("Etag") != `"1"` {
-			t.Errorf("range: %d %v", s.response().StatusCode, h)
+		s = harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip, "Range: bytes=1000-1999")
+		if h := s.Header(); s.Response().StatusCode != 206 || h.Get("Content-Encoding") != "" || h.Get("Content-Length") != "1000" || h.Get("Etag") != `"1"` {
+			t.Errorf("range: %d %v", s.Response().StatusCode, h)
 		}
-		s.expectEnd(content.String()[1000:2000])
+		s.ExpectEnd(content.String()[1000:2000])
 
-		s = open(t, srv, "GET", "/", nil, acceptGzip, `If-None-Match: W/"1"`)
-		if s.response().StatusCode != 304 || s.header().Get("Content-Encoding") != "" {
-			t.Errorf("revalidation: %d %v", s.response().StatusCode, s.header())
+		s = harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip, `If-None-Match: W/"1"`)
+		if s.Response().StatusCode != 304 || s.Header().Get("Content-Encoding") != "" {
+			t.Errorf("revalidation: %d %v", s.Response().StatusCode, s.Header())
 		}
-		s.expectEnd("")
+		s.ExpectEnd("")
 	})
 }
 
@@ -838,16 +820,16 @@ func (r readHook) Read(p []byte) (int, error) {
 // A response that is cut is cut in its encoding, too, and over HTTP/1.1 and
 // HTTP/2 in its framing.
 func TestGzipPanic(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
-		srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "first")
 			flush.Flush(w, true)
 			io.WriteString(w, "second")
 			panic(http.ErrAbortHandler)
 		}), gzipEverything()))
-		s := open(t, srv, "GET", "/", nil, acceptGzip)
-		body, _, end := s.rest()
-		if end == complete {
+		s := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip)
+		body, _, end := s.Rest()
+		if end == harness.Complete {
 			t.Error("the response looks complete")
 		}
 		zr, err := gzip.NewReader(strings.NewReader(body))
@@ -869,17 +851,17 @@ func TestGzipTwice(t *testing.T) {
 		flush.Flush(w, true)
 		io.WriteString(w, page)
 	}), gzipEverything())
-	srv := serve(t, http1, flush.NewHandler(h, gzipEverything()))
-	s := open(t, srv, "GET", "/", nil, acceptGzip)
-	if got := s.header().Values("Content-Encoding"); len(got) != 1 || got[0] != "gzip" {
+	srv := harness.Serve(t, harness.HTTP1, flush.NewHandler(h, gzipEverything()))
+	s := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip)
+	if got := s.Header().Values("Content-Encoding"); len(got) != 1 || got[0] != "gzip" {
 		t.Errorf("Content-Encoding %q", got)
 	}
-	if got := s.header().Values("Vary"); len(got) != 1 {
+	if got := s.Header().Values("Vary"); len(got) != 1 {
 		t.Errorf("Vary %q", got)
 	}
-	body, _, _ := s.rest()
+	body, _, _ := s.Rest()
 	if got := unzip(t, []byte(body)); got != page+page {
-		t.Errorf("got %q", clip([]byte(got)))
+		t.Errorf("got %q", harness.Clip([]byte(got)))
 	}
 }
 
@@ -893,17 +875,17 @@ func TestGzipComesTooLate(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			page := strings.Repeat("x", 1000)
-			srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			srv := harness.Serve(t, harness.HTTP1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				f, _ := flush.From(w)
 				before(f)
 				f.StartBuffer(&flush.BufferOptions{Filter: flush.Gzip(f, r, -1)})
 				io.WriteString(w, page)
 			}), nil))
-			s := open(t, srv, "GET", "/", nil, acceptGzip)
-			if got := s.header().Get("Content-Encoding"); got != "" {
+			s := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip)
+			if got := s.Header().Get("Content-Encoding"); got != "" {
 				t.Errorf("Content-Encoding %q", got)
 			}
-			s.expectEnd("before " + page)
+			s.ExpectEnd("before " + page)
 		})
 	}
 }
@@ -920,7 +902,7 @@ func TestGzipPasses(t *testing.T) {
 	io.WriteString(f, page)
 	expectError(t, "Close", f.Close(), nil)
 	if got := rec.Result().Header; rec.Body.String() != page || got.Get("Vary") != "" {
-		t.Errorf("%v %q", got, clip(rec.Body.Bytes()))
+		t.Errorf("%v %q", got, harness.Clip(rec.Body.Bytes()))
 	}
 
 	f, out := newOutput(t)
@@ -942,7 +924,7 @@ func TestGzipLevels(t *testing.T) {
 			io.WriteString(f, page)
 			expectError(t, "Close", f.Close(), nil)
 			if got := unzip(t, rec.Body.Bytes()); got != page {
-				t.Errorf("level %d: got %q", level, clip([]byte(got)))
+				t.Errorf("level %d: got %q", level, harness.Clip([]byte(got)))
 			}
 		}
 	}
@@ -952,7 +934,7 @@ func TestGzipLevels(t *testing.T) {
 func TestGzipClientGone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ended := make(chan error, 1)
-		srv := serveMemory(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.ServeMemory(t, harness.HTTP1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			var err error
 			random := rand.NewChaCha8([32]byte{})
 			for p := make([]byte, 1000); err == nil; {
@@ -961,9 +943,9 @@ func TestGzipClientGone(t *testing.T) {
 			}
 			ended <- err
 		}), gzipEverything()), 4<<10)
-		s := open(t, srv, "GET", "/", nil, acceptGzip)
-		s.take(100)
-		s.leave()
+		s := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip)
+		s.Take(100)
+		s.Leave()
 		expectError(t, "Write", <-ended, flush.ErrClientGone)
 	})
 }
@@ -988,13 +970,13 @@ func TestGzipOutputIsNotShared(t *testing.T) {
 			rec := httptest.NewRecorder()
 			expectError(t, "Close", respond(rec, strings.Repeat("quick", 500)), nil)
 			if got := unzip(t, rec.Body.Bytes()); got != strings.Repeat("quick", 500) {
-				t.Fatalf("got %q", clip([]byte(got)))
+				t.Fatalf("got %q", harness.Clip([]byte(got)))
 			}
 		}
 		slow.open()
 		expectError(t, "Close", <-closed, nil)
 		if got := unzip(t, []byte(slow.String())); got != strings.Repeat("slow", 500) {
-			t.Errorf("got %q", clip([]byte(got)))
+			t.Errorf("got %q", harness.Clip([]byte(got)))
 		}
 	})
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // What TestHammer has found, as small as it gets.
@@ -69,7 +70,7 @@ func TestFlushWaitReturnsItsOwnResult(t *testing.T) {
 		for range 2 {
 			go func() {
 				f.Write([]byte("event"))
-				errs <- f.FlushWait(noContext)
+				errs <- f.FlushWait(harness.NoContext)
 			}()
 			synctest.Wait()
 		}
@@ -78,7 +79,7 @@ func TestFlushWaitReturnsItsOwnResult(t *testing.T) {
 				t.Errorf("a server that cannot flush: %v", err)
 			}
 		}
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 	})
 }
 
@@ -97,7 +98,7 @@ func TestCloseLeavesHijackedAlone(t *testing.T) {
 			func() error { touch(); return nil },
 		}}, func() { time.Sleep(time.Millisecond); hijacked = true }}, nil, nil)
 		f.Write([]byte("before"))
-		must(t, f.FlushAsync())
+		harness.Must(t, f.FlushAsync())
 		go func() {
 			conn, _, err := f.Hijack()
 			if err == nil {
@@ -154,14 +155,14 @@ func TestReadFromTellsRefusal(t *testing.T) {
 // whoever called the server last.
 func TestOwedBehindTheOneWhoWorks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, nil)
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
 		b := f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
-		s.hold(0)
-		mustWrite(t, f, "first")
+		s.Hold(0)
+		harness.MustWrite(t, f, "first")
 		go b.Flush() // calls the server itself, as nothing is asynchronous
 		synctest.Wait()
-		mustWrite(t, f, strings.Repeat("w", 20_000))
+		harness.MustWrite(t, f, strings.Repeat("w", 20_000))
 		go b.Flush()
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
@@ -169,11 +170,11 @@ func TestOwedBehindTheOneWhoWorks(t *testing.T) {
 		done := make(chan error, 1)
 		go func() { done <- f.FlushWait(ctx) }()
 		synctest.Wait()
-		s.release()
+		s.Release()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 	})
 }
 
@@ -186,7 +187,7 @@ func TestFailureInTheMiddleOfACopy(t *testing.T) {
 		}), func() error { return nil }}}, nil, &flush.Options{BufferSize: 1 << 20, MaxPending: 1 << 20})
 		const size = 100_000
 		f.Write(make([]byte, size))
-		if err := f.FlushWait(noContext); !errors.Is(err, flush.ErrClientGone) {
+		if err := f.FlushWait(harness.NoContext); !errors.Is(err, flush.ErrClientGone) {
 			t.Errorf("%d taken: %v", took, err)
 		}
 		f.Close()
@@ -245,9 +246,9 @@ func TestFailureWhileHeadersWaitForRead(t *testing.T) {
 				reading = false
 			}()
 			synctest.Wait() // it is in its Read
-			mustWrite(t, f, "event")
+			harness.MustWrite(t, f, "event")
 			flushed := make(chan error)
-			go func() { flushed <- f.FlushWait(noContext) }()
+			go func() { flushed <- f.FlushWait(harness.NoContext) }()
 			synctest.Wait() // it waits for the Read
 			go f.Abort(errHammerAbort)
 			if err := <-flushed; !errors.Is(err, errHammerAbort) {
@@ -263,27 +264,27 @@ func TestFailureWhileHeadersWaitForRead(t *testing.T) {
 // keeps up or not.
 func TestFlushAllTellsOfNoFlushBehindSlowClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, &flush.Options{BufferSize: -1, MaxPending: 100, Implicit: flush.Async})
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{BufferSize: -1, MaxPending: 100, Implicit: flush.Async})
 		f.StartBuffer(&flush.BufferOptions{NoFlush: true})
 		if err := f.FlushAll(false); !errors.Is(err, flush.ErrForbidden) {
 			t.Errorf("nothing is held: %v", err)
 		}
-		must(t, f.Top().Close())
-		s.hold(0)
-		mustWrite(t, f, strings.Repeat("w", 100)) // floor 2 is full
+		harness.Must(t, f.Top().Close())
+		s.Hold(0)
+		harness.MustWrite(t, f, strings.Repeat("w", 100)) // floor 2 is full
 		synctest.Wait()
 		b := f.StartBuffer(&flush.BufferOptions{NoFlush: true})
-		mustWrite(t, f, "kept")
+		harness.MustWrite(t, f, "kept")
 		if err := f.FlushAll(false); !errors.Is(err, flush.ErrForbidden) {
 			t.Errorf("the client is behind: %v", err)
 		}
-		s.release()
+		s.Release()
 		synctest.Wait()
 		if b.Len() != len("kept") {
 			t.Errorf("the buffer holds %d bytes", b.Len())
 		}
-		must(t, f.Close()) // it has been said
+		harness.Must(t, f.Close()) // it has been said
 	})
 }
 
@@ -293,36 +294,36 @@ func TestOwedWhereOnlyCallerMayPay(t *testing.T) {
 	for _, by := range []string{"Write", "FlushAsync", "FlushWait"} {
 		t.Run(by, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				budget := flush.NewBudget(0, flush.BlockMemory)
-				other := flush.New(newSink(t), nil, &flush.Options{Budget: budget})
-				mustWrite(t, other, "all that the budget has")
+				budget := flush.NewBudget(0, 1)
+				other := flush.New(harness.NewSink(t), nil, &flush.Options{Budget: budget})
+				harness.MustWrite(t, other, "all that the budget has")
 				body, upload := io.Pipe()
 				defer upload.Close()
 				ctx := context.WithValue(t.Context(), http.ServerContextKey, &http.Server{})
 				req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "/", body)
 				req.ContentLength = 10
-				s := newSink(t)
-				f := flush.New(deadlineSink{s}, req, &flush.Options{Budget: budget, SAPI: flush.OpenResty()})
+				s := harness.NewSink(t)
+				f := flush.New(harness.DeadlineSink{Sink: s}, req, &flush.Options{Budget: budget, SAPI: flush.OpenResty()})
 				f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
-				mustWrite(t, f, "held,")
-				must(t, f.FlushAsync()) // the budget has no room
+				harness.MustWrite(t, f, "held,")
+				harness.Must(t, f.FlushAsync()) // the budget has no room
 				switch by {
 				case "Write":
-					mustWrite(t, f, "more,")
+					harness.MustWrite(t, f, "more,")
 				case "FlushAsync":
-					must(t, f.FlushAsync())
+					harness.Must(t, f.FlushAsync())
 				case "FlushWait":
-					must(t, f.FlushWait(noContext))
+					harness.Must(t, f.FlushWait(harness.NoContext))
 				}
 				if n := f.Top().Len(); n >= len("held,more,") || by != "Write" && n > 0 {
 					t.Errorf("the buffer still holds %d bytes", n)
 				}
-				must(t, f.FlushWait(noContext))
-				if got := s.body(); !strings.HasPrefix(got, "held,") {
+				harness.Must(t, f.FlushWait(harness.NoContext))
+				if got := s.Body(); !strings.HasPrefix(got, "held,") {
 					t.Errorf("the server has %q", got)
 				}
-				must(t, f.Close())
-				must(t, other.Close())
+				harness.Must(t, f.Close())
+				harness.Must(t, other.Close())
 			})
 		})
 	}
@@ -337,11 +338,11 @@ func TestBroadcastLeavesServerToCaller(t *testing.T) {
 		ctx := context.WithValue(t.Context(), http.ServerContextKey, &http.Server{})
 		req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "/", body)
 		req.ContentLength = 10
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, req, &flush.Options{Implicit: flush.Async})
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, req, &flush.Options{Implicit: flush.Async})
 		var g flush.Group
-		must(t, g.Add(f))
-		s.hold(0)
+		harness.Must(t, g.Add(f))
+		s.Hold(0)
 		began := time.Now()
 		g.Broadcast([]byte("bare,"))
 		f.StartBuffer(&flush.BufferOptions{ChunkSize: 1, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
@@ -352,12 +353,12 @@ func TestBroadcastLeavesServerToCaller(t *testing.T) {
 		if took := time.Since(began); took > 0 {
 			t.Errorf("it took %v", took)
 		}
-		s.release()
-		must(t, f.FlushWait(noContext))
-		if got := s.body(); got != "bare,filtered," {
+		s.Release()
+		harness.Must(t, f.FlushWait(harness.NoContext))
+		if got := s.Body(); got != "bare,filtered," {
 			t.Errorf("the server has %q", got)
 		}
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 	})
 }
 
@@ -378,7 +379,7 @@ func TestPanicBesideAbort(t *testing.T) {
 				wg.Go(func() { f.Abort(errHammerAbort) })
 				runtime.Gosched()
 				panic(hammerPanic("handler"))
-			}), nil).ServeHTTP(newSink(t), req)
+			}), nil).ServeHTTP(harness.NewSink(t), req)
 		}()
 		wg.Wait()
 	}
@@ -389,19 +390,19 @@ func TestPanicBesideAbort(t *testing.T) {
 func TestCloseDoesNotWaitForBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(0, flush.BlockMemory)
-		other := flush.New(newSink(t), nil, &flush.Options{Budget: budget})
-		mustWrite(t, other, "all that the budget has, and its handler idles")
+		other := flush.New(harness.NewSink(t), nil, &flush.Options{Budget: budget})
+		harness.MustWrite(t, other, "all that the budget has, and its handler idles")
 		time.AfterFunc(time.Hour, func() { other.Close() })
-		s := newSink(t)
+		s := harness.NewSink(t)
 		f := flush.New(s, nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Second})
 		f.StartBuffer(nil)
-		mustWrite(t, f, strings.Repeat("w", 5000))
+		harness.MustWrite(t, f, strings.Repeat("w", 5000))
 		began := time.Now()
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 		if took := time.Since(began); took > 2*time.Second {
 			t.Errorf("it took %v", took)
 		}
-		if n := len(s.body()); n != 5000 {
+		if n := len(s.Body()); n != 5000 {
 			t.Errorf("the server has %d bytes", n)
 		}
 		time.Sleep(2 * time.Hour)
@@ -421,7 +422,7 @@ func TestLostBehindPanicOfFilter(t *testing.T) {
 			return 0, errHammerFault
 		}), func() error { return nil }}, nil, &flush.Options{BufferSize: -1, MaxPending: 100, SendTimeout: time.Second})
 		b := f.StartBuffer(nil)
-		mustWrite(t, f, strings.Repeat("w", 5000))
+		harness.MustWrite(t, f, strings.Repeat("w", 5000))
 		if err := b.Flush(); !errors.Is(err, flush.ErrTimeout) {
 			t.Errorf("Flush: %v", err)
 		}
@@ -454,11 +455,11 @@ func TestCloseTellsWhatBroadcastCannot(t *testing.T) {
 		"nothing": {func(f *flush.Flusher) {}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSink(t)
-			f := flush.New(deadlineSink{s}, nil, nil)
+			s := harness.NewSink(t)
+			f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
 			c.prepare(f)
 			var g flush.Group
-			must(t, g.Add(f))
+			harness.Must(t, g.Add(f))
 			for range 3 {
 				if missed := g.Broadcast([]byte("event")); len(missed) > 0 {
 					t.Error("it has room")
@@ -475,13 +476,13 @@ func TestCloseTellsWhatBroadcastCannot(t *testing.T) {
 // response take what is written.
 func TestWriteAfterEndBesideFilter(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f := flush.New(newSink(t), nil, nil)
+		f := flush.New(harness.NewSink(t), nil, nil)
 		hold := make(chan struct{})
 		b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
 			<-hold
 			return p, nil
 		}})
-		mustWrite(t, f, "held")
+		harness.MustWrite(t, f, "held")
 		go b.Flush()
 		synctest.Wait()
 		f.Abort(errHammerAbort)
@@ -503,17 +504,17 @@ func TestWriteAfterEndBesideFilter(t *testing.T) {
 // What a filter's Abort drops is dropped once: the Clean that it is part of does
 // not go on with the buffers below.
 func TestAbortInFilterOfClean(t *testing.T) {
-	f := flush.New(newSink(t), nil, nil)
+	f := flush.New(harness.NewSink(t), nil, nil)
 	f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
 		t.Errorf("the filter of a buffer that was dropped gets %q, %d", p, phase)
 		return p, nil
 	}})
-	mustWrite(t, f, "below")
+	harness.MustWrite(t, f, "below")
 	f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
 		f.Abort(errHammerAbort)
 		return p, nil
 	}})
-	mustWrite(t, f, "above")
+	harness.MustWrite(t, f, "above")
 	if err := f.Clean(); !errors.Is(err, errHammerAbort) {
 		t.Errorf("Clean: %v", err)
 	}

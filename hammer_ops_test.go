@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A reply is one response of a hammerRun.
@@ -75,7 +76,7 @@ func newReply(h *hammerRun, i int) *reply {
 		r.write = 0
 	}
 	if h.has&hasConn != 0 {
-		ctx = flush.WithConn(ctx, r.server.conn())
+		ctx = harness.WithConn(ctx, r.server.conn())
 	}
 	req, _ := http.NewRequestWithContext(ctx, r.method, "/", nil)
 	switch {
@@ -177,7 +178,7 @@ func (r *reply) serve() {
 		if n, err := r.f.Write([]byte("late")); n != 0 || err == nil {
 			r.report("after the end", "Write: %d, %v", n, err)
 		}
-		if err := r.f.FlushWait(noContext); !errors.Is(err, flush.ErrClosed) && !errors.Is(err, http.ErrHijacked) {
+		if err := r.f.FlushWait(harness.NoContext); !errors.Is(err, flush.ErrClosed) && !errors.Is(err, http.ErrHijacked) {
 			r.report("after the end", "FlushWait: %v", err)
 		}
 		if err := r.f.TryWrite([]byte("late")); !errors.Is(err, flush.ErrClosed) && !errors.Is(err, http.ErrHijacked) {
@@ -409,7 +410,7 @@ func (k *worker) do(o op) {
 	case opFlushAsync:
 		k.call("FlushAsync", r.mustNotWait(), 0, f.FlushAsync)
 	case opFlushWait:
-		k.flush("FlushWait", waits, 0, true, r.known(), func() error { return f.FlushWait(noContext) })
+		k.flush("FlushWait", waits, 0, true, r.known(), func() error { return f.FlushWait(harness.NoContext) })
 	case opFlushCtx:
 		ctx, cancel := context.WithTimeout(context.Background(), o.d)
 		defer cancel()

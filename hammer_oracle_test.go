@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Every write is a record of its own: a capital letter for who wrote it, three
@@ -158,7 +159,7 @@ func (r *reply) takenBack(p []byte) {
 		}
 		rec := r.findLocked(p)
 		if rec == nil || len(rec.data) > len(p) {
-			r.report("torn", "a filter is given %q", clip(p))
+			r.report("torn", "a filter is given %q", harness.Clip(p))
 			return
 		}
 		rec.gone = true
@@ -324,7 +325,7 @@ func (w *wire) breaks(format string, args ...any) {
 	w.broken = true
 	for i, a := range args {
 		if p, ok := a.([]byte); ok {
-			args[i] = clip(p)
+			args[i] = harness.Clip(p)
 		}
 	}
 	last := ""

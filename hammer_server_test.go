@@ -14,8 +14,8 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/deadline"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A hammerServer is the server's writer below a response of the hammer. What
@@ -396,21 +396,21 @@ func (s *hammerServer) ackLocked() {
 }
 
 // conn is the connection as its kernel sees it.
-func (s *hammerServer) conn() flush.FakeConn {
-	return flush.FakeConn{
-		Acked: func() (int64, error) {
+func (s *hammerServer) conn() harness.FakeConn {
+	return harness.FakeConn{
+		AckedFunc: func() (int64, error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.ackLocked()
 			return s.acked, nil
 		},
-		Queued: func() (unsent, unacked int64, err error) {
+		QueuedFunc: func() (unsent, unacked int64, err error) {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			s.ackLocked()
 			return 0, int64(s.got) + s.moved - s.acked, nil
 		},
-		Room: func() (int64, error) { return 1000, nil },
+		RoomFunc: func() (int64, error) { return 1000, nil },
 	}
 }
 

@@ -16,13 +16,15 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // The hammer: some goroutines do random things to one response, or to three
 // that share a budget, over a server's writer that follows a script; see
-// hammer_server_test.go. What they do is settled by the seed before any of them
+// server_test.go. What they do is settled by the seed before any of them
 // runs, and time is the bubble's, so that a seed repeats as far as the scheduler
-// lets it. What must hold is in hammer_oracle_test.go.
+// lets it. What must hold is in oracle_test.go.
 //
 //	go test -run TestHammer -hammer.seeds 100000 -timeout 1h
 //	go test -run TestHammer -hammer.seed 4711            # this one, and what it did
@@ -162,7 +164,7 @@ func (h *hammerRun) hammer(t *testing.T) []finding {
 // watch waits until the seed has ended, or nothing happens in it any more. A busy
 // machine makes one slow in which floor 2 has room for one byte.
 func (h *hammerRun) watch(done chan struct{}) {
-	tick := time.NewTicker(2 * patience())
+	tick := time.NewTicker(2 * harness.Patience())
 	defer tick.Stop()
 	for looks, happened := 1, int64(0); ; looks++ {
 		select {
@@ -182,7 +184,7 @@ func (h *hammerRun) watch(done chan struct{}) {
 // that a bubble knows.
 func busyStacks() string {
 	var busy []string
-	for _, stack := range goroutines() {
+	for _, stack := range harness.Goroutines() {
 		first, _, _ := strings.Cut(stack, "\n")
 		if strings.Contains(first, "synctest bubble") && !strings.Contains(first, "(durable)") {
 			busy = append(busy, stack)

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Each way a handler can end other than by returning: what was flushed arrives,
@@ -35,17 +36,21 @@ func TestHandlerThatDoesNotReturn(t *testing.T) {
 	}{
 		{"panic", func(http.ResponseWriter) { panic(value) }, value, "own value"},
 		{"ErrAbortHandler", func(http.ResponseWriter) { panic(http.ErrAbortHandler) }, http.ErrAbortHandler, ""},
-		{"Abort", func(w http.ResponseWriter) { flusher(w).Abort(value) }, http.ErrAbortHandler, ""},
-		{"Abort twice, then panic", func(w http.ResponseWriter) { flusher(w).Abort(nil); flusher(w).Abort(nil); panic(value) }, value, "own value"},
+		{"Abort", func(w http.ResponseWriter) { harness.Flusher(w).Abort(value) }, http.ErrAbortHandler, ""},
+		{"Abort twice, then panic", func(w http.ResponseWriter) {
+			harness.Flusher(w).Abort(nil)
+			harness.Flusher(w).Abort(nil)
+			panic(value)
+		}, value, "own value"},
 		{"Goexit", func(http.ResponseWriter) { runtime.Goexit() }, nil, ""},
 		{"panic after a late flush", func(w http.ResponseWriter) { io.WriteString(w, "lost"); flush.Flush(w, false); panic(value) }, value, "own value"},
 	} {
 		for _, before := range []string{"", "held", "flushed", "asked"} {
 			t.Run(way.name+"/"+before, func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 					ended := make(chan error, 2)
 					recovered := make(chan any, 1)
-					h := wrapped(&flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}, func(w http.ResponseWriter, _ *http.Request) {
+					h := harness.Wrapped(&flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}, func(w http.ResponseWriter, _ *http.Request) {
 						io.WriteString(w, before)
 						if before == "flushed" || before == "asked" {
 							flush.Flush(w, before == "flushed")
@@ -53,7 +58,7 @@ func TestHandlerThatDoesNotReturn(t *testing.T) {
 						}
 						way.end(w)
 					})
-					srv := serveMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					srv := harness.ServeMemory(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						exits := true
 						defer func() {
 							v := recover()
@@ -66,18 +71,18 @@ func TestHandlerThatDoesNotReturn(t *testing.T) {
 						h.ServeHTTP(w, r)
 						t.Error("returned")
 					}), 0)
-					s := open(t, srv, "GET", "/", nil)
-					body, _, end := s.rest()
-					wantBody, wantEnd := "", cut
+					s := harness.Open(t, srv, "GET", "/", nil)
+					body, _, end := s.Rest()
+					wantBody, wantEnd := "", harness.Cut
 					if before == "flushed" || before == "asked" {
-						if wantBody = before; p == http10 {
-							wantEnd = closed
+						if wantBody = before; p == harness.HTTP10 {
+							wantEnd = harness.Closed
 						}
 					}
 					if strings.HasPrefix(way.name, "panic after") {
 						wantBody, wantEnd = body, end // how far the last flush came is open
 					}
-					if body != wantBody || end != wantEnd || end == complete {
+					if body != wantBody || end != wantEnd || end == harness.Complete {
 						t.Errorf("client got %q, %s, want %q, %s", body, end, wantBody, wantEnd)
 					}
 					if got := <-recovered; got != way.want {
@@ -90,7 +95,7 @@ func TestHandlerThatDoesNotReturn(t *testing.T) {
 					if len(ended) > 0 {
 						t.Error("OnClose was called again")
 					}
-					if log := srv.logged(); way.log == "" && log != "" || !strings.Contains(log, way.log) {
+					if log := srv.Logged(); way.log == "" && log != "" || !strings.Contains(log, way.log) {
 						t.Errorf("logged %q", log)
 					}
 				})
@@ -104,23 +109,23 @@ func TestHandlerThatDoesNotReturn(t *testing.T) {
 func TestHandlerPanicStopsTheBackground(t *testing.T) {
 	for _, way := range []string{"panic", "Abort", "Goexit", "Abort elsewhere"} {
 		t.Run(way, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
-				clock := newClock()
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+				clock := harness.NewClock()
 				ended := make(chan time.Duration, 1)
-				opts := &flush.Options{SendTimeout: time.Hour, MaxPending: much, OnClose: func(_ *http.Request, st flush.Stats, err error) {
-					if st.Bytes+st.Lost > much || way != "Abort elsewhere" && st.Bytes+st.Lost < much {
+				opts := &flush.Options{SendTimeout: time.Hour, MaxPending: harness.Much, OnClose: func(_ *http.Request, st flush.Stats, err error) {
+					if st.Bytes+st.Lost > harness.Much || way != "Abort elsewhere" && st.Bytes+st.Lost < harness.Much {
 						t.Errorf("%+v", st)
 					}
-					ended <- clock.now()
+					ended <- clock.Now()
 				}}
-				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 					if way == "Abort elsewhere" {
-						time.AfterFunc(time.Minute, func() { flusher(w).Abort(nil) })
-						w.Write(make([]byte, much)) // waits for the client
+						time.AfterFunc(time.Minute, func() { harness.Flusher(w).Abort(nil) })
+						w.Write(make([]byte, harness.Much)) // waits for the client
 						return
 					}
 					flush.Flush(w, false)
-					w.Write(make([]byte, much))
+					w.Write(make([]byte, harness.Much))
 					<-time.After(time.Minute)
 					switch way {
 					case "panic":
@@ -128,9 +133,9 @@ func TestHandlerPanicStopsTheBackground(t *testing.T) {
 					case "Goexit":
 						runtime.Goexit()
 					}
-					flusher(w).Abort(nil)
+					harness.Flusher(w).Abort(nil)
 				}), 1000)
-				s := open(t, srv, "GET", "/", nil)
+				s := harness.Open(t, srv, "GET", "/", nil)
 				most := time.Minute
 				if way == "panic" || way == "Goexit" {
 					most += time.Second // for what was flushed, if that has not left
@@ -138,7 +143,7 @@ func TestHandlerPanicStopsTheBackground(t *testing.T) {
 				if at := <-ended; at < time.Minute || at > most {
 					t.Error("ended after", at)
 				}
-				if _, _, end := s.rest(); end == complete {
+				if _, _, end := s.Rest(); end == harness.Complete {
 					t.Error("the client takes it for complete")
 				}
 			})
@@ -148,7 +153,7 @@ func TestHandlerPanicStopsTheBackground(t *testing.T) {
 
 // A panicky writer stands for a server's writer that panics or exits.
 type panicky struct {
-	flushable
+	harness.Flushable
 	value any
 }
 
@@ -164,7 +169,7 @@ func (p panicky) Flush() {
 func TestServerPanicsInTheBackground(t *testing.T) {
 	for _, value := range []any{"own", http.ErrAbortHandler, nil} {
 		t.Run(fmt.Sprint(value), func(t *testing.T) {
-			w := panicky{flushable{newPlain()}, value}
+			w := panicky{harness.Flushable{Plain: harness.NewPlain()}, value}
 			catch := func(call func()) (v any) {
 				defer func() { v = recover() }()
 				call()
@@ -177,7 +182,7 @@ func TestServerPanicsInTheBackground(t *testing.T) {
 				}
 			}
 			check(catch(func() {
-				wrapped(nil, func(w http.ResponseWriter, _ *http.Request) { flush.Flush(w, false) }).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
+				harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) { flush.Flush(w, false) }).ServeHTTP(w, httptest.NewRequest("GET", "/", nil))
 			}))
 			f := flush.New(w, nil, nil)
 			f.FlushAsync()
@@ -209,14 +214,14 @@ func TestHandlerReusesFlusher(t *testing.T) {
 	var outer, inner http.ResponseWriter
 	h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		outer = w
-		http.StripPrefix("/a", wrapped(options("inner", flush.Off), func(w http.ResponseWriter, _ *http.Request) {
+		http.StripPrefix("/a", harness.Wrapped(options("inner", flush.Off), func(w http.ResponseWriter, _ *http.Request) {
 			inner = w
 			io.WriteString(w, "x")
 		})).ServeHTTP(w, r)
 		io.WriteString(w, "y")
 	}), options("outer", flush.Wait))
-	p := newPlain()
-	h.ServeHTTP(flushable{p}, httptest.NewRequest("GET", "/a/b", nil))
+	p := harness.NewPlain()
+	h.ServeHTTP(harness.Flushable{Plain: p}, httptest.NewRequest("GET", "/a/b", nil))
 	if inner != outer {
 		t.Error("another Flusher")
 	}
@@ -231,10 +236,10 @@ func TestHandlerReusesFlusher(t *testing.T) {
 
 // The owner of a Flusher that a handler was given closes it, not the handler.
 func TestHandlerLeavesFlusherToItsOwner(t *testing.T) {
-	p := newPlain()
-	f := flush.New(flushable{p}, nil, nil)
+	p := harness.NewPlain()
+	f := flush.New(harness.Flushable{Plain: p}, nil, nil)
 	ended := 0
-	h := wrapped(&flush.Options{OnClose: func(*http.Request, flush.Stats, error) { ended++ }}, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "x") })
+	h := harness.Wrapped(&flush.Options{OnClose: func(*http.Request, flush.Stats, error) { ended++ }}, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "x") })
 	h.ServeHTTP(f, httptest.NewRequest("GET", "/", nil))
 	func() {
 		defer func() { recover() }()
@@ -250,24 +255,24 @@ func TestHandlerLeavesFlusherToItsOwner(t *testing.T) {
 
 // Two Flushers with a wrapper between them work as one.
 func TestHandlerTwiceAroundWrapper(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
-		park := newPark(t)
-		inner := wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		park := harness.NewPark(t)
+		inner := harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 			for _, wait := range []bool{true, false} {
 				io.WriteString(w, "x")
 				if err := flush.Flush(w, wait); err != nil {
 					t.Error(err)
 				}
-				park.here()
+				park.Here()
 			}
 		})
-		srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, r *http.Request) { inner.ServeHTTP(unwrapper{w}, r) }), 0)
-		s := open(t, srv, "GET", "/", nil)
+		srv := harness.ServeMemory(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) { inner.ServeHTTP(harness.Unwrapper{ResponseWriter: w}, r) }), 0)
+		s := harness.Open(t, srv, "GET", "/", nil)
 		for range 2 {
-			s.expect("x")
-			park.next()
+			s.Expect("x")
+			park.Next()
 		}
-		s.expectEnd("")
+		s.ExpectEnd("")
 	})
 }
 
@@ -277,7 +282,7 @@ func TestHandlerTwiceAroundWrapper(t *testing.T) {
 func TestHandlerCarriesRequestBack(t *testing.T) {
 	for _, panics := range []bool{false, true} {
 		t.Run(fmt.Sprint(panics), func(t *testing.T) {
-			eachProto(t, func(t *testing.T, p proto) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 				var name string
 				mux := http.NewServeMux()
 				mux.HandleFunc("POST /form", func(w http.ResponseWriter, r *http.Request) {
@@ -304,7 +309,7 @@ func TestHandlerCarriesRequestBack(t *testing.T) {
 				})
 				h := flush.NewHandler(mux, nil)
 				done := make(chan struct{})
-				srv := serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				srv := harness.Serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					if r.URL.Path == "/next" {
 						return
 					}
@@ -321,14 +326,14 @@ func TestHandlerCarriesRequestBack(t *testing.T) {
 				part, _ := m.CreateFormFile("file", "name")
 				part.Write(make([]byte, 5000)) // more than is held in memory
 				m.Close()
-				s := open(t, srv, "POST", "/form", &b, "Content-Type: "+m.FormDataContentType())
-				s.rest()
+				s := harness.Open(t, srv, "POST", "/form", &b, "Content-Type: "+m.FormDataContentType())
+				s.Rest()
 				<-done
 				if panics {
 					return // net/http keeps the files of a handler that panics
 				}
-				if p != http10 && p != h2 {
-					s.again("GET", "/next", nil).rest() // by then the first is over
+				if p != harness.HTTP10 && p != harness.HTTP2 {
+					s.Again("GET", "/next", nil).Rest() // by then the first is over
 				} else {
 					srv.Shutdown(t.Context())
 				}
@@ -361,11 +366,11 @@ func TestNewHandlerNil(t *testing.T) {
 func TestOnStart(t *testing.T) {
 	var gotW http.ResponseWriter
 	var gotR *http.Request
-	h := wrapped(&flush.Options{OnStart: func(f *flush.Flusher, r *http.Request) {
+	h := harness.Wrapped(&flush.Options{OnStart: func(f *flush.Flusher, r *http.Request) {
 		gotW, gotR = f, r
 		f.Header().Set("X-Start", "1")
 	}}, func(w http.ResponseWriter, r *http.Request) {
-		if flusher(w) != gotW || r != gotR {
+		if harness.Flusher(w) != gotW || r != gotR {
 			t.Error("OnStart had another writer or request")
 		}
 	})
@@ -409,13 +414,15 @@ func claims(w http.ResponseWriter) []string {
 
 // The handler's writer can be asserted to be what the server's can.
 func TestWriterClaimsWhatTheServersDoes(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		var got [3][]string
-		for i, wrap := range []func(http.Handler) http.Handler{bare, wrappedBy(nil), func(h http.Handler) http.Handler {
-			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { wrappedBy(nil)(h).ServeHTTP(unwrapper{w}, r) })
+		for i, wrap := range []func(http.Handler) http.Handler{harness.Bare, harness.WrappedBy(nil), func(h http.Handler) http.Handler {
+			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				harness.WrappedBy(nil)(h).ServeHTTP(harness.Unwrapper{ResponseWriter: w}, r)
+			})
 		}} {
-			srv := serve(t, p, wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { got[i] = claims(w) })))
-			open(t, srv, "GET", "/", nil).rest()
+			srv := harness.Serve(t, p, wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { got[i] = claims(w) })))
+			harness.Open(t, srv, "GET", "/", nil).Rest()
 		}
 		if !slices.Equal(got[1], got[0]) || !slices.Equal(got[2], got[0]) {
 			t.Errorf("%q, over a wrapper %q, bare %q", got[1], got[2], got[0])
@@ -424,7 +431,7 @@ func TestWriterClaimsWhatTheServersDoes(t *testing.T) {
 }
 
 // A writer as frameworks make them: it claims everything, whatever is below.
-type claiming struct{ flushable }
+type claiming struct{ harness.Flushable }
 
 func (claiming) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, http.ErrNotSupported }
 func (claiming) Push(string, *http.PushOptions) error         { return http.ErrNotSupported }
@@ -440,15 +447,15 @@ func TestWriterClaimsNoMore(t *testing.T) {
 	}{
 		{"recorder", httptest.NewRecorder(), 1, false, false},
 		{"recorder, HTTP/2", httptest.NewRecorder(), 2, false, false},
-		{"claims all", claiming{flushable{newPlain()}}, 1, true, false},
-		{"claims all, HTTP/2", claiming{flushable{newPlain()}}, 2, false, true},
-		{"pushes", unwrapper{pusher{flushable{newPlain()}}}, 2, false, true},
-		{"pushes, HTTP/1", pusher{flushable{newPlain()}}, 1, false, false},
-		{"hijacks", unwrapper{refusing{flushable{newPlain()}, nil}}, 1, true, false},
+		{"claims all", claiming{harness.Flushable{Plain: harness.NewPlain()}}, 1, true, false},
+		{"claims all, HTTP/2", claiming{harness.Flushable{Plain: harness.NewPlain()}}, 2, false, true},
+		{"pushes", harness.Unwrapper{ResponseWriter: pusher{harness.Flushable{Plain: harness.NewPlain()}}}, 2, false, true},
+		{"pushes, HTTP/1", pusher{harness.Flushable{Plain: harness.NewPlain()}}, 1, false, false},
+		{"hijacks", harness.Unwrapper{ResponseWriter: refusing{harness.Flushable{Plain: harness.NewPlain()}, nil}}, 1, true, false},
 	} {
 		r := httptest.NewRequest("GET", "/", nil)
 		r.ProtoMajor = test.major
-		wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+		harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 			got := claims(w)
 			want := []string{"Flusher", "FlushError", "StringWriter", "CloseNotifier", "SetReadDeadline", "SetWriteDeadline", "EnableFullDuplex"}
 			if test.push {
@@ -462,7 +469,7 @@ func TestWriterClaimsNoMore(t *testing.T) {
 			}
 		}).ServeHTTP(test.w, r)
 	}
-	timeout := http.TimeoutHandler(wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+	timeout := http.TimeoutHandler(harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 		if got := claims(w); slices.Contains(got, "Hijacker") || slices.Contains(got, "Pusher") || slices.Contains(got, "ReaderFrom") {
 			t.Errorf("under http.TimeoutHandler: %q", got)
 		}
@@ -474,8 +481,8 @@ func TestWriterClaimsNoMore(t *testing.T) {
 
 // All ways lead from the handler's writer to the Flusher, which is one of a kind.
 func TestWriterLeadsToTheFlusher(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
-		srv := serve(t, p, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		srv := harness.Serve(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
 			if _, ok := w.(*flush.Flusher); ok {
 				t.Error("the writer is the Flusher itself, and claims too much")
 			}
@@ -483,7 +490,7 @@ func TestWriterLeadsToTheFlusher(t *testing.T) {
 			if !ok || w.(interface{ Unwrap() http.ResponseWriter }).Unwrap() != http.ResponseWriter(f) {
 				t.Error("Unwrap and From disagree")
 			}
-			if g, ok := flush.From(unwrapper{w}); !ok || g != f {
+			if g, ok := flush.From(harness.Unwrapper{ResponseWriter: w}); !ok || g != f {
 				t.Error("From does not find it below a wrapper")
 			}
 			if g, ok := flush.FromContext(r.Context()); !ok || g != f {
@@ -498,13 +505,13 @@ func TestWriterLeadsToTheFlusher(t *testing.T) {
 				t.Errorf("flushed %d times", s.Flushes)
 			}
 		}))
-		open(t, srv, "GET", "/", nil).expectEnd("x")
+		harness.Open(t, srv, "GET", "/", nil).ExpectEnd("x")
 	})
 }
 
 // The handler's writer costs no allocation.
 func TestWriterAllocatesNothing(t *testing.T) {
-	f := flush.New(newPlain(), nil, nil)
+	f := flush.New(harness.NewPlain(), nil, nil)
 	defer f.Close()
 	var w http.ResponseWriter
 	if n := testing.AllocsPerRun(100, func() { w = flush.HandlerWriter(f) }); n != 0 {
@@ -519,7 +526,7 @@ func TestWriterAllocatesNothing(t *testing.T) {
 // are derived from the one of the request that was: their Flusher is not there.
 func TestFromContextAfterHijack(t *testing.T) {
 	own := errors.New("own")
-	srv := serve(t, http1, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+	srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
 		inner, cancel := context.WithCancelCause(r.Context())
 		defer cancel(nil)
 		if _, ok := flush.FromContext(inner); !ok {
@@ -540,8 +547,8 @@ func TestFromContextAfterHijack(t *testing.T) {
 		}
 		// An inner server answers with a writer of its own.
 		rec := httptest.NewRecorder()
-		wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
-			if f, ok := flush.FromContext(r.Context()); !ok || f != flusher(w) {
+		harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+			if f, ok := flush.FromContext(r.Context()); !ok || f != harness.Flusher(w) {
 				t.Error("the inner handler has", f)
 			}
 			io.WriteString(w, "inner")
@@ -549,5 +556,5 @@ func TestFromContextAfterHijack(t *testing.T) {
 		fmt.Fprintf(rw, "HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n%s", rec.Body.Len(), rec.Body)
 		rw.Flush()
 	}))
-	open(t, srv, "GET", "/", nil).expectEnd("inner")
+	harness.Open(t, srv, "GET", "/", nil).ExpectEnd("inner")
 }

@@ -16,6 +16,7 @@ import (
 	"unsafe"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // An idle stream is hardly more than its Flusher.
@@ -32,7 +33,7 @@ var flushers = map[string]struct {
 	do   func(f *flush.Flusher) error
 }{
 	"FlushAsync": {nil, (*flush.Flusher).FlushAsync},
-	"FlushWait":  {nil, func(f *flush.Flusher) error { return f.FlushWait(noContext) }},
+	"FlushWait":  {nil, func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) }},
 	"ended context": {nil, func(f *flush.Flusher) error {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
@@ -52,10 +53,10 @@ var flushers = map[string]struct {
 func TestFilterHeadersAreSent(t *testing.T) {
 	for name, by := range flushers {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
-				park := newPark(t)
-				srv := serveMemory(t, p, wrapped(by.opts, func(w http.ResponseWriter, r *http.Request) {
-					f := flusher(w)
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+				park := harness.NewPark(t)
+				srv := harness.ServeMemory(t, p, harness.Wrapped(by.opts, func(w http.ResponseWriter, r *http.Request) {
+					f := harness.Flusher(w)
 					w.Header().Set("X-Page", "1")
 					if by.do == nil {
 						io.WriteString(w, "begun ") // it is on floor 2, and will move
@@ -83,19 +84,19 @@ func TestFilterHeadersAreSent(t *testing.T) {
 					io.WriteString(w, "page")
 					expectError(t, "Flush", b.Flush(), nil)
 					expectError(t, name, <-asked, nil)
-					park.here()
+					park.Here()
 				}), 1<<20)
-				s := open(t, srv, "GET", "/", nil)
-				h := s.header() // while the handler is blocked
+				s := harness.Open(t, srv, "GET", "/", nil)
+				h := s.Header() // while the handler is blocked
 				if name != "implicit" && h.Get("X-Filter") != "1" || h.Get("X-Page") != "1" {
 					t.Errorf("header %v", h)
 				}
-				park.next()
+				park.Next()
 				want := "page"
 				if by.do == nil {
 					want = "begun page"
 				}
-				s.expectEnd(want)
+				s.ExpectEnd(want)
 			})
 		})
 	}
@@ -110,7 +111,7 @@ func TestFlushWithoutAFilterSendsHeaders(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			fetch(t, "GET", by.opts, func(w http.ResponseWriter, _ *http.Request) {
-				f := flusher(w)
+				f := harness.Flusher(w)
 				b := f.StartBuffer(&flush.BufferOptions{Filter: bracket})
 				expectError(t, "Flush", b.Flush(), nil)
 				by.do(f)
@@ -119,9 +120,9 @@ func TestFlushWithoutAFilterSendsHeaders(t *testing.T) {
 					t.Error("the headers are unsent")
 				}
 				w.Header().Set("X-Late", "1")
-			}, func(t *testing.T, _ proto, s *stream, body string, _ ending) {
-				if s.header().Get("X-Late") != "" || body != "[][]" {
-					t.Errorf("got %v %q", s.header(), body)
+			}, func(t *testing.T, _ harness.Proto, s *harness.Stream, body string, _ harness.Ending) {
+				if s.Header().Get("X-Late") != "" || body != "[][]" {
+					t.Errorf("got %v %q", s.Header(), body)
 				}
 			})
 		})
@@ -164,7 +165,7 @@ func TestFilterHasTheHeaderMap(t *testing.T) {
 		"WriteHeader": func(f *flush.Flusher) { f.WriteHeader(http.StatusOK) },
 	} {
 		fetch(t, "GET", nil, func(w http.ResponseWriter, _ *http.Request) {
-			f := flusher(w)
+			f := harness.Flusher(w)
 			b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
 				var wg sync.WaitGroup
 				h := f.Header()
@@ -176,9 +177,9 @@ func TestFilterHasTheHeaderMap(t *testing.T) {
 				return p, nil
 			}})
 			b.Flush()
-		}, func(t *testing.T, _ proto, s *stream, _ string, _ ending) {
-			if s.header().Get("X-99") != "1" {
-				t.Errorf("%s: header %v", name, s.header())
+		}, func(t *testing.T, _ harness.Proto, s *harness.Stream, _ string, _ harness.Ending) {
+			if s.Header().Get("X-99") != "1" {
+				t.Errorf("%s: header %v", name, s.Header())
 			}
 		})
 	}
@@ -199,8 +200,8 @@ func TestFilterCallsTheServer(t *testing.T) {
 		},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			srv := serveMemory(t, http1, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
-				f := flusher(w)
+			srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+				f := harness.Flusher(w)
 				b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
 					if phase&flush.PhaseFlush != 0 {
 						expectError(t, name, do(f), nil)
@@ -210,8 +211,8 @@ func TestFilterCallsTheServer(t *testing.T) {
 				}})
 				b.Flush()
 			}), 0)
-			s := open(t, srv, "GET", "/", nil)
-			if h, err := s.head(); name != "Hijack" && (err != nil || h.Header.Get("X-Filter") != "1") {
+			s := harness.Open(t, srv, "GET", "/", nil)
+			if h, err := s.Head(); name != "Hijack" && (err != nil || h.Header.Get("X-Filter") != "1") {
 				t.Errorf("%s: %v, %v", name, h, err)
 			}
 		})
@@ -222,9 +223,9 @@ func TestFilterCallsTheServer(t *testing.T) {
 // headers over.
 func TestFilterHeadersBeforeTheRequestBody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		park := newPark(t)
-		srv := serveMemory(t, http1, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
-			f := flusher(w)
+		park := harness.NewPark(t)
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+			f := harness.Flusher(w)
 			b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
 				if phase&flush.PhaseFlush != 0 {
 					done := make(chan error)
@@ -235,14 +236,14 @@ func TestFilterHeadersBeforeTheRequestBody(t *testing.T) {
 				return p, nil
 			}})
 			expectError(t, "Flush", b.Flush(), nil)
-			park.here()
+			park.Here()
 		}), 0)
-		s := open(t, srv, "POST", "/", strings.NewReader("unread"))
-		if s.header().Get("X-Filter") != "1" {
-			t.Errorf("header %v", s.header())
+		s := harness.Open(t, srv, "POST", "/", strings.NewReader("unread"))
+		if s.Header().Get("X-Filter") != "1" {
+			t.Errorf("header %v", s.Header())
 		}
-		park.next()
-		s.expectEnd("")
+		park.Next()
+		s.ExpectEnd("")
 	})
 }
 
@@ -253,7 +254,7 @@ func TestFilterFlushes(t *testing.T) {
 		do    func(t *testing.T, f *flush.Flusher) error
 		later bool
 	}{
-		"FlushWait": {func(t *testing.T, f *flush.Flusher) error { return f.FlushWait(noContext) }, false},
+		"FlushWait": {func(t *testing.T, f *flush.Flusher) error { return f.FlushWait(harness.NoContext) }, false},
 		"with context": {func(_ *testing.T, f *flush.Flusher) error {
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
@@ -265,7 +266,7 @@ func TestFilterFlushes(t *testing.T) {
 			var deep func(int) error
 			deep = func(n int) error {
 				if n == 0 {
-					return f.FlushWait(noContext)
+					return f.FlushWait(harness.NoContext)
 				}
 				err := deep(n - 1)
 				return err
@@ -277,7 +278,7 @@ func TestFilterFlushes(t *testing.T) {
 		for _, fixed := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, fixed %v", name, fixed), func(t *testing.T) {
 				fetch(t, "GET", nil, func(w http.ResponseWriter, _ *http.Request) {
-					f := flusher(w)
+					f := harness.Flusher(w)
 					w.Header().Set("X-Changed", "handler")
 					if fixed {
 						w.WriteHeader(http.StatusAccepted)
@@ -301,9 +302,9 @@ func TestFilterFlushes(t *testing.T) {
 					if late := w.Header().Get("X-Late"); fixed && late != "handler" {
 						t.Errorf("the handler's own header is %q", late)
 					}
-				}, func(t *testing.T, _ proto, s *stream, body string, end ending) {
-					h := s.header()
-					if body != "page" || end == cut {
+				}, func(t *testing.T, _ harness.Proto, s *harness.Stream, body string, end harness.Ending) {
+					h := s.Header()
+					if body != "page" || end == harness.Cut {
 						t.Errorf("got %q, %s", body, end)
 					}
 					if h.Get("X-Changed") != "filter" || h.Get("X-Before") != "filter" || h.Get("X-Late") != "" {
@@ -321,7 +322,7 @@ func TestFilterFlushes(t *testing.T) {
 	f := flush.New(rec, httptest.NewRequest("GET", "/", nil), &flush.Options{SendTimeout: time.Minute})
 	b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
 		f.Header().Set("X-Filter", "1")
-		expectError(t, "FlushWait", f.FlushWait(noContext), nil)
+		expectError(t, "FlushWait", f.FlushWait(harness.NoContext), nil)
 		return p, nil
 	}})
 	expectError(t, "Flush", b.Flush(), nil)
@@ -335,10 +336,10 @@ func TestFilterFlushes(t *testing.T) {
 // leaves the headers open, leaves them to the filter, too.
 func TestFilterFlushesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := serveMemory(t, http1, wrapped(&flush.Options{SAPI: flush.OpenResty()}, func(w http.ResponseWriter, _ *http.Request) {
-			f := flusher(w)
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SAPI: flush.OpenResty()}, func(w http.ResponseWriter, _ *http.Request) {
+			f := harness.Flusher(w)
 			b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
-				expectError(t, "FlushWait", f.FlushWait(noContext), nil)
+				expectError(t, "FlushWait", f.FlushWait(harness.NoContext), nil)
 				go f.SendHeaders()
 				synctest.Wait()
 				if f.HeadersSent() {
@@ -349,24 +350,24 @@ func TestFilterFlushesNothing(t *testing.T) {
 			}})
 			b.Flush()
 		}), 0)
-		s := open(t, srv, "GET", "/", nil)
-		if s.header().Get("X-Filter") != "1" {
-			t.Errorf("header %v", s.header())
+		s := harness.Open(t, srv, "GET", "/", nil)
+		if s.Header().Get("X-Filter") != "1" {
+			t.Errorf("header %v", s.Header())
 		}
-		s.expectEnd("")
+		s.ExpectEnd("")
 	})
 }
 
 // Nothing waits for ever: a filter that waits for who flushes gets him back
 // after SendTimeout, and what it sets is sent all the same.
 func TestFilterWaitsForAFlush(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		for name, ask := range map[string]func(*flush.Flusher) error{
-			"FlushWait":   func(f *flush.Flusher) error { return f.FlushWait(noContext) },
+			"FlushWait":   func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) },
 			"SendHeaders": (*flush.Flusher).SendHeaders,
 		} {
-			srv := serveMemory(t, p, wrapped(&flush.Options{SendTimeout: 10 * time.Second}, func(w http.ResponseWriter, _ *http.Request) {
-				f := flusher(w)
+			srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{SendTimeout: 10 * time.Second}, func(w http.ResponseWriter, _ *http.Request) {
+				f := harness.Flusher(w)
 				f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
 					asked := make(chan error, 1)
 					began := time.Now()
@@ -380,20 +381,20 @@ func TestFilterWaitsForAFlush(t *testing.T) {
 				}})
 				io.WriteString(w, "page")
 			}), 0)
-			s := open(t, srv, "GET", "/", nil)
-			if s.header().Get("X-Filter") != "1" {
-				t.Errorf("%s: header %v", name, s.header())
+			s := harness.Open(t, srv, "GET", "/", nil)
+			if s.Header().Get("X-Filter") != "1" {
+				t.Errorf("%s: header %v", name, s.Header())
 			}
-			s.expectEnd("page")
+			s.ExpectEnd("page")
 		}
 	})
 	// A filter that is only slow costs nobody his flush.
 	synctest.Test(t, func(t *testing.T) {
-		srv := serveMemory(t, http1, wrapped(&flush.Options{SendTimeout: 10 * time.Second}, func(w http.ResponseWriter, _ *http.Request) {
-			f := flusher(w)
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: 10 * time.Second}, func(w http.ResponseWriter, _ *http.Request) {
+			f := harness.Flusher(w)
 			asked := make(chan error, 1)
 			b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
-				go func() { asked <- f.FlushWait(noContext) }()
+				go func() { asked <- f.FlushWait(harness.NoContext) }()
 				time.Sleep(10*time.Second - 1)
 				return p, nil
 			}})
@@ -401,16 +402,16 @@ func TestFilterWaitsForAFlush(t *testing.T) {
 			expectError(t, "Flush", b.Flush(), nil)
 			expectError(t, "FlushWait", <-asked, nil)
 		}), 0)
-		open(t, srv, "GET", "/", nil).expectEnd("page")
+		harness.Open(t, srv, "GET", "/", nil).ExpectEnd("page")
 	})
 }
 
 // Headers that are on their way when a filter begins are out for it: it never
 // finds them unsent and has them leave without what it sets.
 func TestFilterBehindAFlush(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
-		srv := serve(t, p, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
-			f := flusher(w)
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		srv := harness.Serve(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+			f := harness.Flusher(w)
 			flush.Flush(w, false)
 			f.StartBuffer(&flush.BufferOptions{ChunkSize: 1, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
 				if f.HeadersSent() {
@@ -422,13 +423,13 @@ func TestFilterBehindAFlush(t *testing.T) {
 			io.WriteString(w, "page")
 		}))
 		for range 50 {
-			s := open(t, srv, "GET", "/", nil)
+			s := harness.Open(t, srv, "GET", "/", nil)
 			want := "page"
-			if s.header().Get("X-Filter") != "" {
+			if s.Header().Get("X-Filter") != "" {
 				want = "PAGE"
 			}
-			s.expectEnd(want)
-			s.leave()
+			s.ExpectEnd(want)
+			s.Leave()
 		}
 	})
 }
@@ -437,7 +438,7 @@ func TestFilterBehindAFlush(t *testing.T) {
 // too late; and the filter finds the headers as they will be sent.
 func TestFilterSetsWhatTheHandlerSetTooLate(t *testing.T) {
 	fetch(t, "GET", nil, func(w http.ResponseWriter, _ *http.Request) {
-		f := flusher(w)
+		f := harness.Flusher(w)
 		h := w.Header()
 		h.Set("X-Kept", "early")
 		h.Set("X-Gone", "early")
@@ -461,8 +462,8 @@ func TestFilterSetsWhatTheHandlerSetTooLate(t *testing.T) {
 		if h.Get("X-Kept") != "late" || h.Get("X-Same") != "same" || h.Get("X-Taken") != "filter" || h.Get("X-Late") != "late" || len(h["X-Gone"]) > 0 {
 			t.Errorf("the handler finds %v", h)
 		}
-	}, func(t *testing.T, _ proto, s *stream, body string, _ ending) {
-		h := s.header()
+	}, func(t *testing.T, _ harness.Proto, s *harness.Stream, body string, _ harness.Ending) {
+		h := s.Header()
 		if h.Get("X-Kept") != "early" || h.Get("X-Gone") != "early" || h.Get("X-Same") != "same" || h.Get("X-Late") != "" || body != "page" {
 			t.Errorf("got %v %q", h, body)
 		}
@@ -472,7 +473,7 @@ func TestFilterSetsWhatTheHandlerSetTooLate(t *testing.T) {
 // A status that a filter sets does not fix what it sets after that.
 func TestFilterSetsTheStatus(t *testing.T) {
 	fetch(t, "GET", nil, func(w http.ResponseWriter, _ *http.Request) {
-		f := flusher(w)
+		f := harness.Flusher(w)
 		w.Header().Set("Content-Length", "100")
 		f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
 			f.WriteHeader(http.StatusTeapot)
@@ -481,9 +482,9 @@ func TestFilterSetsTheStatus(t *testing.T) {
 			return p, nil
 		}})
 		io.WriteString(w, "page")
-	}, func(t *testing.T, _ proto, s *stream, body string, _ ending) {
-		if s.response().StatusCode != http.StatusTeapot || s.header().Get("X-Filter") != "1" || s.response().ContentLength != 4 || body != "page" {
-			t.Errorf("got %d %v %q", s.response().StatusCode, s.header(), body)
+	}, func(t *testing.T, _ harness.Proto, s *harness.Stream, body string, _ harness.Ending) {
+		if s.Response().StatusCode != http.StatusTeapot || s.Header().Get("X-Filter") != "1" || s.Response().ContentLength != 4 || body != "page" {
+			t.Errorf("got %d %v %q", s.Response().StatusCode, s.Header(), body)
 		}
 	})
 }
@@ -493,7 +494,7 @@ func TestFilterSetsTheStatus(t *testing.T) {
 func TestCleanThatIsRefused(t *testing.T) {
 	for _, opts := range []*flush.Options{nil, gzipEverything()} {
 		fetch(t, "GET", opts, func(w http.ResponseWriter, _ *http.Request) {
-			f := flusher(w)
+			f := harness.Flusher(w)
 			io.WriteString(w, "one ")
 			b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
 				if phase&flush.PhaseClean != 0 {
@@ -510,8 +511,8 @@ func TestCleanThatIsRefused(t *testing.T) {
 			if b.Len() != before {
 				t.Errorf("%d bytes are left of %d", b.Len(), before)
 			}
-		}, func(t *testing.T, _ proto, s *stream, body string, end ending) {
-			if body != "one two" || end == cut {
+		}, func(t *testing.T, _ harness.Proto, s *harness.Stream, body string, end harness.Ending) {
+			if body != "one two" || end == harness.Cut {
 				t.Errorf("got %q, %s", body, end)
 			}
 		})
@@ -524,7 +525,7 @@ func TestFlushDuringClean(t *testing.T) {
 	for name, own := range map[string]bool{"by another": false, "by the filter": true} {
 		t.Run(name, func(t *testing.T) {
 			fetch(t, "GET", nil, func(w http.ResponseWriter, _ *http.Request) {
-				f := flusher(w)
+				f := harness.Flusher(w)
 				w.Header().Set("Etag", `"1"`)
 				w.WriteHeader(http.StatusAccepted)
 				asked := make(chan error, 1)
@@ -532,9 +533,9 @@ func TestFlushDuringClean(t *testing.T) {
 					switch {
 					case phase&flush.PhaseClean == 0:
 					case own:
-						asked <- f.FlushWait(noContext)
+						asked <- f.FlushWait(harness.NoContext)
 					default:
-						go func() { asked <- f.FlushWait(noContext) }()
+						go func() { asked <- f.FlushWait(harness.NoContext) }()
 						synctest.Wait()
 					}
 					return p, nil
@@ -546,13 +547,13 @@ func TestFlushDuringClean(t *testing.T) {
 				}
 				io.WriteString(w, "sorry")
 				expectError(t, "FlushWait", <-asked, nil)
-			}, func(t *testing.T, _ proto, s *stream, body string, _ ending) {
+			}, func(t *testing.T, _ harness.Proto, s *harness.Stream, body string, _ harness.Ending) {
 				status, tag := http.StatusOK, ""
 				if own {
 					status, tag = http.StatusAccepted, `"1"`
 				}
-				if s.response().StatusCode != status || s.header().Get("Etag") != tag || body != "sorry" {
-					t.Errorf("got %d %v %q", s.response().StatusCode, s.header(), body)
+				if s.Response().StatusCode != status || s.Header().Get("Etag") != tag || body != "sorry" {
+					t.Errorf("got %d %v %q", s.Response().StatusCode, s.Header(), body)
 				}
 			})
 		})
@@ -565,9 +566,9 @@ func TestFilterWritesDuringClean(t *testing.T) {
 	f := flush.New(rec, httptest.NewRequest("GET", "/", nil), &flush.Options{BufferSize: -1})
 	f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
 		io.WriteString(f, "late")
-		return nil, errFilter // everything passes it by from now on
+		return nil, harness.ErrFilter // everything passes it by from now on
 	}})
-	expectError(t, "Clean", f.Clean(), errFilter)
+	expectError(t, "Clean", f.Clean(), harness.ErrFilter)
 	expectError(t, "Close", f.Close(), nil)
 	if rec.Body.String() != "late" {
 		t.Errorf("got %q", rec.Body)
@@ -594,7 +595,7 @@ func TestBufferAndContentLength(t *testing.T) {
 					if fix {
 						w.WriteHeader(http.StatusOK)
 					}
-					b := flusher(w).StartBuffer(o)
+					b := harness.Flusher(w).StartBuffer(o)
 					io.WriteString(w, "hello")
 					if _, err := io.WriteString(w, "\n"); err != nil && o.ChunkSize == 0 || err == nil && o.ChunkSize > 0 {
 						t.Error("Write:", err)
@@ -602,12 +603,12 @@ func TestBufferAndContentLength(t *testing.T) {
 					if err := b.Flush(); o.ChunkSize == 0 && !errors.Is(err, http.ErrContentLength) {
 						t.Error("Flush:", err)
 					}
-					if _, err := flusher(w).Write(nil); err != nil {
+					if _, err := harness.Flusher(w).Write(nil); err != nil {
 						t.Error(err)
 					}
-				}, func(t *testing.T, _ proto, s *stream, body string, end ending) {
-					if body != "hello" || end != complete || s.response().ContentLength != 5 {
-						t.Errorf("got %q, %s, %v", body, end, s.header())
+				}, func(t *testing.T, _ harness.Proto, s *harness.Stream, body string, end harness.Ending) {
+					if body != "hello" || end != harness.Complete || s.Response().ContentLength != 5 {
+						t.Errorf("got %q, %s, %v", body, end, s.Header())
 					}
 					<-told
 				})
@@ -646,7 +647,7 @@ func TestFilterChangesTheLength(t *testing.T) {
 				told := make(chan error, 3)
 				opts := &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { told <- err }}
 				fetch(t, "GET", opts, func(w http.ResponseWriter, _ *http.Request) {
-					f := flusher(w)
+					f := harness.Flusher(w)
 					w.Header().Set("Content-Length", "8")
 					switch when {
 					case "fixed":
@@ -662,7 +663,7 @@ func TestFilterChangesTheLength(t *testing.T) {
 					io.WriteString(w, "abcd")
 					b.Flush()
 					io.WriteString(w, "efgh")
-				}, func(t *testing.T, p proto, s *stream, body string, end ending) {
+				}, func(t *testing.T, p harness.Proto, s *harness.Stream, body string, end harness.Ending) {
 					err := <-told
 					want, cuts := test.want, test.cut && when == "sent"
 					if test.name == "equal" {
@@ -670,10 +671,10 @@ func TestFilterChangesTheLength(t *testing.T) {
 					}
 					switch {
 					case cuts:
-						if end != cut || err == nil {
+						if end != harness.Cut || err == nil {
 							t.Errorf("got %q, %s, and OnClose %v", body, end, err)
 						}
-					case body != want || end == cut || err != nil:
+					case body != want || end == harness.Cut || err != nil:
 						t.Errorf("got %q, %s, and OnClose %v, want %q", body, end, err, want)
 					}
 				})
@@ -692,7 +693,7 @@ func TestFilterSetsTheLength(t *testing.T) {
 			told := make(chan error, 3)
 			opts := &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { told <- err }}
 			fetch(t, "GET", opts, func(w http.ResponseWriter, _ *http.Request) {
-				f := flusher(w)
+				f := harness.Flusher(w)
 				w.Header().Set("Content-Length", "4")
 				w.WriteHeader(http.StatusOK)
 				f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
@@ -700,13 +701,13 @@ func TestFilterSetsTheLength(t *testing.T) {
 					return bracket(p, phase)
 				}})
 				io.WriteString(w, "page")
-			}, func(t *testing.T, _ proto, s *stream, body string, end ending) {
+			}, func(t *testing.T, _ harness.Proto, s *harness.Stream, body string, end harness.Ending) {
 				err := <-told
 				if test.cut {
-					if end != cut || test.length == "5" && (err == nil || !strings.Contains(err.Error(), "filter")) {
+					if end != harness.Cut || test.length == "5" && (err == nil || !strings.Contains(err.Error(), "filter")) {
 						t.Errorf("got %q, %s, and OnClose %v", body, end, err)
 					}
-				} else if body != "[page]" || end != complete || err != nil || s.response().ContentLength != 6 {
+				} else if body != "[page]" || end != harness.Complete || err != nil || s.Response().ContentLength != 6 {
 					t.Errorf("got %q, %s, and OnClose %v", body, end, err)
 				}
 			})
@@ -718,13 +719,13 @@ func TestFilterSetsTheLength(t *testing.T) {
 // out.
 func TestHeadWithoutHeaders(t *testing.T) {
 	for _, size := range []int{10, 4096, 100000} {
-		p := newPlain()
-		f := flush.New(flushable{p}, httptest.NewRequest("HEAD", "/", nil), &flush.Options{SAPI: flush.CLI()})
+		p := harness.NewPlain()
+		f := flush.New(harness.Flushable{Plain: p}, httptest.NewRequest("HEAD", "/", nil), &flush.Options{SAPI: flush.CLI()})
 		for range 2 {
 			if n, err := f.Write(bytes.Repeat([]byte("x"), size)); n != size || err != nil {
 				t.Errorf("Write of %d: %d, %v", size, n, err)
 			}
-			expectError(t, "FlushWait", f.FlushWait(noContext), nil)
+			expectError(t, "FlushWait", f.FlushWait(harness.NoContext), nil)
 		}
 		expectError(t, "Close", f.Close(), nil)
 		if got := strings.Count(p.String(), "x"); got != 2*size {
@@ -742,7 +743,7 @@ func TestAbortInAFilterAtAnyPhase(t *testing.T) {
 		"Clean":       func(f *flush.Flusher, b *flush.Buffer) { b.Clean() },
 		"Close":       func(f *flush.Flusher, b *flush.Buffer) { b.Close() },
 		"Discard":     func(f *flush.Flusher, b *flush.Buffer) { b.Discard() },
-		"FlushWait":   func(f *flush.Flusher, b *flush.Buffer) { f.FlushWait(noContext) },
+		"FlushWait":   func(f *flush.Flusher, b *flush.Buffer) { f.FlushWait(harness.NoContext) },
 		"FlushAsync":  func(f *flush.Flusher, b *flush.Buffer) { f.FlushAsync() },
 		"FlushAll":    func(f *flush.Flusher, b *flush.Buffer) { f.FlushAll(true) },
 		"f.Clean":     func(f *flush.Flusher, b *flush.Buffer) { f.Clean() },
@@ -754,9 +755,9 @@ func TestAbortInAFilterAtAnyPhase(t *testing.T) {
 			told := make(chan error, 3)
 			opts := &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { told <- err }}
 			fetchCut(t, opts, func(w http.ResponseWriter, r *http.Request) {
-				f := flusher(w)
+				f := harness.Flusher(w)
 				b := f.StartBuffer(&flush.BufferOptions{ChunkSize: 100, FollowFlush: true, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
-					f.Abort(errBoom)
+					f.Abort(harness.ErrBoom)
 					return p, nil
 				}})
 				io.WriteString(w, "x")
@@ -764,13 +765,13 @@ func TestAbortInAFilterAtAnyPhase(t *testing.T) {
 				if name == "the return" {
 					return
 				}
-				expectError(t, "Err", f.Err(), errBoom)
+				expectError(t, "Err", f.Err(), harness.ErrBoom)
 				if f.Top() != nil {
 					t.Error("a buffer is left")
 				}
 			})
 			for range 3 {
-				if err := <-told; !errors.Is(err, errBoom) {
+				if err := <-told; !errors.Is(err, harness.ErrBoom) {
 					t.Error("OnClose:", err)
 				}
 			}
@@ -781,9 +782,9 @@ func TestAbortInAFilterAtAnyPhase(t *testing.T) {
 // fetchCut runs h over every protocol and expects the response to be cut.
 func fetchCut(t *testing.T, opts *flush.Options, h http.HandlerFunc) {
 	t.Helper()
-	bubble(t, func(t *testing.T, p proto) {
-		s := open(t, serveMemory(t, p, wrapped(opts, h), 0), "GET", "/", nil)
-		if body, _, end := s.rest(); end == complete {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		s := harness.Open(t, harness.ServeMemory(t, p, harness.Wrapped(opts, h), 0), "GET", "/", nil)
+		if body, _, end := s.Rest(); end == harness.Complete {
 			t.Errorf("the response looks complete: %q", body)
 		}
 	})

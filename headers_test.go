@@ -14,17 +14,18 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // fetch runs h in a bubble over every protocol and hands check the response,
 // read to its end.
-func fetch(t *testing.T, method string, opts *flush.Options, h http.HandlerFunc, check func(t *testing.T, p proto, s *stream, body string, end ending)) {
+func fetch(t *testing.T, method string, opts *flush.Options, h http.HandlerFunc, check func(t *testing.T, p harness.Proto, s *harness.Stream, body string, end harness.Ending)) {
 	t.Helper()
-	bubble(t, func(t *testing.T, p proto) {
-		srv := serveMemory(t, p, wrapped(opts, h), 1<<20)
-		s := open(t, srv, method, "/", nil)
-		s.response()
-		body, _, end := s.rest()
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		srv := harness.ServeMemory(t, p, harness.Wrapped(opts, h), 1<<20)
+		s := harness.Open(t, srv, method, "/", nil)
+		s.Response()
+		body, _, end := s.Rest()
 		check(t, p, s, body, end)
 	})
 }
@@ -44,7 +45,7 @@ func TestHeaderFixedIsNotSent(t *testing.T) {
 		{"write", func(w http.ResponseWriter) { io.WriteString(w, "x") }, false, "early"},
 		{"flush", func(w http.ResponseWriter) { flush.Flush(w, true) }, true, "early"},
 		{"FlushAsync", func(w http.ResponseWriter) { flush.Flush(w, false); synctest.Wait() }, true, "early"},
-		{"SendHeaders", func(w http.ResponseWriter) { flusher(w).SendHeaders() }, true, "early"},
+		{"SendHeaders", func(w http.ResponseWriter) { harness.Flusher(w).SendHeaders() }, true, "early"},
 		{"large write", func(w http.ResponseWriter) { w.Write(make([]byte, 5000)) }, true, "early"},
 		{"early hints", func(w http.ResponseWriter) { w.WriteHeader(103) }, false, "late"},
 	} {
@@ -54,7 +55,7 @@ func TestHeaderFixedIsNotSent(t *testing.T) {
 				h["X-Set"] = []string{"early"}
 				h.Set("X-Add", "early")
 				test.fix(w)
-				if sent := flusher(w).HeadersSent(); sent != test.sent {
+				if sent := harness.Flusher(w).HeadersSent(); sent != test.sent {
 					t.Error("HeadersSent:", sent)
 				}
 				h["X-Set"][0] = "late" // in the slice itself
@@ -62,8 +63,8 @@ func TestHeaderFixedIsNotSent(t *testing.T) {
 				h.Set("X-New", "late")
 				w.Header().Del("Date")
 				io.WriteString(w, "end")
-			}, func(t *testing.T, p proto, s *stream, body string, end ending) {
-				h := s.header()
+			}, func(t *testing.T, p harness.Proto, s *harness.Stream, body string, end harness.Ending) {
+				h := s.Header()
 				isLate := h.Get("X-New") == "late" && h.Get("X-Set") == "late" && len(h["X-Add"]) == 2
 				isEarly := h["X-New"] == nil && h.Get("X-Set") == "early" && slices.Equal(h["X-Add"], []string{"early"})
 				if test.late == "late" && !isLate || test.late == "early" && !isEarly {
@@ -89,14 +90,14 @@ func TestWriteHeader(t *testing.T) {
 			}
 			io.WriteString(w, "x")
 			w.WriteHeader(500)
-		}, func(t *testing.T, p proto, s *stream, body string, end ending) {
-			if got := s.response().StatusCode; got != test.want || body != "x" {
+		}, func(t *testing.T, p harness.Proto, s *harness.Stream, body string, end harness.Ending) {
+			if got := s.Response().StatusCode; got != test.want || body != "x" {
 				t.Errorf("%v: got %d %q, want %d", test.codes, got, body, test.want)
 			}
 		})
 	}
 	for _, code := range []int{-1, 0, 99, 1000} {
-		f := flush.New(newPlain(), nil, nil)
+		f := flush.New(harness.NewPlain(), nil, nil)
 		func() {
 			defer func() {
 				if recover() == nil {
@@ -112,12 +113,12 @@ func TestWriteHeader(t *testing.T) {
 // Mistakes that net/http logs are logged with the handler's own line.
 func TestWriteHeaderTwiceIsLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := serveMemory(t, http1, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(200)
 			w.WriteHeader(201)
 		}), 0)
-		open(t, srv, "GET", "/", nil).expectEnd("")
-		if got := srv.logged(); !strings.Contains(got, "superfluous response.WriteHeader call") || !strings.Contains(got, "headers_test.go:") {
+		harness.Open(t, srv, "GET", "/", nil).ExpectEnd("")
+		if got := srv.Logged(); !strings.Contains(got, "superfluous response.WriteHeader call") || !strings.Contains(got, "headers_test.go:") {
 			t.Errorf("logged %q", got)
 		}
 	})
@@ -126,39 +127,39 @@ func TestWriteHeaderTwiceIsLogged(t *testing.T) {
 // A 1xx goes straight through, each with the headers of its moment, whatever
 // is done to them afterwards; but not to HTTP/1.0.
 func TestInformational(t *testing.T) {
-	park := func(t *testing.T, p proto) (*stream, *park) {
-		park := newPark(t)
-		srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+	park := func(t *testing.T, p harness.Proto) (*harness.Stream, *harness.Park) {
+		park := harness.NewPark(t)
+		srv := harness.ServeMemory(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("X-Step", "one")
 			w.WriteHeader(103)
 			w.Header().Set("X-Step", "two")
 			w.WriteHeader(102)
 			w.Header().Set("X-Step", "three")
-			if flusher(w).HeadersSent() {
+			if harness.Flusher(w).HeadersSent() {
 				t.Error("a 1xx counts as the headers")
 			}
-			park.here()
+			park.Here()
 			io.WriteString(w, "end")
 			w.WriteHeader(103) // too late
 		}), 0)
-		return open(t, srv, "GET", "/", nil), park
+		return harness.Open(t, srv, "GET", "/", nil), park
 	}
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		s, park := park(t, p)
-		park.wait()
-		s.expectNothing() // of the final head
-		if p == http1 && strings.Count(s.raw.String(), "\r\n\r\n") != 2 {
-			t.Errorf("while the handler is blocked: %q", s.raw)
+		park.Wait()
+		s.ExpectNothing() // of the final head
+		if p == harness.HTTP1 && strings.Count(s.Raw.String(), "\r\n\r\n") != 2 {
+			t.Errorf("while the handler is blocked: %q", s.Raw)
 		}
-		park.resume()
-		h := s.header()
-		s.expectEnd("end")
+		park.Resume()
+		h := s.Header()
+		s.ExpectEnd("end")
 		var got []string
-		for _, i := range s.interim {
-			got = append(got, fmt.Sprint(i.code, i.header.Get("X-Step")))
+		for _, i := range s.Interim {
+			got = append(got, fmt.Sprint(i.Code, i.Header.Get("X-Step")))
 		}
 		want := []string{"103one", "102two"}
-		if p == http10 {
+		if p == harness.HTTP10 {
 			want = nil
 		}
 		if fmt.Sprint(got) != fmt.Sprint(want) || h.Get("X-Step") != "three" {
@@ -170,8 +171,8 @@ func TestInformational(t *testing.T) {
 // Any writer below gets a 1xx, known or not, unless it takes one for the final
 // status.
 func TestInformationalWhereItIsTaken(t *testing.T) {
-	p := newPlain()
-	f := flush.New(flushable{p}, nil, nil)
+	p := harness.NewPlain()
+	f := flush.New(harness.Flushable{Plain: p}, nil, nil)
 	f.WriteHeader(103)
 	f.WriteHeader(404)
 	f.Close()
@@ -179,7 +180,7 @@ func TestInformationalWhereItIsTaken(t *testing.T) {
 		t.Errorf("server saw %q", p)
 	}
 	rec := httptest.NewRecorder()
-	f = flush.New(unwrapper{rec}, httptest.NewRequest("GET", "/", nil), nil)
+	f = flush.New(harness.Unwrapper{ResponseWriter: rec}, httptest.NewRequest("GET", "/", nil), nil)
 	f.WriteHeader(103)
 	f.WriteHeader(404)
 	f.Close()
@@ -187,8 +188,8 @@ func TestInformationalWhereItIsTaken(t *testing.T) {
 		t.Errorf("recorder has %d", rec.Code)
 	}
 	t.Setenv("GATEWAY_INTERFACE", "CGI/1.1")
-	p = newPlain()
-	f = flush.New(flushable{p}, httptest.NewRequest("GET", "/", nil), nil)
+	p = harness.NewPlain()
+	f = flush.New(harness.Flushable{Plain: p}, httptest.NewRequest("GET", "/", nil), nil)
 	f.WriteHeader(103)
 	f.WriteHeader(404)
 	f.Close()
@@ -200,15 +201,15 @@ func TestInformationalWhereItIsTaken(t *testing.T) {
 // 101 is final, and ends what may be written.
 func TestSwitchingProtocols(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		srv := serveMemory(t, http1, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Upgrade", "x")
 			w.WriteHeader(101)
 			if _, err := io.WriteString(w, "x"); err != http.ErrBodyNotAllowed {
 				t.Error(err)
 			}
 		}), 0)
-		s := open(t, srv, "GET", "/", nil)
-		if r := s.response(); r.StatusCode != 101 || r.Header.Get("Upgrade") != "x" {
+		s := harness.Open(t, srv, "GET", "/", nil)
+		if r := s.Response(); r.StatusCode != 101 || r.Header.Get("Upgrade") != "x" {
 			t.Error(r)
 		}
 	})
@@ -238,7 +239,7 @@ func TestContentLengthOfWholeResponses(t *testing.T) {
 		{"declared", nil, func(w http.ResponseWriter) { w.Header().Set("Content-Length", "5000") }, 5000, "5000"},
 		{"flushed", nil, func(w http.ResponseWriter) { flush.Flush(w, true) }, 300, ""},
 		{"flushed after some", nil, func(w http.ResponseWriter) { io.WriteString(w, ""); flush.Flush(w, true) }, 3000, ""},
-		{"headers sent", nil, func(w http.ResponseWriter) { flusher(w).SendHeaders() }, 300, ""},
+		{"headers sent", nil, func(w http.ResponseWriter) { harness.Flusher(w).SendHeaders() }, 300, ""},
 		{"trailers", nil, func(w http.ResponseWriter) { w.Header().Set("Trailer", "X-T") }, 3000, "trailers"},
 		{"status", nil, func(w http.ResponseWriter) { w.WriteHeader(500) }, 3000, "3000"},
 	} {
@@ -250,20 +251,20 @@ func TestContentLengthOfWholeResponses(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
-			}, func(t *testing.T, p proto, s *stream, body string, end ending) {
+			}, func(t *testing.T, p harness.Proto, s *harness.Stream, body string, end harness.Ending) {
 				want := test.want
 				if want == "trailers" {
 					// HTTP/2 has both; an HTTP/1.0 client gets no trailers.
-					if want = "3000"; p == http1 {
+					if want = "3000"; p == harness.HTTP1 {
 						want = ""
 					}
 				}
 				if test.name == "switched off, small" || test.name == "switched off" {
-					if p == h2 {
-						want = s.header().Get("Content-Length") // the HTTP/2 server measures all the same
+					if p == harness.HTTP2 {
+						want = s.Header().Get("Content-Length") // the HTTP/2 server measures all the same
 					}
 				}
-				if got := s.header().Get("Content-Length"); got != want || len(body) != test.size {
+				if got := s.Header().Get("Content-Length"); got != want || len(body) != test.size {
 					t.Errorf("got length %q, %d bytes, want %q", got, len(body), want)
 				}
 			})
@@ -293,7 +294,7 @@ func TestContentTypeFromHeldBytes(t *testing.T) {
 		}, "text/html; charset=utf-8"},
 		{"SendHeaders", "GET", func(w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, png)
-			flusher(w).SendHeaders()
+			harness.Flusher(w).SendHeaders()
 		}, "image/png"},
 		{"spaces, then a tag", "GET", func(w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, strings.Repeat(" ", 500))
@@ -312,12 +313,12 @@ func TestContentTypeFromHeldBytes(t *testing.T) {
 		{"switched off", "GET", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header()["Content-Type"] = nil
 			io.WriteString(w, html)
-			flusher(w).SendHeaders()
+			harness.Flusher(w).SendHeaders()
 		}, ""},
 		{"encoded", "GET", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Encoding", "own")
 			io.WriteString(w, html)
-			flusher(w).SendHeaders()
+			harness.Flusher(w).SendHeaders()
 		}, ""},
 		{"nothing held", "GET", func(w http.ResponseWriter, _ *http.Request) {
 			flush.Flush(w, true)
@@ -325,8 +326,8 @@ func TestContentTypeFromHeldBytes(t *testing.T) {
 		}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			fetch(t, test.method, nil, test.h, func(t *testing.T, p proto, s *stream, _ string, _ ending) {
-				if got := s.header().Get("Content-Type"); got != test.want {
+			fetch(t, test.method, nil, test.h, func(t *testing.T, p harness.Proto, s *harness.Stream, _ string, _ harness.Ending) {
+				if got := s.Header().Get("Content-Type"); got != test.want {
 					t.Errorf("got %q, want %q", got, test.want)
 				}
 			})
@@ -339,10 +340,10 @@ func TestSendHeaders(t *testing.T) {
 	for _, sapi := range []flush.SAPI{flush.NetHTTP(), flush.OpenResty()} {
 		for _, held := range []string{"", "held"} {
 			t.Run(sapi.Name+held, func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
-					park := newPark(t)
-					srv := serveMemory(t, p, wrapped(&flush.Options{SAPI: sapi}, func(w http.ResponseWriter, _ *http.Request) {
-						f := flusher(w)
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+					park := harness.NewPark(t)
+					srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{SAPI: sapi}, func(w http.ResponseWriter, _ *http.Request) {
+						f := harness.Flusher(w)
 						w.Header().Set("X-A", "1")
 						w.WriteHeader(202)
 						io.WriteString(w, held)
@@ -357,22 +358,22 @@ func TestSendHeaders(t *testing.T) {
 						if st := f.Stats(); st.Status != 202 || st.Bytes != 0 || st.Pushes > st.Flushes {
 							t.Errorf("%+v", st)
 						}
-						park.here()
+						park.Here()
 					}), 0)
-					s := open(t, srv, "GET", "/", nil)
-					park.wait()
+					s := harness.Open(t, srv, "GET", "/", nil)
+					park.Wait()
 					wantType := ""
 					if held != "" {
 						wantType = "text/plain; charset=utf-8"
 					} else if sapi.ContentType != "" {
 						wantType = sapi.ContentType
 					}
-					if r := s.response(); r.StatusCode != 202 || r.Header.Get("X-A") != "1" || r.Header.Get("Content-Type") != wantType {
+					if r := s.Response(); r.StatusCode != 202 || r.Header.Get("X-A") != "1" || r.Header.Get("Content-Type") != wantType {
 						t.Error(r)
 					}
-					s.expectNothing()
-					park.resume()
-					s.expectEnd(held)
+					s.ExpectNothing()
+					park.Resume()
+					s.ExpectEnd(held)
 				})
 			})
 		}
@@ -388,11 +389,11 @@ func TestHeadersOnly(t *testing.T) {
 	}{{"HEAD", 200}, {"HEAD", 404}, {"GET", 204}, {"GET", 304}} {
 		for _, wait := range []bool{true, false} {
 			t.Run(fmt.Sprint(test.method, test.code, wait), func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
-					park := newPark(t)
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+					park := harness.NewPark(t)
 					closed := make(chan error, 2)
 					opts := &flush.Options{SAPI: flush.Apache2Handler(), OnClose: func(_ *http.Request, _ flush.Stats, err error) { closed <- err }}
-					srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+					srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
 						if r.URL.Path == "/next" {
 							io.WriteString(w, "next")
 							return
@@ -407,26 +408,26 @@ func TestHeadersOnly(t *testing.T) {
 								t.Error("flush:", err)
 							}
 						}
-						park.here()
+						park.Here()
 						if err := flush.Cause(r.Context()); err != nil && err != flush.ErrClosed {
 							t.Error("the client counts as gone:", err) // HTTP/2 ends the context of a HEAD, bare too
 						}
 					}), 0)
-					s := open(t, srv, test.method, "/", nil)
-					park.wait()
-					r := s.response()
+					s := harness.Open(t, srv, test.method, "/", nil)
+					park.Wait()
+					r := s.Response()
 					if r.StatusCode != test.code {
 						t.Error(r)
 					}
 					if _, has := r.Header["Content-Type"]; has != (test.method == "HEAD") {
 						t.Error("Content-Type", r.Header["Content-Type"])
 					}
-					park.resume()
-					if body, _, end := s.rest(); body != "" || end == cut {
+					park.Resume()
+					if body, _, end := s.Rest(); body != "" || end == harness.Cut {
 						t.Errorf("body %q, %s", body, end)
 					}
-					if p != http10 {
-						s.again("GET", "/next", nil).expectEnd("next")
+					if p != harness.HTTP10 {
+						s.Again("GET", "/next", nil).ExpectEnd("next")
 					}
 					if err := <-closed; err != nil {
 						t.Error("OnClose:", err)
@@ -452,8 +453,8 @@ func TestTrailers(t *testing.T) {
 	} {
 		for _, way := range []string{"declared", "prefix", "both"} {
 			t.Run(test.name+" "+way, func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
-					srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+					srv := harness.ServeMemory(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 						h := w.Header()
 						h.Set("X-Undeclared", "early")
 						if way != "prefix" {
@@ -472,9 +473,9 @@ func TestTrailers(t *testing.T) {
 						}
 						h.Set("X-Undeclared", "late")
 					}), 0)
-					s := open(t, srv, "GET", "/", nil)
-					h := s.header().Clone()
-					body, trailer, end := s.rest()
+					s := harness.Open(t, srv, "GET", "/", nil)
+					h := s.Header().Clone()
+					body, trailer, end := s.Rest()
 					want := map[string]string{}
 					if way != "prefix" {
 						want["X-One"], want["X-Two"] = "1", "2"
@@ -482,11 +483,11 @@ func TestTrailers(t *testing.T) {
 					if way != "declared" {
 						want["X-Three"] = "3"
 					}
-					wantEnd := complete
-					if p == http10 {
+					wantEnd := harness.Complete
+					if p == harness.HTTP10 {
 						want = map[string]string{}
 						if h.Get("Content-Length") == "" {
-							wantEnd = closed
+							wantEnd = harness.Closed
 						}
 					}
 					got := map[string]string{}
@@ -528,7 +529,7 @@ func TestClean(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			fetch(t, "GET", nil, func(w http.ResponseWriter, _ *http.Request) {
-				f, h := flusher(w), w.Header()
+				f, h := harness.Flusher(w), w.Header()
 				describing := []string{"Content-Encoding", "Content-Range", "ETag", "Last-Modified"}
 				for _, k := range describing {
 					h.Set(k, "half")
@@ -553,10 +554,10 @@ func TestClean(t *testing.T) {
 				if n, err := io.WriteString(w, "sorry"); n != 5 || err != nil {
 					t.Error(n, err)
 				}
-			}, func(t *testing.T, p proto, s *stream, body string, end ending) {
-				r := s.response()
+			}, func(t *testing.T, p harness.Proto, s *harness.Stream, body string, end harness.Ending) {
+				r := s.Response()
 				h := r.Header
-				if r.StatusCode != 500 || body != "sorry" || end != complete || h.Get("Content-Length") != "5" || h.Get("Content-Type") != "text/plain; charset=utf-8" {
+				if r.StatusCode != 500 || body != "sorry" || end != harness.Complete || h.Get("Content-Length") != "5" || h.Get("Content-Type") != "text/plain; charset=utf-8" {
 					t.Errorf("%d %q, %s, %v", r.StatusCode, body, end, h)
 				}
 				if h.Get("X-Kept") != "1" || h.Get("Set-Cookie") != "a=b" || h.Get("X-Late") != "1" || h.Get("X-After") != "1" {
@@ -578,18 +579,18 @@ func TestCleanTooLate(t *testing.T) {
 		io.WriteString(w, "one")
 		flush.Flush(w, true)
 		io.WriteString(w, "two")
-		if err := flusher(w).Clean(); !errors.Is(err, flush.ErrHeadersSent) {
+		if err := harness.Flusher(w).Clean(); !errors.Is(err, flush.ErrHeadersSent) {
 			t.Error(err)
 		}
-		if got := flusher(w).Buffered(); got != 3 {
+		if got := harness.Flusher(w).Buffered(); got != 3 {
 			t.Errorf("%d bytes held", got)
 		}
-	}, func(t *testing.T, p proto, s *stream, body string, _ ending) {
+	}, func(t *testing.T, p harness.Proto, s *harness.Stream, body string, _ harness.Ending) {
 		if body != "onetwo" {
 			t.Errorf("%q", body)
 		}
 	})
-	f := flush.New(newPlain(), nil, nil)
+	f := flush.New(harness.NewPlain(), nil, nil)
 	f.Close()
 	if err := f.Clean(); err == nil {
 		t.Error("cleaned after the end")
@@ -603,10 +604,10 @@ func TestCleanThenFlush(t *testing.T) {
 		"call": nil, "async": {Flush: flush.Async}, "implicit": {Implicit: flush.Wait}, "interval": {FlushInterval: time.Minute}, "size": {BufferSize: 3},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
-				park := newPark(t)
-				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-					f := flusher(w)
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+				park := harness.NewPark(t)
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					f := harness.Flusher(w)
 					f.SetImplicit(flush.Off)
 					io.WriteString(w, "no")
 					if err := f.Clean(); err != nil {
@@ -621,16 +622,16 @@ func TestCleanThenFlush(t *testing.T) {
 					if name == "size" {
 						f.SendHeaders() // the server holds the bytes; they come at the end
 					}
-					park.here()
+					park.Here()
 				}), 0)
-				s := open(t, srv, "GET", "/", nil)
-				park.wait()
+				s := harness.Open(t, srv, "GET", "/", nil)
+				park.Wait()
 				if name != "size" {
-					s.expect("yes")
+					s.Expect("yes")
 				}
-				park.resume()
-				_, _, end := s.rest()
-				if end == cut {
+				park.Resume()
+				_, _, end := s.Rest()
+				if end == harness.Cut {
 					t.Error("cut")
 				}
 			})
@@ -672,12 +673,12 @@ func TestNoProxyBuffering(t *testing.T) {
 					}
 					io.WriteString(w, "x")
 					if test.flush != nil {
-						if err := test.flush(flusher(w)); err != nil {
+						if err := test.flush(harness.Flusher(w)); err != nil {
 							t.Error(err)
 						}
 					}
-				}, func(t *testing.T, p proto, s *stream, _ string, _ ending) {
-					h := s.header()
+				}, func(t *testing.T, p harness.Proto, s *harness.Stream, _ string, _ harness.Ending) {
+					h := s.Header()
 					if on && (h.Get("X-Accel-Buffering") != test.accel || h.Get("Cache-Control") != test.cacheing || len(h["Cache-Control"]) > 1) {
 						t.Errorf("got %v", h)
 					}
@@ -703,8 +704,8 @@ func TestHeaderMapBesideTheCarrier(t *testing.T) {
 		}
 		io.WriteString(w, "body")
 		flush.Flush(w, false)
-	}, func(t *testing.T, p proto, s *stream, body string, _ ending) {
-		if h := s.header(); h.Get("X-Set") != "early" || h.Get("X-Late") != "" || body != "body" {
+	}, func(t *testing.T, p harness.Proto, s *harness.Stream, body string, _ harness.Ending) {
+		if h := s.Header(); h.Get("X-Set") != "early" || h.Get("X-Late") != "" || body != "body" {
 			t.Errorf("%v, %q", h, body)
 		}
 	})

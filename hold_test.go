@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A held HTTP/1.0 response outgrows its limit by whatever does not fit, not by a
@@ -67,13 +68,13 @@ func TestHeldResponseIsOutgrownWithoutWaiting(t *testing.T) {
 				test.opts.SAPI = flush.OpenResty()
 				test.opts.HTTP10Buffer, test.opts.MaxPending = hold, 1
 				var sent string
-				srv := serveMemory(t, http10, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				srv := harness.ServeMemory(t, harness.HTTP10, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 					f, _ := flush.From(w)
 					sent = test.write(t, f, new(flush.Group))
 				}), &test.opts), 0)
-				s := open(t, srv, "GET", "/", nil)
-				body, _, end := s.rest()
-				if body != sent || end == cut {
+				s := harness.Open(t, srv, "GET", "/", nil)
+				body, _, end := s.Rest()
+				if body != sent || end == harness.Cut {
 					t.Errorf("%d of %d bytes, %s", len(body), len(sent), end)
 				}
 			})

@@ -11,12 +11,13 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // holds lists what a flush says while a response is held for HTTP/1.0.
 func holds(t *testing.T, w http.ResponseWriter, holding bool) {
 	t.Helper()
-	f := flusher(w)
+	f := harness.Flusher(w)
 	var want error
 	if holding {
 		want = flush.ErrBuffering
@@ -51,41 +52,41 @@ func TestHTTP10Buffer(t *testing.T) {
 		write   string // in two parts, each flushed
 		holds   [3]bool
 		length  string
-		ends    ending
+		ends    harness.Ending
 		wantErr error
 	}{
-		{"nothing written", "GET", limit, nil, "", [3]bool{true, true, true}, "0", complete, nil},
-		{"small", "GET", limit, nil, "abcdef", [3]bool{true, true, true}, "6", complete, nil},
-		{"at the limit", "GET", limit, nil, "0123456789", [3]bool{true, true, true}, "10", complete, nil},
-		{"outgrown", "GET", limit, nil, "0123456789!", [3]bool{true, true, false}, "", closed, nil},
-		{"outgrown at once", "GET", limit, nil, strings.Repeat("x", 30), [3]bool{true, false, false}, "", closed, nil},
-		{"off", "GET", nil, nil, "abcdef", [3]bool{}, "", closed, nil},
-		{"the profile's", "GET", &flush.Options{SAPI: flush.OpenResty()}, nil, strings.Repeat("x", 1<<20), [3]bool{true, true, true}, "1048576", complete, nil},
-		{"beyond the profile's", "GET", &flush.Options{SAPI: flush.OpenResty()}, nil, strings.Repeat("x", 1<<20+1), [3]bool{true, true, false}, "", closed, nil},
-		{"never, whatever the profile", "GET", &flush.Options{SAPI: flush.OpenResty(), HTTP10Buffer: -1}, nil, "abcdef", [3]bool{}, "", closed, nil},
-		{"own length", "GET", limit, func(w http.ResponseWriter) { w.Header().Set("Content-Length", "6") }, "abcdef", [3]bool{}, "6", complete, nil},
-		{"status", "GET", limit, func(w http.ResponseWriter) { w.WriteHeader(404) }, "abcdef", [3]bool{true, true, true}, "6", complete, nil},
-		{"SendHeaders", "GET", limit, func(w http.ResponseWriter) { flusher(w).SendHeaders() }, "abcdef", [3]bool{}, "", closed, nil},
-		{"HEAD", "HEAD", limit, nil, "abcdef", [3]bool{}, "", complete, nil},
-		{"no content", "GET", limit, func(w http.ResponseWriter) { w.WriteHeader(204) }, "", [3]bool{}, "", complete, nil},
-		{"not modified", "GET", limit, func(w http.ResponseWriter) { w.WriteHeader(304) }, "", [3]bool{}, "", complete, nil},
-		{"asynchronous", "GET", &flush.Options{HTTP10Buffer: 10, Flush: flush.Async}, nil, "abcdef", [3]bool{true, true, true}, "6", complete, nil},
-		{"implicit", "GET", &flush.Options{HTTP10Buffer: 10, Implicit: flush.Wait}, nil, "abcdef", [3]bool{true, true, true}, "6", complete, nil},
-		{"implicit, outgrown", "GET", &flush.Options{HTTP10Buffer: 10, Implicit: flush.Wait}, nil, strings.Repeat("x", 11), [3]bool{true, true, false}, "", closed, nil},
+		{"nothing written", "GET", limit, nil, "", [3]bool{true, true, true}, "0", harness.Complete, nil},
+		{"small", "GET", limit, nil, "abcdef", [3]bool{true, true, true}, "6", harness.Complete, nil},
+		{"at the limit", "GET", limit, nil, "0123456789", [3]bool{true, true, true}, "10", harness.Complete, nil},
+		{"outgrown", "GET", limit, nil, "0123456789!", [3]bool{true, true, false}, "", harness.Closed, nil},
+		{"outgrown at once", "GET", limit, nil, strings.Repeat("x", 30), [3]bool{true, false, false}, "", harness.Closed, nil},
+		{"off", "GET", nil, nil, "abcdef", [3]bool{}, "", harness.Closed, nil},
+		{"the profile's", "GET", &flush.Options{SAPI: flush.OpenResty()}, nil, strings.Repeat("x", 1<<20), [3]bool{true, true, true}, "1048576", harness.Complete, nil},
+		{"beyond the profile's", "GET", &flush.Options{SAPI: flush.OpenResty()}, nil, strings.Repeat("x", 1<<20+1), [3]bool{true, true, false}, "", harness.Closed, nil},
+		{"never, whatever the profile", "GET", &flush.Options{SAPI: flush.OpenResty(), HTTP10Buffer: -1}, nil, "abcdef", [3]bool{}, "", harness.Closed, nil},
+		{"own length", "GET", limit, func(w http.ResponseWriter) { w.Header().Set("Content-Length", "6") }, "abcdef", [3]bool{}, "6", harness.Complete, nil},
+		{"status", "GET", limit, func(w http.ResponseWriter) { w.WriteHeader(404) }, "abcdef", [3]bool{true, true, true}, "6", harness.Complete, nil},
+		{"SendHeaders", "GET", limit, func(w http.ResponseWriter) { harness.Flusher(w).SendHeaders() }, "abcdef", [3]bool{}, "", harness.Closed, nil},
+		{"HEAD", "HEAD", limit, nil, "abcdef", [3]bool{}, "", harness.Complete, nil},
+		{"no content", "GET", limit, func(w http.ResponseWriter) { w.WriteHeader(204) }, "", [3]bool{}, "", harness.Complete, nil},
+		{"not modified", "GET", limit, func(w http.ResponseWriter) { w.WriteHeader(304) }, "", [3]bool{}, "", harness.Complete, nil},
+		{"asynchronous", "GET", &flush.Options{HTTP10Buffer: 10, Flush: flush.Async}, nil, "abcdef", [3]bool{true, true, true}, "6", harness.Complete, nil},
+		{"implicit", "GET", &flush.Options{HTTP10Buffer: 10, Implicit: flush.Wait}, nil, "abcdef", [3]bool{true, true, true}, "6", harness.Complete, nil},
+		{"implicit, outgrown", "GET", &flush.Options{HTTP10Buffer: 10, Implicit: flush.Wait}, nil, strings.Repeat("x", 11), [3]bool{true, true, false}, "", harness.Closed, nil},
 		{"taken back", "GET", limit, func(w http.ResponseWriter) {
 			w.Header().Set("Content-Length", "6")
 			io.WriteString(w, "abc")
-			if err := flusher(w).Clean(); err != nil {
+			if err := harness.Flusher(w).Clean(); err != nil {
 				t.Error(err)
 			}
-		}, "abcdef", [3]bool{true, true, true}, "6", complete, nil},
-		{"trailers", "GET", limit, func(w http.ResponseWriter) { w.Header().Set("Trailer", "X-T") }, "abcdef", [3]bool{true, true, true}, "6", complete, nil},
-		{"small buffer", "GET", &flush.Options{HTTP10Buffer: 10, BufferSize: -1, MaxPending: 1}, nil, "abcdef", [3]bool{true, true, true}, "6", complete, nil},
+		}, "abcdef", [3]bool{true, true, true}, "6", harness.Complete, nil},
+		{"trailers", "GET", limit, func(w http.ResponseWriter) { w.Header().Set("Trailer", "X-T") }, "abcdef", [3]bool{true, true, true}, "6", harness.Complete, nil},
+		{"small buffer", "GET", &flush.Options{HTTP10Buffer: 10, BufferSize: -1, MaxPending: 1}, nil, "abcdef", [3]bool{true, true, true}, "6", harness.Complete, nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				park := newPark(t)
-				srv := serveMemory(t, http10, wrapped(test.opts, func(w http.ResponseWriter, _ *http.Request) {
+				park := harness.NewPark(t)
+				srv := harness.ServeMemory(t, harness.HTTP10, harness.Wrapped(test.opts, func(w http.ResponseWriter, _ *http.Request) {
 					if test.first != nil {
 						test.first(w)
 					}
@@ -96,23 +97,23 @@ func TestHTTP10Buffer(t *testing.T) {
 						}
 						holds(t, w, test.holds[i])
 					}
-					park.here()
+					park.Here()
 				}), 4<<20)
-				s := open(t, srv, test.method, "/", nil)
-				park.wait()
+				s := harness.Open(t, srv, test.method, "/", nil)
+				park.Wait()
 				if test.holds[2] {
-					s.expectNothing()
+					s.ExpectNothing()
 				} else {
-					s.header()
+					s.Header()
 					if test.method == "GET" {
-						s.expect(test.write)
+						s.Expect(test.write)
 					}
 				}
-				park.resume()
-				h := s.header()
-				body, _, end := s.rest()
+				park.Resume()
+				h := s.Header()
+				body, _, end := s.Rest()
 				if test.holds[2] && body != test.write || h.Get("Content-Length") != test.length || end != test.ends {
-					t.Errorf("%q, length %q, %s; want %q, %s", clip([]byte(body)), h.Get("Content-Length"), end, test.length, test.ends)
+					t.Errorf("%q, length %q, %s; want %q, %s", harness.Clip([]byte(body)), h.Get("Content-Length"), end, test.length, test.ends)
 				}
 			})
 		})
@@ -121,58 +122,58 @@ func TestHTTP10Buffer(t *testing.T) {
 
 // Later protocols are never held.
 func TestHTTP10BufferIsForHTTP10(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
-		park := newPark(t)
-		srv := serveMemory(t, p, wrapped(&flush.Options{HTTP10Buffer: 100}, func(w http.ResponseWriter, _ *http.Request) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		park := harness.NewPark(t)
+		srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{HTTP10Buffer: 100}, func(w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, "x")
-			holds(t, w, p == http10)
-			park.here()
+			holds(t, w, p == harness.HTTP10)
+			park.Here()
 		}), 0)
-		s := open(t, srv, "GET", "/", nil)
-		park.wait()
-		if p != http10 {
-			s.expect("x")
+		s := harness.Open(t, srv, "GET", "/", nil)
+		park.Wait()
+		if p != harness.HTTP10 {
+			s.Expect("x")
 		}
-		park.resume()
-		s.rest()
+		park.Resume()
+		s.Rest()
 	})
 }
 
 // What is held moves with the interval as soon as it is held no longer.
 func TestHTTP10BufferInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		park := newPark(t)
+		park := harness.NewPark(t)
 		opts := &flush.Options{HTTP10Buffer: 10, FlushInterval: time.Second}
-		srv := serveMemory(t, http10, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+		srv := harness.ServeMemory(t, harness.HTTP10, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, "held")
-			park.here()
+			park.Here()
 			io.WriteString(w, " no longer")
-			park.here()
+			park.Here()
 		}), 0)
-		s := open(t, srv, "GET", "/", nil)
-		park.wait()
+		s := harness.Open(t, srv, "GET", "/", nil)
+		park.Wait()
 		<-time.After(time.Hour)
-		s.expectNothing()
-		park.resume()
-		s.expect("held no longer")
-		park.next()
+		s.ExpectNothing()
+		park.Resume()
+		s.Expect("held no longer")
+		park.Next()
 	})
 }
 
 // An abort while the response is held sends nothing of it.
 func TestHTTP10BufferAbort(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
-		if p != http10 {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		if p != harness.HTTP10 {
 			return
 		}
 		cause := errors.New("cause")
 		closed := make(chan string, 1)
 		opts := &flush.Options{HTTP10Buffer: 100, OnClose: func(_ *http.Request, st flush.Stats, err error) { closed <- fmt.Sprint(st.Bytes, st.Lost, err) }}
-		srv := serve(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+		srv := harness.Serve(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, "half")
-			flusher(w).Abort(cause)
+			harness.Flusher(w).Abort(cause)
 		}))
-		if _, err := open(t, srv, "GET", "/", nil).head(); err == nil {
+		if _, err := harness.Open(t, srv, "GET", "/", nil).Head(); err == nil {
 			t.Error("a response came")
 		}
 		if got := <-closed; got != "0 4 cause" {

@@ -1,6 +1,9 @@
 package flush
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // SetImplicit switches implicit flush, as PHP's ob_implicit_flush: after each
 // write that put at least one byte on floor 2, one flush of the given mode.
@@ -44,4 +47,62 @@ func (f *Flusher) implicitLocked(werr error, whole bool) error {
 		}
 	}
 	return werr
+}
+
+// A flushInterval asks for a flush of what has waited d for one. Its one timer
+// runs only while something waits. Guarded by Flusher.mu.
+type flushInterval struct {
+	d       time.Duration
+	since   time.Duration // when the oldest byte not asked for came
+	upTo    int64         // the bytes before this position have been asked for, or are what since counts for
+	timer   *time.Timer
+	headers bool // headers count for since
+	running bool
+}
+
+// watchIntervalLocked notes that bytes were accepted, or headers fixed.
+func (f *Flusher) watchIntervalLocked() {
+	i := f.rarely().interval
+	if !f.lyingLocked() || i.upTo > f.asked.pos || i.headers && f.accepted == 0 {
+		return // a flush is on its way, or something older counts already
+	}
+	if !i.headers || f.headersSent {
+		i.since = now()
+	}
+	i.headers, i.upTo = !f.headersSent, f.accepted
+	if i.running {
+		return
+	}
+	i.running = true
+	if i.timer == nil {
+		i.timer = time.AfterFunc(i.d, f.intervalFired)
+	} else {
+		i.timer.Reset(i.d)
+	}
+}
+
+// lyingLocked reports whether something waits for a flush that nobody has asked
+// for: bytes, or headers.
+func (f *Flusher) lyingLocked() bool {
+	return f.accepted > f.asked.pos || f.fixed && !f.headersSent && f.asked.seq <= f.done
+}
+
+func (f *Flusher) intervalFired() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	i := f.rarely().interval
+	i.running = false
+	if f.refuse != nil || !f.lyingLocked() {
+		return
+	}
+	if left := i.since + i.d - now(); left > 0 {
+		i.running = true
+		i.timer.Reset(left)
+		return
+	}
+	if _, err := f.askFlushLocked(); err != nil {
+		i.upTo, i.headers = 0, false // HTTP/1.0 holds it: count anew with the next write
+		return
+	}
+	f.kickLocked()
 }

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Writers as middleware makes them. They must not be flushed by Inspect.
@@ -163,23 +164,23 @@ func TestInspectDoesNotPanic(t *testing.T) {
 // Each server's own writer, as a handler meets it, with and without a Flusher
 // on it.
 func TestInspectServers(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		reports := make(chan flush.Report, 1)
 		h := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { reports <- flush.Inspect(w) })
 		mux := http.NewServeMux()
 		mux.Handle("/bare", h)
 		mux.Handle("/wrapped", flush.NewHandler(h, nil))
-		srv := serve(t, p, mux)
+		srv := harness.Serve(t, p, mux)
 		var special string
 		switch p {
-		case http10:
+		case harness.HTTP10:
 			special = "HTTP/1.0"
-		case h2:
+		case harness.HTTP2:
 			special = "frame writer"
 		}
 		for _, path := range []string{"/bare", "/wrapped"} {
 			for _, method := range []string{"GET", "HEAD"} {
-				open(t, srv, method, path, nil).expectEnd("")
+				harness.Open(t, srv, method, path, nil).ExpectEnd("")
 				r := <-reports
 				if r.Fate != flush.FatePassed {
 					t.Errorf("%s %s: %v", method, path, r)
@@ -204,7 +205,7 @@ func TestInspectTimeoutHandler(t *testing.T) {
 	h := http.TimeoutHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		r = flush.Inspect(w)
 	}), time.Minute, "")
-	open(t, serve(t, http1, h), "GET", "/", nil).expectEnd("")
+	harness.Open(t, harness.Serve(t, harness.HTTP1, h), "GET", "/", nil).ExpectEnd("")
 	if r.Fate != flush.FateSwallowed || !strings.Contains(r.String(), "http.TimeoutHandler") {
 		t.Errorf("%v", r)
 	}
@@ -249,12 +250,12 @@ func TestInspectFlusher(t *testing.T) {
 
 func TestInspectRequestBody(t *testing.T) {
 	reports := make(chan flush.Report, 2)
-	srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	srv := harness.Serve(t, harness.HTTP1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		reports <- flush.Inspect(w)
 		io.Copy(io.Discard, r.Body)
 		reports <- flush.Inspect(w)
 	}), nil))
-	open(t, srv, "POST", "/", strings.NewReader("upload")).expectEnd("")
+	harness.Open(t, srv, "POST", "/", strings.NewReader("upload")).ExpectEnd("")
 	if r := <-reports; !strings.Contains(r.String(), "request body") {
 		t.Errorf("before reading: %v", r)
 	}

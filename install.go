@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 	"weak"
+
+	"github.com/fa492104/flush/internal/tcp"
 )
 
 // Install sets srv up for this package in one line, before it serves:
@@ -63,7 +65,7 @@ func chainConnContext(own func(context.Context, net.Conn) context.Context) func(
 		return ConnContext
 	}
 	return func(ctx context.Context, c net.Conn) context.Context {
-		if ctx = own(ctx, c); ctx.Value(connKey{}) != nil {
+		if ctx = own(ctx, c); tcp.From(ctx) != nil {
 			return ctx
 		}
 		return ConnContext(ctx, c)

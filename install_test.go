@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 type installKey struct{}
@@ -20,32 +21,32 @@ type installKey struct{}
 // One line sets up all of it: wrapped, connections known, and a Shutdown that
 // does not wait for streams.
 func TestInstall(t *testing.T) {
-	for _, p := range []proto{http1, https1, h2} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1, harness.HTTP2} {
 		t.Run(p.String(), func(t *testing.T) {
-			srv := serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			srv := harness.Serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				if r.Context().Value(installKey{}) != true {
 					t.Error("the server's own ConnContext is lost")
 				}
-				if _, _, err := flusher(w).Backlog(); runtime.GOOS == "linux" && err != nil {
+				if _, _, err := harness.Flusher(w).Backlog(); runtime.GOOS == "linux" && err != nil {
 					t.Error("the connection is not known:", err)
 				}
-				eventStream(w, r)
-			}), configure(func(s *http.Server) {
+				harness.EventStream(w, r)
+			}), harness.Configure(func(s *http.Server) {
 				s.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
 					return context.WithValue(ctx, installKey{}, true)
 				}
 				flush.Install(s, nil)
 			}))
-			s := open(t, srv, "GET", "/", nil)
-			s.expect(hello)
-			if p == h2 {
-				defer srv.client().CloseIdleConnections()
+			s := harness.Open(t, srv, "GET", "/", nil)
+			s.Expect(harness.Hello)
+			if p == harness.HTTP2 {
+				defer srv.Client().CloseIdleConnections()
 			}
-			ctx, cancel := context.WithTimeout(t.Context(), patience())
+			ctx, cancel := context.WithTimeout(t.Context(), harness.Patience())
 			defer cancel()
-			ended := after(func() error { return srv.Shutdown(ctx) })
-			s.expectEnd(goodbye)
-			must(t, <-ended)
+			ended := harness.Go(func() error { return srv.Shutdown(ctx) })
+			s.ExpectEnd(harness.Goodbye)
+			harness.Must(t, <-ended)
 		})
 	}
 }
@@ -97,12 +98,12 @@ func TestInstallOptions(t *testing.T) {
 	if opts.Group != &g {
 		t.Error("the options were changed")
 	}
-	must(t, srv.Close())
+	harness.Must(t, srv.Close())
 	if err := g.Add(newMember(nil)); err != nil {
 		t.Error("Close has shut the Group down:", err)
 	}
-	must(t, srv.Shutdown(t.Context()))
-	for end := time.Now().Add(patience()); ; runtime.Gosched() { // the server does not wait for it
+	harness.Must(t, srv.Shutdown(t.Context()))
+	for end := time.Now().Add(harness.Patience()); ; runtime.Gosched() { // the server does not wait for it
 		f := newMember(nil)
 		if err := g.Add(f); errors.Is(err, flush.ErrShutdown) {
 			break
@@ -141,15 +142,15 @@ func TestInstallMistakes(t *testing.T) {
 	flush.Install(new(http.Server), nil) // another one is no second call
 
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	harness.Must(t, err)
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "served") })}
-	done := after(func() error { return srv.Serve(l) })
+	done := harness.Go(func() error { return srv.Serve(l) })
 	resp, err := http.Get("http://" + l.Addr().String())
-	must(t, err)
+	harness.Must(t, err)
 	resp.Body.Close()
 	panics("a server that serves", "serves already", srv)
 	http.DefaultClient.CloseIdleConnections()
-	must(t, srv.Close())
+	harness.Must(t, srv.Close())
 	if err := <-done; err != http.ErrServerClosed {
 		t.Error(err)
 	}

@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // The clients of these tests live in a process of their own: the test binary with
@@ -116,17 +117,17 @@ type clients struct {
 }
 
 // startClients starts the process of n clients of srv.
-func startClients(t *testing.T, srv *server, n int) *clients {
+func startClients(t *testing.T, srv *harness.Server, n int) *clients {
 	t.Helper()
 	c := &clients{t: t, cmd: exec.CommandContext(t.Context(), os.Args[0])}
-	c.cmd.Env = []string{fmt.Sprintf("%s=%s %t %d", clientsEnv, srv.Addr, srv.tls(), n), "GOCOVERDIR=" + t.TempDir(), "GORACE=atexit_sleep_ms=0"}
+	c.cmd.Env = []string{fmt.Sprintf("%s=%s %t %d", clientsEnv, srv.Addr, srv.Tls(), n), "GOCOVERDIR=" + t.TempDir(), "GORACE=atexit_sleep_ms=0"}
 	c.cmd.Stderr = &c.cries
 	tell, err := c.cmd.StdinPipe()
-	must(t, err)
+	harness.Must(t, err)
 	said, err := c.cmd.StdoutPipe()
-	must(t, err)
+	harness.Must(t, err)
 	c.tell, c.said = tell, bufio.NewReader(said)
-	must(t, c.cmd.Start())
+	harness.Must(t, c.cmd.Start())
 	t.Cleanup(func() { c.cmd.Process.Kill(); c.cmd.Wait() })
 	c.expect("here")
 	return c
@@ -144,7 +145,7 @@ func (c *clients) expect(what string) {
 	c.t.Helper()
 	if line, err := c.said.ReadString('\n'); err != nil || line != what+"\n" {
 		c.cmd.Wait()
-		c.t.Fatalf("the clients said %q, %v, and %s", line, err, clip(c.cries.Bytes()))
+		c.t.Fatalf("the clients said %q, %v, and %s", line, err, harness.Clip(c.cries.Bytes()))
 	}
 }
 
@@ -157,10 +158,10 @@ func (c *clients) leave() { c.cmd.Process.Kill() }
 // thousands is how many there are of what is promised for 9,000. What a test
 // holds has one descriptor.
 func thousands(t *testing.T) int {
-	n := count(9000, 500)
-	if most := openFiles() - 200; n > most {
-		if *full {
-			t.Fatalf("%d descriptors are too few for %d clients: see ulimit -n", openFiles(), n)
+	n := harness.Count(9000, 500)
+	if most := harness.OpenFiles() - 200; n > most {
+		if *harness.Full {
+			t.Fatalf("%d descriptors are too few for %d clients: see ulimit -n", harness.OpenFiles(), n)
 		}
 		n = most
 	}
@@ -180,7 +181,7 @@ func (m *mostGoroutines) look() {
 // OnClose, with few goroutines meanwhile, and no descriptor is left. They may owe
 // their clients something.
 func TestThousandsLeaveAtOnce(t *testing.T) {
-	for _, p := range []proto{http1, https1} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1} {
 		for _, c := range []struct {
 			name string
 			do   func(f *flush.Flusher) error
@@ -203,28 +204,28 @@ func TestThousandsLeaveAtOnce(t *testing.T) {
 						close(ended)
 					}
 				}}, nil)
-				srv := serve(t, p, h)
+				srv := harness.Serve(t, p, h)
 				all := startClients(t, srv, n)
 				before := descriptors(t)
 				all.open()
 				for range n {
-					must(t, c.do(next(t, out).Flusher))
+					harness.Must(t, c.do(harness.Next(t, out).Flusher))
 				}
 				if idle := runtime.NumGoroutine(); idle > 100 {
 					t.Errorf("%d goroutines while %d streams are idle", idle, n)
 				}
 				began := time.Now()
 				all.leave()
-				next(t, ended)
+				harness.Next(t, ended)
 				took := time.Since(began)
 				t.Logf("%d responses ended within %v, with at most %d goroutines", n, took, most.Load())
-				if *full && took > 2*time.Second {
+				if *harness.Full && took > 2*time.Second {
 					t.Errorf("it took %v", took)
 				}
 				if most.Load() > 500 {
 					t.Errorf("%d goroutines at once", most.Load())
 				}
-				waitFor(t, func() bool { return descriptors(t) <= before })
+				harness.WaitFor(t, func() bool { return descriptors(t) <= before })
 			})
 		}
 	}
@@ -233,7 +234,7 @@ func TestThousandsLeaveAtOnce(t *testing.T) {
 // The Shutdown of a Group with thousands of detached streams: each client has the
 // goodbye and the last chunk.
 func TestShutdownOfThousands(t *testing.T) {
-	for _, p := range []proto{http1, https1} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1} {
 		t.Run(p.String(), func(t *testing.T) {
 			n := thousands(t)
 			var group flush.Group
@@ -244,25 +245,25 @@ func TestShutdownOfThousands(t *testing.T) {
 					t.Error("OnClose:", err)
 				}
 			}}, nil)
-			srv := serve(t, p, h)
+			srv := harness.Serve(t, p, h)
 			all := startClients(t, srv, n)
 			all.open()
 			for range n {
-				next(t, out)
+				harness.Next(t, out)
 			}
 			all.read("goodbye")
-			ctx, cancel := context.WithTimeout(t.Context(), 3*patience())
+			ctx, cancel := context.WithTimeout(t.Context(), 3*harness.Patience())
 			defer cancel()
 			began := time.Now()
 			if missed := group.Broadcast([]byte("goodbye")); len(missed) > 0 {
 				t.Errorf("%d have missed the goodbye", len(missed))
 			}
-			must(t, group.Shutdown(ctx))
+			harness.Must(t, group.Shutdown(ctx))
 			shut := time.Since(began)
 			all.expect("ended")
 			took := time.Since(began)
 			t.Logf("%d streams: Shutdown took %v, and all clients had their end after %v; at most %d goroutines", n, shut, took, most.Load())
-			if *full && took > 3*time.Second {
+			if *harness.Full && took > 3*time.Second {
 				t.Errorf("it took %v", took)
 			}
 			if n := group.Len(); n > 0 {

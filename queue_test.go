@@ -17,6 +17,7 @@ import (
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/deadline"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Floor 2 never holds more than MaxPending, whatever the sizes; a Write waits
@@ -31,15 +32,15 @@ func TestQueueBound(t *testing.T) {
 					}
 					t.Run(fmt.Sprintf("%d/%d/%d/%v", mark, buffer, size, mode), func(t *testing.T) {
 						synctest.Test(t, func(t *testing.T) {
-							s := newSink(t)
-							f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: mode, MaxPending: mark, BufferSize: buffer})
+							s := harness.NewSink(t)
+							f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: mode, MaxPending: mark, BufferSize: buffer})
 							real := max(mark, buffer)
 							if buffer == 0 {
 								real = max(mark, 4096)
 							}
 							var all []byte
 							done := make(chan struct{})
-							s.hold(0)
+							s.Hold(0)
 							go func() {
 								defer close(done)
 								for i := range 5 {
@@ -54,18 +55,18 @@ func TestQueueBound(t *testing.T) {
 								synctest.Wait()
 								if n := f.Buffered(); n > real {
 									t.Errorf("%d bytes held, over %d", n, real)
-									s.release()
+									s.Release()
 									<-done
 								}
 								if deadline.Closed(done) {
 									break
 								}
-								s.hold(taken)
+								s.Hold(taken)
 							}
-							s.release()
-							must(t, f.Close())
-							if s.body() != string(all) {
-								t.Errorf("%d bytes arrived of %d, or not in order", len(s.body()), len(all))
+							s.Release()
+							harness.Must(t, f.Close())
+							if s.Body() != string(all) {
+								t.Errorf("%d bytes arrived of %d, or not in order", len(s.Body()), len(all))
 							}
 							if st := f.Stats(); st.MaxPending > real {
 								t.Errorf("high-water mark %d, over %d", st.MaxPending, real)
@@ -85,8 +86,8 @@ func TestQueuePassThrough(t *testing.T) {
 		for held := range 10 {
 			for _, size := range []int{1, 5000, 40000} {
 				synctest.Test(t, func(t *testing.T) {
-					s := newSink(t)
-					f := flush.New(deadlineSink{s}, nil, &flush.Options{BufferSize: buffer})
+					s := harness.NewSink(t)
+					f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{BufferSize: buffer})
 					full := buffer
 					if buffer == 0 {
 						full = 4096
@@ -100,9 +101,9 @@ func TestQueuePassThrough(t *testing.T) {
 					f.Write(make([]byte, size))
 					f.FlushAsync()
 					f.Write(make([]byte, 10))
-					must(t, f.Close())
-					if len(s.body()) != want+size+10 {
-						t.Errorf("BufferSize %d, %d held, then %d: %d bytes arrived", buffer, want, size, len(s.body()))
+					harness.Must(t, f.Close())
+					if len(s.Body()) != want+size+10 {
+						t.Errorf("BufferSize %d, %d held, then %d: %d bytes arrived", buffer, want, size, len(s.Body()))
 					}
 				})
 			}
@@ -114,9 +115,9 @@ func TestQueuePassThrough(t *testing.T) {
 // not a byte more.
 func TestQueueHoldsTheProducer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 10000})
-		s.hold(3000)
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 10000})
+		s.Hold(3000)
 		var emitted atomic.Int64
 		go func() {
 			for range 1000 {
@@ -128,7 +129,7 @@ func TestQueueHoldsTheProducer(t *testing.T) {
 		if n := emitted.Load(); n != 10000 || f.Available() != 0 {
 			t.Errorf("emitted %d, room for %d", n, f.Available())
 		}
-		s.release()
+		s.Release()
 		drainAndClose(t, f)
 	})
 }
@@ -137,17 +138,17 @@ func TestQueueHoldsTheProducer(t *testing.T) {
 func drainAndClose(t *testing.T, f *flush.Flusher) {
 	t.Helper()
 	synctest.Wait()
-	must(t, f.FlushWait(context.Background()))
-	must(t, f.Close())
+	harness.Must(t, f.FlushWait(context.Background()))
+	harness.Must(t, f.Close())
 }
 
 // A Write that waits goes on at the low mark, half, and not before: else writer
 // and carrier would take turns.
 func TestQueueLowMark(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 16384, BufferSize: 16384})
-		s.hold(0)
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 16384, BufferSize: 16384})
+		s.Hold(0)
 		f.Write(make([]byte, 16384))
 		synctest.Wait()
 		began := time.Now()
@@ -158,7 +159,7 @@ func TestQueueLowMark(t *testing.T) {
 		}()
 		for step := 1000; step <= 16384; step += 1000 {
 			<-time.After(time.Second)
-			s.hold(step)
+			s.Hold(step)
 			synctest.Wait()
 			switch held := f.Buffered(); {
 			case held > 8192 && woke.Load():
@@ -175,7 +176,7 @@ func TestQueueLowMark(t *testing.T) {
 		if st := f.Stats(); st.Waited != time.Since(began) || st.Waited < time.Second {
 			t.Errorf("waited %v of %v", st.Waited, time.Since(began))
 		}
-		s.release()
+		s.Release()
 		drainAndClose(t, f)
 	})
 }
@@ -184,12 +185,12 @@ func TestQueueLowMark(t *testing.T) {
 // the next in line's.
 func TestQueueAvailable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 20000, BufferSize: 4096})
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 20000, BufferSize: 4096})
 		if n := f.Available(); n != 20000 {
 			t.Errorf("room for %d at the start", n)
 		}
-		s.hold(0)
+		s.Hold(0)
 		f.Write(make([]byte, 15000))
 		if n := f.Available(); n != 5000 {
 			t.Errorf("room for %d, want 5000", n)
@@ -200,18 +201,18 @@ func TestQueueAvailable(t *testing.T) {
 		if n := f.Available(); n != 0 {
 			t.Errorf("room for %d while a Write waits", n)
 		}
-		s.hold(6000)
+		s.Hold(6000)
 		synctest.Wait()
 		if n := f.Available(); n != 0 || f.Buffered() == 20000 {
 			t.Errorf("room for %d, %d held, while a Write waits", n, f.Buffered())
 		}
-		s.release()
+		s.Release()
 		wg.Wait()
 		synctest.Wait()
 		if n := f.Available(); n != 20000-f.Buffered() {
 			t.Errorf("room for %d, %d held", n, f.Buffered())
 		}
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 		if n := f.Available(); n != 0 {
 			t.Errorf("room for %d after Close", n)
 		}
@@ -222,10 +223,10 @@ func TestQueueAvailable(t *testing.T) {
 // when a small one would fit before a large one.
 func TestQueueFirstComeFirstServed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 5000, BufferSize: 1000})
-		s.hold(0)
-		mustWrite(t, f, strings.Repeat("-", 4999))
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 5000, BufferSize: 1000})
+		s.Hold(0)
+		harness.MustWrite(t, f, strings.Repeat("-", 4999))
 		var want strings.Builder
 		want.WriteString(strings.Repeat("-", 4999))
 		var wg sync.WaitGroup
@@ -239,11 +240,11 @@ func TestQueueFirstComeFirstServed(t *testing.T) {
 			})
 			synctest.Wait() // it stands in line
 		}
-		s.release()
+		s.Release()
 		wg.Wait()
-		must(t, f.Close())
-		if s.body() != want.String() {
-			t.Errorf("out of order, or torn: %s", runs(s.body()))
+		harness.Must(t, f.Close())
+		if s.Body() != want.String() {
+			t.Errorf("out of order, or torn: %s", harness.Runs(s.Body()))
 		}
 	})
 }
@@ -251,22 +252,22 @@ func TestQueueFirstComeFirstServed(t *testing.T) {
 // A Write that would fit stands in line behind one that waits for more room.
 func TestQueueNobodyOvertakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 20000})
-		s.hold(0)
-		mustWrite(t, f, strings.Repeat("-", 20000))
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 20000})
+		s.Hold(0)
+		harness.MustWrite(t, f, strings.Repeat("-", 20000))
 		var wg sync.WaitGroup
-		wg.Go(func() { mustWrite(t, f, strings.Repeat("a", 100)) })
+		wg.Go(func() { harness.MustWrite(t, f, strings.Repeat("a", 100)) })
 		synctest.Wait()
-		s.hold(6000) // there is room now, but not down to the low mark
+		s.Hold(6000) // there is room now, but not down to the low mark
 		synctest.Wait()
-		wg.Go(func() { mustWrite(t, f, "b") })
+		wg.Go(func() { harness.MustWrite(t, f, "b") })
 		synctest.Wait()
-		s.release()
+		s.Release()
 		wg.Wait()
-		must(t, f.Close())
-		if want := strings.Repeat("-", 20000) + strings.Repeat("a", 100) + "b"; s.body() != want {
-			t.Errorf("got %s", runs(s.body()))
+		harness.Must(t, f.Close())
+		if want := strings.Repeat("-", 20000) + strings.Repeat("a", 100) + "b"; s.Body() != want {
+			t.Errorf("got %s", harness.Runs(s.Body()))
 		}
 	})
 }
@@ -275,17 +276,17 @@ func TestQueueNobodyOvertakes(t *testing.T) {
 // not look complete.
 func TestQueueUnfinishedWriteAborts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		opts, told := tellClosing(flush.Options{Flush: flush.Async, MaxPending: 5000, SendTimeout: time.Second})
+		s := harness.NewSink(t)
+		opts, told := harness.TellClosing(flush.Options{Flush: flush.Async, MaxPending: 5000, SendTimeout: time.Second})
 		h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-			s.hold(0)
+			s.Hold(0)
 			go func() {
 				if n, err := w.Write(make([]byte, 50000)); n != 5000 || !errors.Is(err, flush.ErrTimeout) {
 					t.Errorf("Write: %d, %v", n, err)
 				}
 			}()
 			synctest.Wait()
-			time.AfterFunc(time.Minute, s.release)
+			time.AfterFunc(time.Minute, s.Release)
 		}), opts)
 		var recovered any
 		func() {
@@ -295,46 +296,32 @@ func TestQueueUnfinishedWriteAborts(t *testing.T) {
 		if recovered != http.ErrAbortHandler {
 			t.Errorf("recovered %v", recovered)
 		}
-		if c := <-told; c.err == nil {
+		if c := <-told; c.Err == nil {
 			t.Errorf("%+v", c)
 		}
 	})
-}
-
-// runs writes a string as its runs of equal bytes.
-func runs(s string) string {
-	var b strings.Builder
-	for i := 0; i < len(s); {
-		j := i
-		for j < len(s) && s[j] == s[i] {
-			j++
-		}
-		fmt.Fprintf(&b, "%c×%d ", s[i], j-i)
-		i = j
-	}
-	return b.String()
 }
 
 // Writes that wait end with the failure, each with the number of bytes that
 // were accepted: the sum is what was sent and what is lost.
 func TestQueueFailureWakesEveryWriter(t *testing.T) {
 	reason := errors.New("reason")
-	for name, end := range map[string]func(f *flush.Flusher, s *sink){
-		"abort":   func(f *flush.Flusher, _ *sink) { f.Abort(reason) },
-		"timeout": func(*flush.Flusher, *sink) { <-time.After(time.Second) },
-		"broken": func(_ *flush.Flusher, s *sink) {
-			s.mu.Lock()
-			s.fault = func([]byte, int) (int, error) { return 0, reason }
-			s.mu.Unlock()
-			s.release()
+	for name, end := range map[string]func(f *flush.Flusher, s *harness.Sink){
+		"abort":   func(f *flush.Flusher, _ *harness.Sink) { f.Abort(reason) },
+		"timeout": func(*flush.Flusher, *harness.Sink) { <-time.After(time.Second) },
+		"broken": func(_ *flush.Flusher, s *harness.Sink) {
+			s.Mu.Lock()
+			s.Fault = func([]byte, int) (int, error) { return 0, reason }
+			s.Mu.Unlock()
+			s.Release()
 		},
-		"close": func(f *flush.Flusher, _ *sink) { f.Close() }, // times out on the way
+		"close": func(f *flush.Flusher, _ *harness.Sink) { f.Close() }, // times out on the way
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := newSink(t)
-				f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 5000, SendTimeout: time.Second})
-				s.hold(0)
+				s := harness.NewSink(t)
+				f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 5000, SendTimeout: time.Second})
+				s.Hold(0)
 				var accepted atomic.Int64
 				var wg sync.WaitGroup
 				for i := range 10 {
@@ -378,12 +365,12 @@ func TestQueueFailureWakesEveryWriter(t *testing.T) {
 // are accepted arrives.
 func TestQueueCloseLetsWriteFinish(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 5000})
-		s.hold(0)
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 5000})
+		s.Hold(0)
 		big := strings.Repeat("b", 50000)
 		var wg sync.WaitGroup
-		wg.Go(func() { mustWrite(t, f, big) })
+		wg.Go(func() { harness.MustWrite(t, f, big) })
 		synctest.Wait()
 		wg.Go(func() {
 			if n, err := f.Write([]byte("in line")); n != 0 || !errors.Is(err, flush.ErrClosed) {
@@ -391,15 +378,15 @@ func TestQueueCloseLetsWriteFinish(t *testing.T) {
 			}
 		})
 		synctest.Wait()
-		wg.Go(func() { must(t, f.Close()) })
+		wg.Go(func() { harness.Must(t, f.Close()) })
 		synctest.Wait()
 		if n, err := io.WriteString(f, "late"); n != 0 || !errors.Is(err, flush.ErrClosed) {
 			t.Errorf("a late Write: %d, %v", n, err)
 		}
-		s.release()
+		s.Release()
 		wg.Wait()
-		if s.body() != big {
-			t.Errorf("got %s", runs(s.body()))
+		if s.Body() != big {
+			t.Errorf("got %s", harness.Runs(s.Body()))
 		}
 	})
 }
@@ -407,19 +394,19 @@ func TestQueueCloseLetsWriteFinish(t *testing.T) {
 // The Flusher keeps no reference to what it was given.
 func TestQueueKeepsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := newSink(t)
-		f := flush.New(deadlineSink{s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 100000})
-		s.hold(0)
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 100000})
+		s.Hold(0)
 		p := bytes.Repeat([]byte("a"), 30000)
 		f.Write(p)
 		synctest.Wait()
 		for i := range p {
 			p[i] = 'b'
 		}
-		s.release()
-		must(t, f.Close())
-		if s.body() != strings.Repeat("a", 30000) {
-			t.Errorf("got %s", runs(s.body()))
+		s.Release()
+		harness.Must(t, f.Close())
+		if s.Body() != strings.Repeat("a", 30000) {
+			t.Errorf("got %s", harness.Runs(s.Body()))
 		}
 	})
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/flushtest"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 func TestProfiles(t *testing.T) {
@@ -41,15 +42,15 @@ func TestProfiles(t *testing.T) {
 // Flushing nothing on servers where a plain Flush sends nothing (net/http/cgi,
 // fcgi): an empty Write brings the headers out.
 func TestHeadersFirstBelowCGI(t *testing.T) {
-	p := newPlain()
-	f := flush.New(flushable{p}, nil, &flush.Options{SAPI: flush.CGI()})
+	p := harness.NewPlain()
+	f := flush.New(harness.Flushable{Plain: p}, nil, &flush.Options{SAPI: flush.CGI()})
 	if err := flush.Flush(f, true); err != nil {
 		t.Error(err)
 	}
 	if want := "200  flush"; p.String() != want {
 		t.Errorf("server saw %q, want %q", p, want)
 	}
-	if got := p.header.Get("Content-Type"); got != "text/html; charset=UTF-8" {
+	if got := p.Headers.Get("Content-Type"); got != "text/html; charset=UTF-8" {
 		t.Errorf("Content-Type %q", got)
 	}
 	f.Close()
@@ -58,8 +59,8 @@ func TestHeadersFirstBelowCGI(t *testing.T) {
 // Flushing nothing where headers leave with the output succeeds, has no effect,
 // and leaves them open: for a status too.
 func TestHeadersWithOutputStayOpen(t *testing.T) {
-	p := newPlain()
-	f := flush.New(flushable{p}, nil, &flush.Options{SAPI: flush.OpenResty()})
+	p := harness.NewPlain()
+	f := flush.New(harness.Flushable{Plain: p}, nil, &flush.Options{SAPI: flush.OpenResty()})
 	for _, err := range []error{flush.Flush(f, true), flush.Flush(f, false), f.FlushError()} {
 		if err != nil || f.HeadersSent() {
 			t.Error(err, f.HeadersSent())

@@ -8,6 +8,8 @@ import (
 	"os"
 	"runtime"
 	"time"
+
+	"github.com/fa492104/flush/internal/process"
 )
 
 // serveGrace is how long Serve waits for responses once its context has ended.
@@ -49,7 +51,7 @@ func Serve(ctx context.Context, h http.Handler, opts *Options) error {
 		o.Group = new(Group)
 	}
 	zero := o.SAPI == SAPI{}
-	sockets, err := inheritedListeners()
+	sockets, err := process.Listeners()
 	if err != nil {
 		return err
 	}
@@ -60,7 +62,7 @@ func Serve(ctx context.Context, h http.Handler, opts *Options) error {
 		return serveFastCGI(ctx, sockets, NewHandler(h, &o), o.Group)
 	}
 
-	defer catchBrokenPipe()()
+	defer process.CatchBrokenPipe()()
 	if os.Getenv("GATEWAY_INTERFACE") != "" {
 		if zero {
 			o.SAPI = CGI()

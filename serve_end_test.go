@@ -17,13 +17,14 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A fcgiServer is a child that serves FastCGI and is told to end by SIGTERM.
 type fcgiServer struct {
 	net.Listener
 	cmd    *exec.Cmd
-	stderr *safeBuffer
+	stderr *harness.SafeBuffer
 	told   time.Time
 }
 
@@ -32,10 +33,10 @@ type fcgiServer struct {
 func startFastCGI(t *testing.T, inherited bool) *fcgiServer {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
+	harness.Must(t, err)
 	t.Cleanup(func() { l.Close() })
 	file, err := l.(*net.TCPListener).File()
-	must(t, err)
+	harness.Must(t, err)
 	defer file.Close()
 	cmd, stderr := serveCommand(t, serveEnv+"=signal")
 	if inherited {
@@ -46,7 +47,7 @@ func startFastCGI(t *testing.T, inherited bool) *fcgiServer {
 	} else {
 		cmd.Stdin = file
 	}
-	must(t, cmd.Start())
+	harness.Must(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
 	return &fcgiServer{Listener: l, cmd: cmd, stderr: stderr}
 }
@@ -54,9 +55,9 @@ func startFastCGI(t *testing.T, inherited bool) *fcgiServer {
 func (s *fcgiServer) dial(t *testing.T, keep bool, queries ...string) *bufio.Reader {
 	t.Helper()
 	c, err := net.Dial("tcp", s.Addr().String())
-	must(t, err)
+	harness.Must(t, err)
 	t.Cleanup(func() { c.Close() })
-	c.SetReadDeadline(time.Now().Add(2 * patience()))
+	c.SetReadDeadline(time.Now().Add(2 * harness.Patience()))
 	var requests []map[string]string
 	for _, q := range queries {
 		requests = append(requests, map[string]string{"REQUEST_METHOD": "GET", "SERVER_PROTOCOL": "HTTP/1.1", "REQUEST_URI": "/?" + q})
@@ -69,7 +70,7 @@ func (s *fcgiServer) dial(t *testing.T, keep bool, queries ...string) *bufio.Rea
 func (s *fcgiServer) terminate(t *testing.T) {
 	t.Helper()
 	s.told = time.Now()
-	must(t, s.cmd.Process.Signal(syscall.SIGTERM))
+	harness.Must(t, s.cmd.Process.Signal(syscall.SIGTERM))
 }
 
 // wait waits for the child's end. Unless it has something to cut it must not wait
@@ -205,10 +206,10 @@ func TestServeOneResponseEndsWhole(t *testing.T) {
 		cmd, _ := serveCommand(t, append(env, serveEnv+"=signal")...)
 		cmd.Args = append(cmd.Args, "/?op=stream")
 		out, err := cmd.StdoutPipe()
-		must(t, err)
-		must(t, cmd.Start())
+		harness.Must(t, err)
+		harness.Must(t, cmd.Start())
 		readSome(t, out, "hello")
-		must(t, cmd.Process.Signal(syscall.SIGTERM))
+		harness.Must(t, cmd.Process.Signal(syscall.SIGTERM))
 		if rest, err := io.ReadAll(out); err != nil || string(rest) != "goodbye: "+flush.ErrShutdown.Error() {
 			t.Errorf("%q, %v", rest, err)
 		}

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Serve owns its process, so these tests run it in one of its own: the test
@@ -91,7 +92,10 @@ func serveChild(w http.ResponseWriter, r *http.Request) {
 				_, err = fmt.Fprintf(w, "goodbye: %v", flush.Cause(r.Context()))
 			}
 		case "work":
-			recipeWork(w, r, f, func(context.Context) { fmt.Fprintln(os.Stderr, "worked") })
+			io.WriteString(w, "accepted\n")
+			if err = f.Close(); err == nil {
+				fmt.Fprintln(os.Stderr, "worked")
+			}
 		case "sleep":
 			<-r.Context().Done()
 			err = flush.Cause(r.Context())
@@ -144,23 +148,23 @@ func (g *doorway) wait(t *testing.T) {
 	t.Helper()
 	select {
 	case <-g.arrived:
-	case <-time.After(patience()):
+	case <-time.After(harness.Patience()):
 		t.Fatal("the child does not get to the doorway")
 	}
 }
 
 // serveCommand is the child, with a clean environment. What it says is shown
 // if the test fails.
-func serveCommand(t *testing.T, env ...string) (*exec.Cmd, *safeBuffer) {
+func serveCommand(t *testing.T, env ...string) (*exec.Cmd, *harness.SafeBuffer) {
 	t.Helper()
-	stderr := new(safeBuffer)
+	stderr := new(harness.SafeBuffer)
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Logf("the child said:\n%s", stderr)
 		}
 	})
 	// A child that never comes to an end is killed: reading from it then ends.
-	ctx, cancel := context.WithTimeout(t.Context(), 2*patience())
+	ctx, cancel := context.WithTimeout(t.Context(), 2*harness.Patience())
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, os.Args[0])
 	cmd.Env = append([]string{serveEnv + "=1", "PATH=" + os.Getenv("PATH"), "GOCOVERDIR=" + t.TempDir(), "GORACE=atexit_sleep_ms=0"}, env...)
@@ -239,6 +243,17 @@ func TestServeCommandLineFlushesImplicitly(t *testing.T) {
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
+	}
+}
+
+// On the command line, as under CGI, what the handler does after Close is done
+// before the process ends with the handler.
+func TestServeEndsAfterTheWork(t *testing.T) {
+	cmd, stderr := serveCommand(t)
+	cmd.Args = append(cmd.Args, "/?op=work")
+	out, err := cmd.Output()
+	if err != nil || string(out) != "accepted\n" || !strings.Contains(stderr.String(), "worked") {
+		t.Errorf("%q, %v, %s", out, err, stderr)
 	}
 }
 
@@ -339,14 +354,14 @@ func TestServeEarlyClose(t *testing.T) {
 		{"short", []string{"write:who", "write:le"}, "Content-Length: 5\r\n", "whole"},
 		{"streamed", []string{"write:one", "flush", "write:two"}, "Status: 200", "onetwo"},
 	} {
-		check := func(t *testing.T, out io.Reader, g *doorway, stderr *safeBuffer) {
+		check := func(t *testing.T, out io.Reader, g *doorway, stderr *harness.SafeBuffer) {
 			g.wait(t)
 			got := readSome(t, out, "\r\n\r\n"+c.body) // while the handler waits at the doorway
 			if !strings.Contains(got, c.head) {
 				t.Errorf("got %q, want %q in it", got, c.head)
 			}
 			says := func(what string) {
-				waitFor(t, func() bool { return strings.Contains(stderr.String(), what+"\n") })
+				harness.WaitFor(t, func() bool { return strings.Contains(stderr.String(), what+"\n") })
 			}
 			says(fmt.Sprintf("close %d bytes, gone false", len(c.body)))
 			g.goOn <- struct{}{}
@@ -363,10 +378,10 @@ func TestServeEarlyClose(t *testing.T) {
 			cmd, stderr := serveCommand(t,
 				"GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=GET", "SERVER_PROTOCOL=HTTP/1.1", "REQUEST_URI=/?"+ops(g))
 			out, err := cmd.StdoutPipe()
-			must(t, err)
-			must(t, cmd.Start())
+			harness.Must(t, err)
+			harness.Must(t, cmd.Start())
 			check(t, out, g, stderr)
-			must(t, cmd.Wait())
+			harness.Must(t, cmd.Wait())
 		})
 		t.Run("FastCGI/"+c.name, func(t *testing.T) {
 			g := newDoorway(t)

@@ -1,5 +1,7 @@
 package flush
 
+import "github.com/fa492104/flush/internal/tcp"
+
 // A sharedWrite is an event on its way to many responses, as it goes out on a
 // detached one. Nobody writes to it.
 type sharedWrite struct {
@@ -52,7 +54,7 @@ func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
 	if f.marks.counted && f.budgetRoomLocked() == 0 && !w.surelyTakes(out) {
 		return false, nil
 	}
-	n, err := w.writeNow(out)
+	n, err := tcp.WriteNow(w.raw, out)
 	if n == 0 && err == nil {
 		return false, nil
 	}

@@ -188,7 +188,7 @@ func (f *Flusher) showCut() {
 	switch {
 	case f.detached >= taken: // its end closes the connection
 	case f.http1 && f.conn != nil && !(f.http10 && f.length < 0):
-		f.conn.hangUp()
+		f.conn.HangUp()
 	}
 	if f.detached >= kept && !f.closing {
 		f.endSoonLocked(false)

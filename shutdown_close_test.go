@@ -7,21 +7,22 @@ import (
 	"testing/synctest"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Who waits for the end of a Group may end the process then: all that follows the
 // end of its responses has been done, detached or not.
 func TestShutdownWaitsForOnClose(t *testing.T) {
 	for _, detach := range []bool{false, true} {
-		bubble(t, func(t *testing.T, p proto) {
+		harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 			var g flush.Group
 			var told atomic.Bool
 			release := make(chan struct{})
-			srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				f, _ := flush.From(w)
 				w.Header().Set("Content-Type", "text/event-stream")
 				if detach {
-					must(t, f.Detach())
+					harness.Must(t, f.Detach())
 					return
 				}
 				f.FlushAsync()
@@ -33,21 +34,21 @@ func TestShutdownWaitsForOnClose(t *testing.T) {
 				<-release
 				told.Store(true)
 			}}), 0)
-			s := open(t, srv, "GET", "/", nil)
-			s.response()
+			s := harness.Open(t, srv, "GET", "/", nil)
+			s.Response()
 			synctest.Wait()
 			down := make(chan error, 1)
-			go func() { down <- g.Shutdown(noContext) }()
+			go func() { down <- g.Shutdown(harness.NoContext) }()
 			synctest.Wait()
 			if len(down) > 0 {
 				t.Error("Shutdown has not waited for OnClose")
 			}
 			close(release)
-			expectError(t, "Shutdown", next(t, down), nil)
+			expectError(t, "Shutdown", harness.Next(t, down), nil)
 			if !told.Load() {
 				t.Error("OnClose was not called")
 			}
-			s.expectEnd("")
+			s.ExpectEnd("")
 		})
 	}
 }

@@ -12,25 +12,14 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
-
-// An eventStream is a handler of server-sent events as they are written: it
-// knows of no shutdown, only of its context. It says goodbye.
-func eventStream(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "text/event-stream; charset=utf-8")
-	io.WriteString(w, "data: hello\n\n")
-	http.NewResponseController(w).Flush()
-	<-r.Context().Done()
-	io.WriteString(w, "data: goodbye\n\n")
-}
-
-const hello, goodbye = "data: hello\n\n", "data: goodbye\n\n"
 
 // Streams end at once, a download and a completion finish undisturbed, and
 // Shutdown waits for them.
 func TestShutdown(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
-		clock := newClock()
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		clock := harness.NewClock()
 		var g, room flush.Group
 		var mu sync.Mutex
 		causes := make(map[string]error)
@@ -42,64 +31,64 @@ func TestShutdown(t *testing.T) {
 				t.Errorf("%s ended with %v", r.URL.Path, err)
 			}
 		}}
-		srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
 			switch r.URL.Path {
 			case "/stream":
-				eventStream(w, r)
+				harness.EventStream(w, r)
 				ctx := r.Context()
 				if ctx.Err() != context.Canceled || context.Cause(ctx) != context.Canceled || flush.Cause(ctx) != flush.ErrShutdown {
 					t.Errorf("the context says %v, %v, Cause %v", ctx.Err(), context.Cause(ctx), flush.Cause(ctx))
 				}
 			case "/added":
-				io.WriteString(w, hello)
+				io.WriteString(w, harness.Hello)
 				flush.Flush(w, true)
-				room.Add(flusher(w))
+				room.Add(harness.Flusher(w))
 				<-r.Context().Done()
-				if err := room.Add(flusher(w)); !errors.Is(err, flush.ErrShutdown) {
+				if err := room.Add(harness.Flusher(w)); !errors.Is(err, flush.ErrShutdown) {
 					t.Error("added again after Shutdown:", err)
 				}
-				if err := g.Add(flusher(w)); !errors.Is(err, flush.ErrShutdown) {
+				if err := g.Add(harness.Flusher(w)); !errors.Is(err, flush.ErrShutdown) {
 					t.Error("added after Shutdown:", err)
 				}
-				io.WriteString(w, goodbye)
+				io.WriteString(w, harness.Goodbye)
 			case "/download":
-				io.WriteString(w, hello)
+				io.WriteString(w, harness.Hello)
 				flush.Flush(w, true)
 				select {
 				case <-time.After(time.Hour):
 				case <-r.Context().Done():
 					t.Error("the context of a download ends:", flush.Cause(r.Context()))
 				}
-				io.WriteString(w, goodbye)
+				io.WriteString(w, harness.Goodbye)
 			}
 		}), 0)
-		var streams []*stream
+		var streams []*harness.Stream
 		for _, path := range []string{"/stream", "/download"} {
-			s := open(t, srv, "GET", path, nil)
-			s.expect(hello)
+			s := harness.Open(t, srv, "GET", path, nil)
+			s.Expect(harness.Hello)
 			streams = append(streams, s)
 		}
-		ended := after(func() error { return g.Shutdown(t.Context()) })
-		streams[0].expectEnd(goodbye)
+		ended := harness.Go(func() error { return g.Shutdown(t.Context()) })
+		streams[0].ExpectEnd(harness.Goodbye)
 		synctest.Wait()
 		select {
 		case err := <-ended:
 			t.Fatal("Shutdown does not wait for the download:", err)
 		default:
 		}
-		if clock.now() != 0 {
-			t.Errorf("the stream ended after %v", clock.now())
+		if clock.Now() != 0 {
+			t.Errorf("the stream ended after %v", clock.Now())
 		}
 
 		// One that comes later ends as soon as it is a stream.
-		streams[0].leave()
-		late := open(t, srv, "GET", "/stream", nil)
-		late.expectEnd(hello + goodbye)
-		late.leave()
+		streams[0].Leave()
+		late := harness.Open(t, srv, "GET", "/stream", nil)
+		late.ExpectEnd(harness.Hello + harness.Goodbye)
+		late.Leave()
 
-		streams[1].expectEnd(goodbye)
-		if err := <-ended; err != nil || clock.now() != time.Hour {
-			t.Errorf("Shutdown: %v after %v", err, clock.now())
+		streams[1].ExpectEnd(harness.Goodbye)
+		if err := <-ended; err != nil || clock.Now() != time.Hour {
+			t.Errorf("Shutdown: %v after %v", err, clock.Now())
 		}
 		if err := g.Shutdown(t.Context()); err != nil {
 			t.Error("again:", err)
@@ -112,14 +101,14 @@ func TestShutdown(t *testing.T) {
 		mu.Unlock()
 
 		// One that was added is a stream whatever its headers say.
-		added := open(t, srv, "GET", "/added", nil)
-		added.expect(hello)
+		added := harness.Open(t, srv, "GET", "/added", nil)
+		added.Expect(harness.Hello)
 		synctest.Wait()
-		ended = after(func() error { return room.Shutdown(noContext) })
-		added.expectEnd(goodbye)
-		must(t, <-ended)
+		ended = harness.Go(func() error { return room.Shutdown(harness.NoContext) })
+		added.ExpectEnd(harness.Goodbye)
+		harness.Must(t, <-ended)
 		for _, s := range append(streams, added) {
-			s.leave()
+			s.Leave()
 		}
 	})
 }
@@ -130,22 +119,22 @@ func TestShutdown(t *testing.T) {
 func TestShutdownAbortsAtTheDeadline(t *testing.T) {
 	for _, name := range []string{"deaf", "unread", "late"} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
-				clock := newClock()
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+				clock := harness.NewClock()
 				var g flush.Group
 				wake := make(chan struct{})
 				ended := make(chan error, 1)
 				begun := make(chan struct{})
 				opts := &flush.Options{Group: &g, SendTimeout: -1, OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}
-				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
 					if name == "late" {
 						<-begun
 					}
 					w.Header().Set("Content-Type", "text/event-stream")
-					io.WriteString(w, hello)
+					io.WriteString(w, harness.Hello)
 					flush.Flush(w, true)
 					if name == "unread" {
-						if _, err := w.Write(make([]byte, much)); !errors.Is(err, flush.ErrShutdown) {
+						if _, err := w.Write(make([]byte, harness.Much)); !errors.Is(err, flush.ErrShutdown) {
 							t.Error("Write:", err)
 						}
 						return
@@ -155,9 +144,9 @@ func TestShutdownAbortsAtTheDeadline(t *testing.T) {
 						t.Error("Write after the deadline:", err)
 					}
 				}), 1000)
-				s := open(t, srv, "GET", "/", nil)
+				s := harness.Open(t, srv, "GET", "/", nil)
 				if name != "late" {
-					s.expect(hello)
+					s.Expect(harness.Hello)
 				}
 				ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 				defer cancel()
@@ -166,11 +155,11 @@ func TestShutdownAbortsAtTheDeadline(t *testing.T) {
 					time.AfterFunc(time.Second, func() { close(begun) })
 				}
 				err := g.Shutdown(ctx)
-				if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, flush.ErrShutdown) || clock.now() != 10*time.Second {
-					t.Errorf("Shutdown: %v after %v", err, clock.now())
+				if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, flush.ErrShutdown) || clock.Now() != 10*time.Second {
+					t.Errorf("Shutdown: %v after %v", err, clock.Now())
 				}
-				if p == h2 && name != "unread" {
-					if _, _, end := s.rest(); end != cut { // while the handler sleeps
+				if p == harness.HTTP2 && name != "unread" {
+					if _, _, end := s.Rest(); end != harness.Cut { // while the handler sleeps
 						t.Error("the response ended", end)
 					}
 				}
@@ -178,13 +167,13 @@ func TestShutdownAbortsAtTheDeadline(t *testing.T) {
 				if got := <-ended; got != err {
 					t.Errorf("OnClose got %v, want %v", got, err)
 				}
-				if _, _, end := s.rest(); end == complete {
+				if _, _, end := s.Rest(); end == harness.Complete {
 					t.Error("the response looks complete")
 				}
 				if g.Len() != 0 {
 					t.Errorf("%d members are left", g.Len())
 				}
-				s.leave()
+				s.Leave()
 			})
 		})
 	}
@@ -192,27 +181,27 @@ func TestShutdownAbortsAtTheDeadline(t *testing.T) {
 
 // A known connection shows the cut though the handler never returns.
 func TestShutdownIsSeenOnAKnownConnection(t *testing.T) {
-	for _, p := range []proto{http1, https1} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1} {
 		t.Run(p.String(), func(t *testing.T) {
 			var g flush.Group
-			park := newPark(t)
-			srv := serve(t, p, wrapped(&flush.Options{Group: &g}, func(w http.ResponseWriter, r *http.Request) {
-				io.WriteString(w, hello)
+			park := harness.NewPark(t)
+			srv := harness.Serve(t, p, harness.Wrapped(&flush.Options{Group: &g}, func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, harness.Hello)
 				flush.Flush(w, true)
-				park.here()
-			}), configure(func(s *http.Server) { s.ConnContext = flush.ConnContext }))
-			s := open(t, srv, "GET", "/", nil)
-			s.expect(hello)
-			park.wait()
+				park.Here()
+			}), harness.Configure(func(s *http.Server) { s.ConnContext = flush.ConnContext }))
+			s := harness.Open(t, srv, "GET", "/", nil)
+			s.Expect(harness.Hello)
+			park.Wait()
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			if err := g.Shutdown(ctx); !errors.Is(err, context.Canceled) {
 				t.Error("Shutdown:", err)
 			}
-			if _, _, end := s.rest(); end != cut {
+			if _, _, end := s.Rest(); end != harness.Cut {
 				t.Error("the response ended", end)
 			}
-			park.resume()
+			park.Resume()
 		})
 	}
 }
@@ -220,24 +209,24 @@ func TestShutdownIsSeenOnAKnownConnection(t *testing.T) {
 // A call of the server that cannot be ended is not waited for.
 func TestShutdownWaitsForNoStuckCall(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		clock := newClock()
+		clock := harness.NewClock()
 		var g flush.Group
-		s := newSink(t)
+		s := harness.NewSink(t)
 		f := flush.New(s, nil, nil) // no deadlines
-		must(t, g.Add(f))
-		s.hold(0)
+		harness.Must(t, g.Add(f))
+		s.Hold(0)
 		f.WriteString("x")
 		f.FlushAsync()
 		synctest.Wait()
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		if err := g.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) || clock.now() != time.Minute {
-			t.Errorf("%v after %v", err, clock.now())
+		if err := g.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) || clock.Now() != time.Minute {
+			t.Errorf("%v after %v", err, clock.Now())
 		}
 		if err := f.Err(); !errors.Is(err, flush.ErrShutdown) {
 			t.Error(err)
 		}
-		s.release()
+		s.Release()
 		f.Close()
 	})
 }
@@ -247,51 +236,51 @@ func TestShutdownWaitsForNoStuckCall(t *testing.T) {
 // is answered, and nothing is left. With Install the server's own Shutdown is all
 // that is called, and is over with the last response.
 func TestShutdownOfAServer(t *testing.T) {
-	for _, p := range []proto{http1, https1, h2} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1, harness.HTTP2} {
 		for _, how := range []string{"Group", "Group, and one is stuck", "Install"} {
 			t.Run(fmt.Sprintf("%v/%s", p, how), func(t *testing.T) {
 				stuck, installed := how == "Group, and one is stuck", how == "Install"
 				before := descriptors(t)
 				var g flush.Group
-				var streams []*stream
+				var streams []*harness.Stream
 				t.Run("server", func(t *testing.T) {
-					park := newPark(t)
+					park := harness.NewPark(t)
 					handler := func(w http.ResponseWriter, r *http.Request) {
 						switch r.URL.Path {
 						case "/":
-							eventStream(w, r)
+							harness.EventStream(w, r)
 						case "/page":
-							park.here()
+							park.Here()
 							io.WriteString(w, "page")
 						case "/stuck":
-							w.Write(make([]byte, much))
+							w.Write(make([]byte, harness.Much))
 						}
 					}
 					opts := &flush.Options{Group: &g}
 					var h http.Handler = http.HandlerFunc(handler)
 					install := func(srv *http.Server) { flush.Install(srv, opts) }
 					if !installed {
-						h, install = wrapped(opts, handler), func(*http.Server) {}
+						h, install = harness.Wrapped(opts, handler), func(*http.Server) {}
 					}
-					srv := serve(t, p, h, smallBuffers, configure(install))
+					srv := harness.Serve(t, p, h, harness.SmallBuffers, harness.Configure(install))
 					for range 200 {
-						s := open(t, srv, "GET", "/", nil)
-						s.expect(hello)
+						s := harness.Open(t, srv, "GET", "/", nil)
+						s.Expect(harness.Hello)
 						streams = append(streams, s)
 					}
-					page := open(t, srv, "GET", "/page", nil)
-					park.wait()
-					patient, cancel := context.WithTimeout(t.Context(), patience())
+					page := harness.Open(t, srv, "GET", "/page", nil)
+					park.Wait()
+					patient, cancel := context.WithTimeout(t.Context(), harness.Patience())
 					defer cancel()
 					ctx := context.Context(patient)
 					if stuck {
-						unread := open(t, srv, "GET", "/stuck", nil)
-						unread.response()
+						unread := harness.Open(t, srv, "GET", "/stuck", nil)
+						unread.Response()
 						defer func() {
-							if _, _, end := unread.rest(); end != cut {
+							if _, _, end := unread.Rest(); end != harness.Cut {
 								t.Error("the response that was not read ended", end)
 							}
-							unread.leave()
+							unread.Leave()
 						}()
 						short, cancel := context.WithTimeout(ctx, 2*time.Second)
 						defer cancel()
@@ -301,15 +290,15 @@ func TestShutdownOfAServer(t *testing.T) {
 					if installed {
 						shutdown = srv.Shutdown
 					}
-					shut := after(func() error { return shutdown(ctx) })
+					shut := harness.Go(func() error { return shutdown(ctx) })
 					for _, s := range streams {
-						s.expectEnd(goodbye)
+						s.ExpectEnd(harness.Goodbye)
 					}
-					park.resume()
-					if page.response().StatusCode != 200 {
-						t.Error(page.response().Status)
+					park.Resume()
+					if page.Response().StatusCode != 200 {
+						t.Error(page.Response().Status)
 					}
-					page.expectEnd("page")
+					page.ExpectEnd("page")
 					ended := time.Now()
 					if err := <-shut; stuck != errors.Is(err, context.DeadlineExceeded) || !stuck && err != nil {
 						t.Error("Shutdown:", err)
@@ -317,11 +306,11 @@ func TestShutdownOfAServer(t *testing.T) {
 					if installed {
 						t.Logf("Shutdown returned %v after the last response", time.Since(ended))
 					}
-					if p == h2 {
-						srv.client().CloseIdleConnections()
+					if p == harness.HTTP2 {
+						srv.Client().CloseIdleConnections()
 					}
 					for _, s := range append(streams, page) {
-						s.leave()
+						s.Leave()
 					}
 					if !stuck {
 						if err := srv.Shutdown(patient); err != nil {
@@ -332,7 +321,7 @@ func TestShutdownOfAServer(t *testing.T) {
 				if g.Len() != 0 {
 					t.Errorf("%d members are left", g.Len())
 				}
-				waitFor(t, func() bool { return descriptors(t) <= before }) // what has been closed on the other side
+				harness.WaitFor(t, func() bool { return descriptors(t) <= before }) // what has been closed on the other side
 			})
 		}
 	}
@@ -341,7 +330,7 @@ func TestShutdownOfAServer(t *testing.T) {
 // A detached response has no handler that could say goodbye: the goodbye is a
 // Broadcast before, and Shutdown closes it with what is queued, whoever joined it.
 func TestShutdownOfDetachedResponses(t *testing.T) {
-	for _, p := range []proto{http1, https1, http10, h2} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTPS1, harness.HTTP10, harness.HTTP2} {
 		for _, joins := range []string{"Add", "Options.Group"} {
 			t.Run(fmt.Sprintf("%v/%s", p, joins), func(t *testing.T) {
 				var g flush.Group
@@ -352,10 +341,10 @@ func TestShutdownOfDetachedResponses(t *testing.T) {
 				if joins == "Options.Group" {
 					opts.Group = &g
 				}
-				srv := serve(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-					io.WriteString(w, hello)
-					f := flusher(w)
-					must(t, f.Detach())
+				srv := harness.Serve(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					io.WriteString(w, harness.Hello)
+					f := harness.Flusher(w)
+					harness.Must(t, f.Detach())
 					defer func() { joined <- struct{}{} }()
 					if joins == "Add" {
 						if err := g.Add(f); err != nil && !errors.Is(err, flush.ErrShutdown) {
@@ -363,25 +352,25 @@ func TestShutdownOfDetachedResponses(t *testing.T) {
 						}
 					}
 				}))
-				s := open(t, srv, "GET", "/", nil)
-				s.expect(hello)
+				s := harness.Open(t, srv, "GET", "/", nil)
+				s.Expect(harness.Hello)
 				<-joined
-				if missed := g.Broadcast([]byte(goodbye)); len(missed) > 0 {
+				if missed := g.Broadcast([]byte(harness.Goodbye)); len(missed) > 0 {
 					t.Error("it has missed the goodbye")
 				}
-				ctx, cancel := context.WithTimeout(t.Context(), patience())
+				ctx, cancel := context.WithTimeout(t.Context(), harness.Patience())
 				defer cancel()
-				must(t, g.Shutdown(ctx))
-				s.expectEnd(goodbye)
+				harness.Must(t, g.Shutdown(ctx))
+				s.ExpectEnd(harness.Goodbye)
 				if err := <-ended; !errors.Is(err, flush.ErrShutdown) || errors.Is(err, flush.ErrClientGone) {
 					t.Error("OnClose:", err)
 				}
 				if joins == "Options.Group" {
-					late := open(t, srv, "GET", "/", nil)
-					late.expectEnd(hello)
-					late.leave()
+					late := harness.Open(t, srv, "GET", "/", nil)
+					late.ExpectEnd(harness.Hello)
+					late.Leave()
 				}
-				s.leave()
+				s.Leave()
 			})
 		}
 	}
@@ -391,18 +380,18 @@ func TestShutdownOfDetachedResponses(t *testing.T) {
 func TestShutdownCutsDetachedResponses(t *testing.T) {
 	var g flush.Group
 	ended, joined := make(chan error, 1), make(chan struct{})
-	opts := &flush.Options{MaxPending: 2 * much, OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}
-	srv := serve(t, http1, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-		io.WriteString(w, hello)
-		f := flusher(w)
-		must(t, f.Detach())
-		must(t, f.TryWrite(make([]byte, much)))
+	opts := &flush.Options{MaxPending: 2 * harness.Much, OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}
+	srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, harness.Hello)
+		f := harness.Flusher(w)
+		harness.Must(t, f.Detach())
+		harness.Must(t, f.TryWrite(make([]byte, harness.Much)))
 		f.FlushAsync()
-		must(t, g.Add(f))
+		harness.Must(t, g.Add(f))
 		close(joined)
-	}), smallBuffers)
-	s := open(t, srv, "GET", "/", nil)
-	s.expect(hello)
+	}), harness.SmallBuffers)
+	s := harness.Open(t, srv, "GET", "/", nil)
+	s.Expect(harness.Hello)
 	<-joined
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
@@ -412,7 +401,7 @@ func TestShutdownCutsDetachedResponses(t *testing.T) {
 	if err := <-ended; !errors.Is(err, flush.ErrShutdown) {
 		t.Error("OnClose:", err)
 	}
-	if _, _, end := s.rest(); end != cut {
+	if _, _, end := s.Rest(); end != harness.Cut {
 		t.Error("it ended", end)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 func TestBufferFollowFlush(t *testing.T) {
@@ -58,7 +59,7 @@ func TestBufferDeepStack(t *testing.T) {
 // While a filter runs, everything that would change the stack is refused and
 // changes nothing; what only reads works, and so does a response flush.
 func TestFilterIsReentrant(t *testing.T) {
-	out := &recordWriter{record: &record{header: http.Header{}, out: newOutcome(0)}}
+	out := harness.NewSink(t)
 	f := flush.New(out, httptest.NewRequest("GET", "/", nil), &flush.Options{BufferSize: -1})
 	follows := f.StartBuffer(&flush.BufferOptions{Filter: named("lower"), FollowFlush: true})
 	f.WriteString("1")
@@ -99,10 +100,10 @@ func TestFilterIsReentrant(t *testing.T) {
 	f.WriteString("2")
 	expectError(t, "Flush", b.Flush(), nil)
 	expectError(t, "Close", f.Close(), nil)
-	if got := strings.Join(out.out.Bytes, ""); got != "lower(START|FINAL:12)" {
+	if got := out.Body(); got != "lower(START|FINAL:12)" {
 		t.Errorf("got %q", got)
 	}
-	if got := out.final.Get("X-A"); got != "in time" {
+	if got := out.Sent.Get("X-A"); got != "in time" {
 		t.Errorf("X-A: %q", got)
 	}
 }
@@ -186,10 +187,10 @@ func TestWriteWhileAFilterRuns(t *testing.T) {
 
 // NewHandler's own close waits for a filter that another goroutine runs.
 func TestHandlerReturnsWhileAFilterRuns(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		running, release := make(chan struct{}), make(chan struct{})
 		flushed := make(chan error, 1)
-		srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			f, _ := flush.From(w)
 			b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
 				if phase&flush.PhaseFlush != 0 {
@@ -203,10 +204,10 @@ func TestHandlerReturnsWhileAFilterRuns(t *testing.T) {
 			<-running
 			io.WriteString(w, "2")
 		}), nil), 0)
-		s := open(t, srv, "GET", "/", nil)
-		s.expectNothing()
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.ExpectNothing()
 		close(release)
-		s.expectEnd("[1][2]")
+		s.ExpectEnd("[1][2]")
 		expectError(t, "Flush", <-flushed, nil)
 	})
 }
@@ -259,9 +260,9 @@ func TestAbortWhileAFilterRuns(t *testing.T) {
 		go func() { flushed <- b.Flush() }()
 		synctest.Wait()
 		f.WriteString("late")
-		f.Abort(errBoom)
+		f.Abort(harness.ErrBoom)
 		close(release)
-		expectError(t, "Flush", <-flushed, errBoom)
+		expectError(t, "Flush", <-flushed, harness.ErrBoom)
 		expectError(t, "Close of the buffer", b.Close(), flush.ErrBufferClosed)
 		expectOutput(t, out, "")
 		if got := f.Stats().Lost; got != 8 {
@@ -273,11 +274,11 @@ func TestAbortWhileAFilterRuns(t *testing.T) {
 func TestAbortInAFilter(t *testing.T) {
 	f, out := newOutput(t)
 	b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
-		f.Abort(errBoom)
+		f.Abort(harness.ErrBoom)
 		return p, nil
 	}})
 	f.WriteString("x")
-	expectError(t, "Flush", b.Flush(), errBoom)
+	expectError(t, "Flush", b.Flush(), harness.ErrBoom)
 	expectOutput(t, out, "")
 	if f.Top() != nil {
 		t.Error("a buffer is left")
@@ -340,12 +341,12 @@ func TestBuffersAreShared(t *testing.T) {
 
 // Clean takes back what buffers hold; filters begin anew.
 func TestCleanWithBuffers(t *testing.T) {
-	out := &recordWriter{record: &record{header: http.Header{}, out: newOutcome(0)}}
+	out := harness.NewSink(t)
 	f := flush.New(out, httptest.NewRequest("GET", "/", nil), nil)
 	var phases []string
 	note := func(name string) flush.Filter {
 		return func(p []byte, phase flush.Phase) ([]byte, error) {
-			phases = append(phases, fmt.Sprintf("%s %s %s", name, phaseNames(phase), p))
+			phases = append(phases, fmt.Sprintf("%s %s %s", name, harness.PhaseNames(phase), p))
 			return p, nil
 		}
 	}
@@ -367,13 +368,13 @@ func TestCleanWithBuffers(t *testing.T) {
 	if !slices.Equal(phases, want) {
 		t.Errorf("got %q, want %q", phases, want)
 	}
-	if got := strings.Join(out.out.Bytes, ""); got != "sorry" || out.out.Statuses[0] != 500 {
-		t.Errorf("%d %q", out.out.Statuses[0], got)
+	if got := out.Body(); got != "sorry" || out.Status != 500 {
+		t.Errorf("%d %q", out.Status, got)
 	}
 }
 
 func TestCleanIsTooLate(t *testing.T) {
-	out := &recordWriter{record: &record{header: http.Header{}, out: newOutcome(0)}}
+	out := harness.NewSink(t)
 	f := flush.New(out, httptest.NewRequest("GET", "/", nil), nil)
 	b := f.StartBuffer(nil)
 	f.WriteString("kept")
@@ -388,10 +389,10 @@ func TestCleanIsTooLate(t *testing.T) {
 // A filter that panics while the handler's response is completed cuts it. The
 // rest of the stack is unwound, and OnClose is told.
 func TestFilterPanicsDuringUnwinding(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		var lower []byte
 		told := make(chan error, 1)
-		srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			f, _ := flush.From(w)
 			io.WriteString(w, "begun ")
 			flush.Flush(w, true)
@@ -404,10 +405,10 @@ func TestFilterPanicsDuringUnwinding(t *testing.T) {
 			}})
 			io.WriteString(w, "rest")
 		}), &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { told <- err }}))
-		s := open(t, srv, "GET", "/", nil)
-		s.expect("begun ")
-		_, _, end := s.rest()
-		if want := map[bool]ending{true: closed, false: cut}[p == http10]; end != want {
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.Expect("begun ")
+		_, _, end := s.Rest()
+		if want := map[bool]harness.Ending{true: harness.Closed, false: harness.Cut}[p == harness.HTTP10]; end != want {
 			t.Errorf("ended %s, want %s", end, want)
 		}
 		if err := <-told; err == nil {

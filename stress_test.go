@@ -18,6 +18,7 @@ import (
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/deadline"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // A run before a release uses 1000000 and takes minutes:
@@ -29,7 +30,7 @@ var responses = flag.Int("responses", 4000, "short responses per protocol in Tes
 // timeouts and Close at random, with timers that fire while others run, not only
 // when all wait, as in TestHammer: every call returns.
 func TestStressEveryCallReturnsInTime(t *testing.T) {
-	checkGoroutines(t)
+	harness.CheckGoroutines(t)
 	for i := range 150 {
 		seed := rand.Uint64()
 		done := make(chan struct{})
@@ -37,7 +38,7 @@ func TestStressEveryCallReturnsInTime(t *testing.T) {
 			defer close(done)
 			hammer(t, seed, 100*time.Microsecond)
 		}()
-		timer := time.NewTimer(2 * patience())
+		timer := time.NewTimer(2 * harness.Patience())
 		select {
 		case <-done:
 			timer.Stop()
@@ -67,14 +68,14 @@ func hammer(t *testing.T, seed uint64, unit time.Duration) {
 	}
 	closed := 0
 	opts.OnClose = func(*http.Request, flush.Stats, error) { closed++ }
-	s := newSink(t)
+	s := harness.NewSink(t)
 	var w http.ResponseWriter = s
 	if pick(0, 1, 1) == 1 {
-		w = deadlineSink{s}
+		w = harness.DeadlineSink{Sink: s}
 	}
 	if pick(0, 0, 0, 1) == 1 {
 		at := rnd.IntN(3000)
-		s.fault = func(p []byte, got int) (int, error) {
+		s.Fault = func(p []byte, got int) (int, error) {
 			if got+len(p) <= at {
 				return -1, nil
 			}
@@ -122,7 +123,7 @@ func hammer(t *testing.T, seed uint64, unit time.Duration) {
 				case 12:
 					flush.Flush(f, rnd.IntN(2) == 0)
 				case 13:
-					f.FlushWait(noContext)
+					f.FlushWait(harness.NoContext)
 				case 14:
 					ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rnd.IntN(5))*unit)
 					f.FlushWait(ctx)
@@ -153,12 +154,12 @@ func hammer(t *testing.T, seed uint64, unit time.Duration) {
 	network.Go(func() {
 		rnd := rand.New(rand.NewPCG(seed, 100))
 		for !deadline.Closed(over) {
-			s.hold(rnd.IntN(20000))
+			s.Hold(rnd.IntN(20000))
 			select {
 			case <-over:
 			case <-time.After(time.Duration(rnd.IntN(40)) * unit):
 			}
-			s.release()
+			s.Release()
 			select {
 			case <-over:
 			case <-time.After(time.Duration(rnd.IntN(3)) * unit):
@@ -186,7 +187,7 @@ func hammer(t *testing.T, seed uint64, unit time.Duration) {
 	if closed != 1 {
 		t.Errorf("OnClose ran %d times", closed)
 	}
-	st, got := f.Stats(), s.got
+	st, got := f.Stats(), s.Got
 	if st.Bytes != int64(len(got)) {
 		t.Errorf("%d bytes counted, %d sent", st.Bytes, len(got))
 	}
@@ -203,7 +204,7 @@ func hammer(t *testing.T, seed uint64, unit time.Duration) {
 	if st.Pushes > st.Flushes+1 {
 		t.Errorf("%d pushes for %d flushes", st.Pushes, st.Flushes)
 	}
-	for _, err := range []error{f.FlushAsync(), f.FlushWait(noContext)} {
+	for _, err := range []error{f.FlushAsync(), f.FlushWait(harness.NoContext)} {
 		if !errors.Is(err, flush.ErrClosed) {
 			t.Errorf("after the end: %v", err)
 		}
@@ -223,7 +224,7 @@ func checkRecords(t *testing.T, got []byte, whole bool) {
 		fields := strings.Fields(strings.TrimPrefix(string(head), "<"))
 		if !ok || len(fields) != 3 {
 			if whole || len(got) > 30 {
-				t.Errorf("no record: %q", clip(got))
+				t.Errorf("no record: %q", harness.Clip(got))
 			}
 			return
 		}
@@ -235,12 +236,12 @@ func checkRecords(t *testing.T, got []byte, whole bool) {
 		next[fields[0]]++
 		if len(rest) < size+1 {
 			if whole || strings.Trim(string(rest), "x") != "" {
-				t.Errorf("torn: %q", clip(got))
+				t.Errorf("torn: %q", harness.Clip(got))
 			}
 			return
 		}
 		if strings.Trim(string(rest[:size]), "x") != "" || rest[size] != '>' {
-			t.Errorf("torn: %q", clip(got))
+			t.Errorf("torn: %q", harness.Clip(got))
 			return
 		}
 		got = rest[size+1:]
@@ -250,20 +251,20 @@ func checkRecords(t *testing.T, got []byte, whole bool) {
 // Every FlushAsync is done without a further call, however it meets the end of
 // a carrier.
 func TestStressNoFlushIsForgotten(t *testing.T) {
-	checkGoroutines(t)
+	harness.CheckGoroutines(t)
 	for _, writers := range []int{1, 4} {
-		s := newSink(t)
+		s := harness.NewSink(t)
 		news := make(chan struct{}, 1)
 		var upTo atomic.Int64
-		s.onFlush = func() error {
-			upTo.Store(int64(len(s.got)))
+		s.OnFlush = func() error {
+			upTo.Store(int64(len(s.Got)))
 			select {
 			case news <- struct{}{}:
 			default:
 			}
 			return nil
 		}
-		f := flush.New(deadlineSink{s}, nil, nil)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
 		for i := range 4000 {
 			var wg sync.WaitGroup
 			for range writers {
@@ -278,7 +279,7 @@ func TestStressNoFlushIsForgotten(t *testing.T) {
 				})
 			}
 			wg.Wait()
-			timer := time.NewTimer(patience())
+			timer := time.NewTimer(harness.Patience())
 			for want := int64((i + 1) * writers); upTo.Load() < want; {
 				select {
 				case <-news:
@@ -288,7 +289,7 @@ func TestStressNoFlushIsForgotten(t *testing.T) {
 			}
 			timer.Stop()
 		}
-		must(t, f.Close())
+		harness.Must(t, f.Close())
 	}
 }
 
@@ -300,11 +301,11 @@ func TestStressShortResponses(t *testing.T) {
 		accepted string
 		cut      bool
 	}
-	for _, p := range []proto{http1, h2} {
+	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTP2} {
 		t.Run(p.String(), func(t *testing.T) {
 			results := make(chan result, 1)
 			boom := errors.New("boom")
-			srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				f, _ := flush.From(w)
 				way, _ := strconv.Atoi(r.URL.Path[1:])
 				produced := make(chan string, 1)
@@ -336,23 +337,23 @@ func TestStressShortResponses(t *testing.T) {
 					panic(http.ErrAbortHandler)
 				}
 			}), nil))
-			s := open(t, srv, "GET", "/0", nil)
+			s := harness.Open(t, srv, "GET", "/0", nil)
 			for i := range *responses {
-				got, _, end := s.rest()
+				got, _, end := s.Rest()
 				want := <-results
 				switch {
-				case want.cut && (end == complete || !strings.HasPrefix(want.accepted, got)):
+				case want.cut && (end == harness.Complete || !strings.HasPrefix(want.accepted, got)):
 					t.Fatalf("response %d was aborted: got %q of %q, %s", i, got, want.accepted, end)
-				case !want.cut && (end != complete || got != want.accepted):
+				case !want.cut && (end != harness.Complete || got != want.accepted):
 					t.Fatalf("response %d: got %q of %q, %s", i, got, want.accepted, end)
 				}
 				switch path := fmt.Sprintf("/%d", i+1); {
 				case i == *responses-1:
-				case want.cut && p == http1:
-					s.leave()
-					s = open(t, srv, "GET", path, nil)
+				case want.cut && p == harness.HTTP1:
+					s.Leave()
+					s = harness.Open(t, srv, "GET", path, nil)
 				default:
-					s = s.again("GET", path, nil)
+					s = s.Again("GET", path, nil)
 				}
 			}
 		})
@@ -367,7 +368,7 @@ func TestStressStalledClients(t *testing.T) {
 		mark    = 32 << 10
 		conn    = 512 // in a connection in memory
 	)
-	checkGoroutines(t)
+	harness.CheckGoroutines(t)
 	heap := func() int64 {
 		var m runtime.MemStats
 		for range 3 {
@@ -386,7 +387,7 @@ func TestStressStalledClients(t *testing.T) {
 	}
 	producers := make(chan *producer, clients)
 	event := make([]byte, 1000)
-	srv := serveMemory(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+	srv := harness.ServeMemory(t, harness.HTTP1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		defer ended.Done()
 		f, _ := flush.From(w)
 		p := &producer{f: f}
@@ -402,16 +403,16 @@ func TestStressStalledClients(t *testing.T) {
 			f.FlushAsync()
 		}
 	}), &flush.Options{MaxPending: mark}), conn)
-	var streams []*stream
+	var streams []*harness.Stream
 	for range clients {
-		streams = append(streams, open(t, srv, "GET", "/", nil))
+		streams = append(streams, harness.Open(t, srv, "GET", "/", nil))
 	}
 	ready.Wait()
 	before := heap()
 	close(begin)
 	for range clients {
 		p := <-producers
-		for end := time.Now().Add(3 * patience()); p.f.Available() > 0 || p.f.Buffered() < mark; runtime.Gosched() {
+		for end := time.Now().Add(3 * harness.Patience()); p.f.Available() > 0 || p.f.Buffered() < mark; runtime.Gosched() {
 			if time.Now().After(end) {
 				t.Fatalf("a producer is not held: %d emitted, %d held", p.emitted.Load(), p.f.Buffered())
 			}
@@ -427,7 +428,7 @@ func TestStressStalledClients(t *testing.T) {
 		t.Logf("%d bytes of heap for each stalled client, %d of them on floor 2", each, mark)
 	}
 	for _, s := range streams {
-		s.leave()
+		s.Leave()
 	}
 	ended.Wait()
 }
@@ -448,7 +449,7 @@ func TestStressStalledWithoutDeadlines(t *testing.T) {
 		clients = 1000
 		mark    = 32 << 10
 	)
-	checkGoroutines(t)
+	harness.CheckGoroutines(t)
 	heap := func() int64 {
 		var m runtime.MemStats
 		for range 3 {
@@ -460,7 +461,7 @@ func TestStressStalledWithoutDeadlines(t *testing.T) {
 	release := make(chan struct{})
 	below := make([]unread, clients)
 	for i := range below {
-		below[i] = unread{&forgetful{make(http.Header)}, release}
+		below[i] = unread{&harness.Forgetful{Headers: make(http.Header)}, release}
 	}
 	all := make([]*flush.Flusher, clients)
 	accepted := make([]int64, clients)

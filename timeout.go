@@ -3,6 +3,8 @@ package flush
 import (
 	"fmt"
 	"time"
+
+	"github.com/fa492104/flush/internal/tcp"
 )
 
 // epoch is what the clock readings below count from. They are durations, half
@@ -88,6 +90,57 @@ func (f *Flusher) rewatchLocked() {
 	}
 }
 
+// A progress lets bytes that the client's kernel has acknowledged while a call
+// of the server blocks count as progress. Guarded by Flusher.mu.
+type progress struct {
+	f       *Flusher
+	conn    *tcp.Known
+	watched bool
+	looked  bool  // it has been watched: the client has looked stalled in this response
+	acked   int64 // as last looked at
+	room    sureRoom
+}
+
+// pollEvery is how often a response with send timeout d is looked at, and how
+// long a write blocks before anybody looks.
+func pollEvery(d time.Duration) time.Duration {
+	return min(max(d/16, tcp.FirstPoll), tcp.LastPoll)
+}
+
+// watchLocked has the response looked at until its call of the server has
+// returned.
+func (p *progress) watchLocked() {
+	acked, err := p.conn.Acked()
+	if err != nil {
+		return // the write will say so itself
+	}
+	p.acked = acked
+	p.watched, p.looked = true, true
+	p.conn.Watcher.Add(p, pollEvery(p.f.timeout.d))
+}
+
+// Look is what the watcher does.
+func (p *progress) Look() {
+	f := p.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	t := &f.timeout
+	if t.calling && !f.gone {
+		if n, err := p.conn.Acked(); err == nil {
+			if n != p.acked {
+				p.acked = n
+				f.progressedLocked()
+			}
+			return
+		}
+	}
+	p.watched = false
+	if t.running {
+		t.timer.Reset(pollEvery(t.d)) // to see the next block in time
+	}
+	p.conn.Watcher.Remove(p)
+}
+
 // passed reports whether a stretch of length d without progress is too long.
 func (t *sendTimeout) passed(d time.Duration) bool { return t.d > 0 && d >= t.d }
 
@@ -151,7 +204,7 @@ func (f *Flusher) sendTimeoutFired() {
 			t.timer.Reset(left)
 			return
 		}
-		t.progress.watcher.addLocked(f)
+		t.progress.watchLocked()
 	}
 	d := t.d
 	if f.member != nil && f.member.stalled {

@@ -13,32 +13,22 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
-
-// much is more than a connection in memory and an HTTP/2 window take: a client
-// that does not read blocks whoever sends it.
-const much = 200_000
-
-// A clock measures fake time from where it was made.
-type clock struct{ start time.Time }
-
-func newClock() clock                 { return clock{time.Now()} }
-func (c clock) now() time.Duration    { return time.Since(c.start) }
-func (c clock) until(d time.Duration) { <-time.After(d - c.now()) }
 
 // A client that stops reading fails what waits for it after exactly
 // SendTimeout, and its twin that goes on reading just before does not.
 func TestSendTimeoutOfStalledClient(t *testing.T) {
 	const limit = time.Minute
-	file, _ := tempFile(t, much)
+	file, _ := harness.TempFile(t, harness.Much)
 	for _, way := range []struct {
 		name string
 		opts flush.Options
 		send func(w http.ResponseWriter) error // nil: the return of the handler sends
 	}{
-		{"write", flush.Options{}, func(w http.ResponseWriter) error { _, err := w.Write(make([]byte, much)); return err }},
+		{"write", flush.Options{}, func(w http.ResponseWriter) error { _, err := w.Write(make([]byte, harness.Much)); return err }},
 		{"small writes", flush.Options{}, func(w http.ResponseWriter) error {
-			for range much / 100 {
+			for range harness.Much / 100 {
 				if n, err := w.Write(make([]byte, 100)); n != 100 || err != nil {
 					return err
 				}
@@ -46,7 +36,7 @@ func TestSendTimeoutOfStalledClient(t *testing.T) {
 			return nil
 		}},
 		{"file", flush.Options{}, func(w http.ResponseWriter) error {
-			_, err := io.Copy(w, io.NewSectionReader(file, 0, much))
+			_, err := io.Copy(w, io.NewSectionReader(file, 0, harness.Much))
 			if err == nil {
 				return nil
 			}
@@ -61,52 +51,52 @@ func TestSendTimeoutOfStalledClient(t *testing.T) {
 			_, err = io.Copy(w, f)
 			return err
 		}},
-		{"flush", flush.Options{BufferSize: much + 1}, func(w http.ResponseWriter) error {
-			w.Write(make([]byte, much))
+		{"flush", flush.Options{BufferSize: harness.Much + 1}, func(w http.ResponseWriter) error {
+			w.Write(make([]byte, harness.Much))
 			return flush.Flush(w, true)
 		}},
-		{"implicit", flush.Options{Implicit: flush.Wait, BufferSize: much + 1}, func(w http.ResponseWriter) error {
-			_, err := w.Write(make([]byte, much))
+		{"implicit", flush.Options{Implicit: flush.Wait, BufferSize: harness.Much + 1}, func(w http.ResponseWriter) error {
+			_, err := w.Write(make([]byte, harness.Much))
 			return err
 		}},
 		{"background", flush.Options{Flush: flush.Async, MaxPending: 64 << 10}, func(w http.ResponseWriter) error {
-			_, err := w.Write(make([]byte, much))
+			_, err := w.Write(make([]byte, harness.Much))
 			return err
 		}},
-		{"wait for the background", flush.Options{MaxPending: much}, func(w http.ResponseWriter) error {
+		{"wait for the background", flush.Options{MaxPending: harness.Much}, func(w http.ResponseWriter) error {
 			w.Write(make([]byte, 4000))
 			flush.Flush(w, false)
-			w.Write(make([]byte, much-4000))
+			w.Write(make([]byte, harness.Much-4000))
 			return flush.Flush(w, true)
 		}},
-		{"context", flush.Options{BufferSize: much + 1}, func(w http.ResponseWriter) error {
-			w.Write(make([]byte, much))
+		{"context", flush.Options{BufferSize: harness.Much + 1}, func(w http.ResponseWriter) error {
+			w.Write(make([]byte, harness.Much))
 			ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
 			defer cancel()
-			return flusher(w).FlushWait(ctx)
+			return harness.Flusher(w).FlushWait(ctx)
 		}},
-		{"return", flush.Options{BufferSize: much + 1}, nil},
-		{"asynchronous return", flush.Options{MaxPending: much}, nil},
+		{"return", flush.Options{BufferSize: harness.Much + 1}, nil},
+		{"asynchronous return", flush.Options{MaxPending: harness.Much}, nil},
 	} {
 		for _, lives := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s/%t", way.name, lives), func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
-					clock := newClock()
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+					clock := harness.NewClock()
 					ended := make(chan error, 1)
 					opts := way.opts
 					opts.SendTimeout = limit
 					opts.OnClose = func(_ *http.Request, st flush.Stats, err error) {
-						if !lives && clock.now() != limit {
-							t.Errorf("ended after %v", clock.now())
+						if !lives && clock.Now() != limit {
+							t.Errorf("ended after %v", clock.Now())
 						}
-						if st.Bytes+st.Lost > much || lives && st.Bytes != much {
+						if st.Bytes+st.Lost > harness.Much || lives && st.Bytes != harness.Much {
 							t.Errorf("%+v", st)
 						}
 						ended <- err
 					}
-					srv := serveMemory(t, p, wrapped(&opts, func(w http.ResponseWriter, r *http.Request) {
+					srv := harness.ServeMemory(t, p, harness.Wrapped(&opts, func(w http.ResponseWriter, r *http.Request) {
 						if way.send == nil {
-							w.Write(make([]byte, much))
+							w.Write(make([]byte, harness.Much))
 							if way.opts.BufferSize == 0 {
 								flush.Flush(w, false)
 							}
@@ -114,15 +104,15 @@ func TestSendTimeoutOfStalledClient(t *testing.T) {
 						}
 						ended := r.Context().Done() // from here on the server's context is watched
 						err := way.send(w)
-						f := flusher(w)
+						f := harness.Flusher(w)
 						if lives {
 							if err != nil || f.Err() != nil {
-								t.Errorf("%v, %v after %v", err, f.Err(), clock.now())
+								t.Errorf("%v, %v after %v", err, f.Err(), clock.Now())
 							}
 							return
 						}
-						if !errors.Is(err, flush.ErrTimeout) || !errors.Is(err, os.ErrDeadlineExceeded) || clock.now() != limit {
-							t.Errorf("%v after %v", err, clock.now())
+						if !errors.Is(err, flush.ErrTimeout) || !errors.Is(err, os.ErrDeadlineExceeded) || clock.Now() != limit {
+							t.Errorf("%v after %v", err, clock.Now())
 						}
 						// It sticks, and everybody says the same.
 						<-ended
@@ -136,11 +126,11 @@ func TestSendTimeoutOfStalledClient(t *testing.T) {
 							t.Error("bytes available after the failure")
 						}
 					}), 1000)
-					s := open(t, srv, "GET", "/", nil)
+					s := harness.Open(t, srv, "GET", "/", nil)
 					if lives {
-						clock.until(limit - 1)
-						s.take(much)
-						s.expectEnd("")
+						clock.Until(limit - 1)
+						s.Take(harness.Much)
+						s.ExpectEnd("")
 						if err := <-ended; err != nil {
 							t.Error("OnClose:", err)
 						}
@@ -149,7 +139,7 @@ func TestSendTimeoutOfStalledClient(t *testing.T) {
 					if err := <-ended; !errors.Is(err, flush.ErrTimeout) {
 						t.Error("OnClose:", err)
 					}
-					if _, _, end := s.rest(); end == complete {
+					if _, _, end := s.Rest(); end == harness.Complete {
 						t.Error("the client takes it for complete")
 					}
 				})
@@ -162,24 +152,24 @@ func TestSendTimeoutOfStalledClient(t *testing.T) {
 // time, gets everything.
 func TestSendTimeoutRolls(t *testing.T) {
 	for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
-		bubble(t, func(t *testing.T, p proto) {
+		harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 			const limit = time.Minute
-			opts := &flush.Options{Flush: mode, SendTimeout: limit, BufferSize: 4 * much}
-			srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
-				w.Write(make([]byte, 4*much))
+			opts := &flush.Options{Flush: mode, SendTimeout: limit, BufferSize: 4 * harness.Much}
+			srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+				w.Write(make([]byte, 4*harness.Much))
 				if err := flush.Flush(w, true); err != nil {
 					t.Error(err)
 				}
 			}), 1000)
-			s := open(t, srv, "GET", "/", nil)
-			clock := newClock()
+			s := harness.Open(t, srv, "GET", "/", nil)
+			clock := harness.NewClock()
 			for range 20 {
 				<-time.After(limit - 1)
-				s.take(4 * much / 20)
+				s.Take(4 * harness.Much / 20)
 			}
-			s.expectEnd("")
-			if clock.now() < 10*limit {
-				t.Error("took no longer than", clock.now())
+			s.ExpectEnd("")
+			if clock.Now() < 10*limit {
+				t.Error("took no longer than", clock.Now())
 			}
 		})
 	}
@@ -191,9 +181,9 @@ func TestSendTimeoutLeavesIdleStreamsAlone(t *testing.T) {
 	for _, wait := range []bool{true, false} {
 		for _, write := range []time.Duration{0, 2 * time.Second} {
 			t.Run(fmt.Sprint(wait, write), func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 					opts := &flush.Options{SendTimeout: time.Second}
-					srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 						for i := range 3 {
 							fmt.Fprint(w, i)
 							if err := flush.Flush(w, wait); err != nil {
@@ -201,23 +191,23 @@ func TestSendTimeoutLeavesIdleStreamsAlone(t *testing.T) {
 							}
 							<-time.After(1000 * time.Hour)
 						}
-					}), 0, configure(func(s *http.Server) { s.WriteTimeout = write }))
-					clock := newClock()
-					s := open(t, srv, "GET", "/", nil)
+					}), 0, harness.Configure(func(s *http.Server) { s.WriteTimeout = write }))
+					clock := harness.NewClock()
+					s := harness.Open(t, srv, "GET", "/", nil)
 					for range 2 {
 						for i := range 3 {
-							s.expect(fmt.Sprint(i))
+							s.Expect(fmt.Sprint(i))
 						}
-						s.expectEnd("")
-						if p == http10 {
+						s.ExpectEnd("")
+						if p == harness.HTTP10 {
 							return
 						}
 						<-time.After(1000 * time.Hour)
-						s = s.again("GET", "/", nil)
+						s = s.Again("GET", "/", nil)
 					}
-					s.expectEnd("012")
-					if clock.now() != 11_000*time.Hour {
-						t.Error("took", clock.now())
+					s.ExpectEnd("012")
+					if clock.Now() != 11_000*time.Hour {
+						t.Error("took", clock.Now())
 					}
 				})
 			})
@@ -253,20 +243,20 @@ func TestSendTimeoutBesideOtherDeadlines(t *testing.T) {
 			return errors.Join(f.SetWriteDeadline(time.Now().Add(time.Second)), f.SetWriteDeadline(time.Time{}))
 		}, never, time.Minute, false},
 		{"through the controller", 0, short, func(f *flush.Flusher) error {
-			return http.NewResponseController(unwrapper{f}).SetWriteDeadline(time.Time{})
+			return http.NewResponseController(harness.Unwrapper{ResponseWriter: f}).SetWriteDeadline(time.Time{})
 		}, never, time.Minute, false},
 		{"already past", time.Minute, 0, ownDeadline(-time.Second), 4 * time.Second, time.Nanosecond, false},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 				opts := &flush.Options{SendTimeout: test.send}
-				configured := configure(func(s *http.Server) { s.WriteTimeout = test.write })
+				configured := harness.Configure(func(s *http.Server) { s.WriteTimeout = test.write })
 				died := make(chan time.Duration, 1)
-				var clock clock
+				var clock harness.Clock
 				stream := func(w http.ResponseWriter, r *http.Request) {
-					clock = newClock()
+					clock = harness.NewClock()
 					if test.own != nil {
-						if err := test.own(flusher(w)); err != nil {
+						if err := test.own(harness.Flusher(w)); err != nil {
 							t.Error(err)
 						}
 					}
@@ -277,47 +267,47 @@ func TestSendTimeoutBesideOtherDeadlines(t *testing.T) {
 							if !errors.Is(err, flush.ErrTimeout) || !errors.Is(flush.Cause(r.Context()), flush.ErrTimeout) {
 								t.Errorf("%v, cause %v", err, flush.Cause(r.Context()))
 							}
-							died <- clock.now()
+							died <- clock.Now()
 							return
 						}
 					}
 					died <- never
 				}
-				srv := serveMemory(t, p, wrapped(opts, stream), 0, configured)
-				s := open(t, srv, "GET", "/", nil)
-				body, _, end := s.rest()
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, stream), 0, configured)
+				s := harness.Open(t, srv, "GET", "/", nil)
+				body, _, end := s.Rest()
 				if at := <-died; at != test.streamDies {
 					t.Errorf("the stream died after %v, want %v", at, test.streamDies)
-				} else if at == never && (end == cut || len(body) != events*len("event\n")) {
+				} else if at == never && (end == harness.Cut || len(body) != events*len("event\n")) {
 					t.Errorf("%d bytes, %s", len(body), end)
 				}
 
 				// The stalled client, met by a write and by the end of the response.
-				for _, size := range []int{0, much + 1} {
+				for _, size := range []int{0, harness.Much + 1} {
 					opts := *opts
 					opts.BufferSize = size
 					opts.OnClose = func(_ *http.Request, _ flush.Stats, err error) {
 						if err != nil && !errors.Is(err, flush.ErrTimeout) {
 							t.Error(err)
 						}
-						died <- took(clock.now(), err)
+						died <- took(clock.Now(), err)
 					}
-					srv := serveMemory(t, p, wrapped(&opts, func(w http.ResponseWriter, _ *http.Request) {
-						clock = newClock()
+					srv := harness.ServeMemory(t, p, harness.Wrapped(&opts, func(w http.ResponseWriter, _ *http.Request) {
+						clock = harness.NewClock()
 						if test.own != nil {
-							test.own(flusher(w))
+							test.own(harness.Flusher(w))
 						}
-						w.Write(make([]byte, much))
+						w.Write(make([]byte, harness.Much))
 					}), 1000, configured)
-					s := open(t, srv, "GET", "/", nil)
+					s := harness.Open(t, srv, "GET", "/", nil)
 					if test.stalledAlive {
 						<-time.After(1000 * time.Hour)
-						s.take(much)
+						s.Take(harness.Much)
 					}
 					if at := <-died; at != test.stalledDies {
 						t.Errorf("the stalled client died after %v, want %v", at, test.stalledDies)
 					}
-					s.leave()
+					s.Leave()
 				}
 			})
 		})
@@ -340,17 +330,17 @@ func ownDeadline(d time.Duration) func(*flush.Flusher) error {
 // A deadline that has passed while nothing was outstanding does not cost an
 // HTTP/1 response its last chunk. (HTTP/2 resets the stream at the deadline.)
 func TestDeadlineSparesTheLastChunk(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
-		if p == h2 {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		if p == harness.HTTP2 {
 			return
 		}
-		srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
-			flusher(w).SetWriteDeadline(time.Now().Add(time.Second))
+		srv := harness.ServeMemory(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+			harness.Flusher(w).SetWriteDeadline(time.Now().Add(time.Second))
 			io.WriteString(w, "all")
 			flush.Flush(w, true)
 			<-time.After(time.Minute)
 		}), 0)
-		open(t, srv, "GET", "/", nil).expectEnd("all")
+		harness.Open(t, srv, "GET", "/", nil).ExpectEnd("all")
 	})
 }
 
@@ -370,25 +360,25 @@ func TestSendTimeoutOfTheServersOwnBytes(t *testing.T) {
 		lives := test.lives
 		synctest.Test(t, func(t *testing.T) {
 			const limit = time.Minute
-			clock, ended := newClock(), make(chan time.Duration, 2)
-			srv := serveMemory(t, http1, wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
+			clock, ended := harness.NewClock(), make(chan time.Duration, 2)
+			srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
 				w.Write(make([]byte, 1000))
 				test.h(w)
-			}), 100, configure(func(s *http.Server) {
+			}), 100, harness.Configure(func(s *http.Server) {
 				s.ConnState = func(_ net.Conn, state http.ConnState) {
 					if state == http.StateIdle || state == http.StateClosed {
-						ended <- clock.now()
+						ended <- clock.Now()
 					}
 				}
 			}))
-			s := open(t, srv, "GET", "/", nil)
+			s := harness.Open(t, srv, "GET", "/", nil)
 			if lives {
-				clock.until(limit - 1)
-				s.expectEnd(string(make([]byte, 1000)))
+				clock.Until(limit - 1)
+				s.ExpectEnd(string(make([]byte, 1000)))
 				if at := <-ended; at != limit-1 {
 					t.Error("over after", at)
 				}
-				s.leave()
+				s.Leave()
 			} else if at := <-ended; at != limit {
 				t.Error("the connection was given up after", at)
 			}
@@ -400,11 +390,11 @@ func TestSendTimeoutOfTheServersOwnBytes(t *testing.T) {
 // A stuck writer stands for a server without deadlines (CGI, FastCGI): it
 // takes nothing until its gate opens.
 type stuck struct {
-	flushable
+	harness.Flushable
 	gate chan struct{}
 }
 
-func (s stuck) Write(p []byte) (int, error) { <-s.gate; return s.flushable.Write(p) }
+func (s stuck) Write(p []byte) (int, error) { <-s.gate; return s.Flushable.Write(p) }
 
 // SetWriteDeadline hides that of the writer it is made from.
 func (s stuck) SetWriteDeadline() {}
@@ -430,22 +420,22 @@ func TestWaitsEndWithoutDeadlines(t *testing.T) {
 		for _, gateAt := range []time.Duration{opens, limit - 1} {
 			t.Run(fmt.Sprintf("%s/%v", way.name, gateAt), func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
-					clock := newClock()
-					s := stuck{flushable{newPlain()}, afterFunc(true, gateAt)}
+					clock := harness.NewClock()
+					s := stuck{harness.Flushable{Plain: harness.NewPlain()}, afterFunc(true, gateAt)}
 					way.opts.SendTimeout = limit
 					f := flush.New(s, nil, &way.opts)
 					if way.name != "implicit" {
 						f.WriteString("held")
 					}
 					err := way.wait(f)
-					if gateAt == opens && (!errors.Is(err, flush.ErrTimeout) || clock.now() != limit) || gateAt < limit && (err != nil || clock.now() != gateAt) {
-						t.Errorf("%v after %v", err, clock.now())
+					if gateAt == opens && (!errors.Is(err, flush.ErrTimeout) || clock.Now() != limit) || gateAt < limit && (err != nil || clock.Now() != gateAt) {
+						t.Errorf("%v after %v", err, clock.Now())
 					}
 					if f.Err() != nil {
 						t.Error("it sticks:", f.Err())
 					}
-					if err := f.Close(); err != nil || clock.now() != gateAt {
-						t.Errorf("Close: %v after %v", err, clock.now())
+					if err := f.Close(); err != nil || clock.Now() != gateAt {
+						t.Errorf("Close: %v after %v", err, clock.Now())
 					}
 					if st := f.Stats(); st.Lost != 0 || st.Bytes < 4 {
 						t.Errorf("%+v", st)
@@ -460,12 +450,12 @@ func TestWaitsEndWithoutDeadlines(t *testing.T) {
 // well, and a wait that timed out leaves the response as it was.
 func TestHandlerWaitsWithoutDeadlines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		clock := newClock()
-		s := stuck{flushable{newPlain()}, afterFunc(true, time.Hour)}
+		clock := harness.NewClock()
+		s := stuck{harness.Flushable{Plain: harness.NewPlain()}, afterFunc(true, time.Hour)}
 		got := errors.New("not called")
 		opts := &flush.Options{SendTimeout: time.Minute, OnClose: func(_ *http.Request, _ flush.Stats, err error) { got = err }}
 		r, _ := http.NewRequest("GET", "/", nil)
-		wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+		harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "one, ")
 			if err := flush.Flush(w, true); !errors.Is(err, flush.ErrTimeout) {
 				t.Error(err)
@@ -478,8 +468,8 @@ func TestHandlerWaitsWithoutDeadlines(t *testing.T) {
 				t.Error("context:", err)
 			}
 		}).ServeHTTP(s, r)
-		if clock.now() != time.Hour || got != nil {
-			t.Errorf("%v after %v", got, clock.now())
+		if clock.Now() != time.Hour || got != nil {
+			t.Errorf("%v after %v", got, clock.Now())
 		}
 		if want := "200 one,  flush two flush"; s.String() != want {
 			t.Errorf("server saw %q, want %q", s, want)
@@ -492,22 +482,22 @@ func TestHandlerWaitsWithoutDeadlines(t *testing.T) {
 func TestAbortWaitsWithoutDeadlines(t *testing.T) {
 	for name, end := range map[string]func(w http.ResponseWriter){
 		"panic": func(http.ResponseWriter) { panic(http.ErrAbortHandler) },
-		"Abort": func(w http.ResponseWriter) { flusher(w).Abort(nil) },
+		"Abort": func(w http.ResponseWriter) { harness.Flusher(w).Abort(nil) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				clock := newClock()
-				s := stuck{flushable{newPlain()}, afterFunc(true, time.Hour)}
+				clock := harness.NewClock()
+				s := stuck{harness.Flushable{Plain: harness.NewPlain()}, afterFunc(true, time.Hour)}
 				defer func() {
-					if v := recover(); v != http.ErrAbortHandler || clock.now() != time.Hour {
-						t.Errorf("recovered %v after %v", v, clock.now())
+					if v := recover(); v != http.ErrAbortHandler || clock.Now() != time.Hour {
+						t.Errorf("recovered %v after %v", v, clock.Now())
 					}
 					if want := "200 one flush"; s.String() != want {
 						t.Errorf("server saw %q, want %q", s, want)
 					}
 				}()
 				r, _ := http.NewRequest("GET", "/", nil)
-				wrapped(&flush.Options{SendTimeout: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
+				harness.Wrapped(&flush.Options{SendTimeout: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
 					io.WriteString(w, "one")
 					flush.Flush(w, false)
 					synctest.Wait()

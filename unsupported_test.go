@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // Handlers find out by their first flush that they cannot stream, and answer with
@@ -36,10 +37,10 @@ func TestUnsupportedFlushLeavesTheHeadersOpen(t *testing.T) {
 	}
 	for name, ask := range asks {
 		for where, above := range outside {
-			for way, wrap := range map[string]func(http.Handler) http.Handler{"NewHandler": wrappedBy(nil), "async": wrappedBy(&flush.Options{Flush: flush.Async}), "New": endedNew} {
+			for way, wrap := range map[string]func(http.Handler) http.Handler{"NewHandler": harness.WrappedBy(nil), "async": harness.WrappedBy(&flush.Options{Flush: flush.Async}), "New": harness.EndedNew} {
 				t.Run(name+"/"+where+"/"+way, func(t *testing.T) {
-					eachProto(t, func(t *testing.T, p proto) {
-						srv := serve(t, p, above(wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+					harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+						srv := harness.Serve(t, p, above(wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 							err := ask(w)
 							if !errors.Is(err, http.ErrNotSupported) {
 								t.Errorf("%v, want http.ErrNotSupported", err)
@@ -49,11 +50,11 @@ func TestUnsupportedFlushLeavesTheHeadersOpen(t *testing.T) {
 							}
 							http.Error(w, "cannot stream", http.StatusInternalServerError)
 						}))))
-						s := open(t, srv, "GET", "/", nil)
-						if r := s.response(); r.StatusCode != http.StatusInternalServerError {
+						s := harness.Open(t, srv, "GET", "/", nil)
+						if r := s.Response(); r.StatusCode != http.StatusInternalServerError {
 							t.Error(r.Status)
 						}
-						s.expectEnd("cannot stream\n")
+						s.ExpectEnd("cannot stream\n")
 					})
 				})
 			}

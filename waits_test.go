@@ -22,6 +22,7 @@ import (
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/flushtest"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // The table of waits: every call that waits, and every reason for which its
@@ -53,7 +54,7 @@ const (
 	inAcked    = "FlushAcked"
 	inDrain    = "drainLocked"
 
-	inServerCall = "(*sink).Write"   // inside a call of the server
+	inServerCall = "(*Sink).Write"   // inside a call of the server
 	inPlain      = "pushPlainLocked" // inside the one that the plain flush makes itself
 )
 
@@ -91,13 +92,16 @@ func TestEveryWaitHasARow(t *testing.T) {
 	found := make(map[string]bool)
 	files := token.NewFileSet()
 	names, err := filepath.Glob("*.go")
-	must(t, err)
+	harness.Must(t, err)
+	known, err := filepath.Glob("internal/tcp/*.go")
+	harness.Must(t, err)
+	names = append(names, known...)
 	for _, name := range names {
 		if strings.HasSuffix(name, "_test.go") {
 			continue
 		}
 		file, err := parser.ParseFile(files, name, nil, parser.SkipObjectResolution)
-		must(t, err)
+		harness.Must(t, err)
 		for _, d := range file.Decls {
 			if f, ok := d.(*ast.FuncDecl); ok && f.Body != nil && stops(f.Body) {
 				found[f.Name.Name] = true
@@ -174,7 +178,7 @@ func TestStops(t *testing.T) {
 		"select { case c <- 1: default: }":  false,
 	} {
 		e, err := parser.ParseExpr("func() {" + body + "}")
-		must(t, err)
+		harness.Must(t, err)
 		if got := stops(e); got != want {
 			t.Errorf("%s: %t", body, got)
 		}
@@ -223,7 +227,7 @@ func (o waitOutcome) String() string { return fmt.Sprintf("%v after %v", o.err, 
 
 // is reports whether a call that returned err at that moment is this outcome.
 func (o waitOutcome) is(err error, at, slack time.Duration) bool {
-	return at >= o.at && at <= o.at+slack && (o.err == errAny || o.err == nil && err == nil || o.err != nil && errors.Is(err, o.err))
+	return at >= o.at && at <= o.at+slack && (o.err == harness.ErrAny || o.err == nil && err == nil || o.err != nil && errors.Is(err, o.err))
 }
 
 // A waitKind says what a call waits for, and so how its waits end.
@@ -252,7 +256,7 @@ func (k waitKind) outcomes(reason string, deadlines bool) []waitOutcome {
 			all = append(all, waitOutcome{flush.ErrClosed, waitHappens}, waitOutcome{flush.ErrClosed, all[0].at})
 		}
 		if reason == whyCloses {
-			all = append(all, waitOutcome{errAny, waitLimit}) // the response was cut
+			all = append(all, waitOutcome{harness.ErrAny, waitLimit}) // the response was cut
 		}
 		if !deadlines && (reason == whyRunsOut || reason == whyCloses) {
 			all = append(all, waitOutcome{flush.ErrTimeout, 2 * waitLimit}) // it had its turn, and a wait of its own
@@ -367,30 +371,30 @@ type waiter struct {
 	ctx    context.Context
 	cancel context.CancelFunc // ends it
 	leave  context.CancelFunc // ends the request's context
-	conn   *flush.KernelConn
+	conn   *harness.KernelConn
 	budget *flush.Budget
 	hog    *flush.Flusher // holds the budget
 }
 
 // A waitSink is a sink with everything that a call may wait in. Its 1xx stall
 // as its Writes do.
-type waitSink struct{ *sink }
+type waitSink struct{ *harness.Sink }
 
 func (s waitSink) WriteHeader(code int) {
 	if code < 200 {
 		s.Write(nil)
 		return
 	}
-	s.sink.WriteHeader(code)
+	s.Sink.WriteHeader(code)
 }
 
 func (s waitSink) ReadFrom(src io.Reader) (int64, error) {
-	return io.Copy(struct{ io.Writer }{s.sink}, src)
+	return io.Copy(struct{ io.Writer }{s.Sink}, src)
 }
 
 func (s waitSink) Hijack() (net.Conn, *bufio.ReadWriter, error) {
-	s.enter()
-	defer s.sink.leave()
+	s.Enter()
+	defer s.Sink.Leave()
 	a, b := flushtest.Pipe(0)
 	b.Close()
 	return a, bufio.NewReadWriter(bufio.NewReader(a), bufio.NewWriter(a)), nil
@@ -398,11 +402,11 @@ func (s waitSink) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 type deadlineWaitSink struct{ waitSink }
 
-func (s deadlineWaitSink) SetWriteDeadline(t time.Time) error { s.wd.Set(t); return nil }
+func (s deadlineWaitSink) SetWriteDeadline(t time.Time) error { s.WriteDeadline.Set(t); return nil }
 
 // newWaiter starts the handler of a response, which returns with end.
 func newWaiter(t *testing.T, row *waitRow, deadlines bool) (e *waiter, end func()) {
-	e = &waiter{t: t, row: row, s: waitSink{newSink(t)}, conn: new(flush.KernelConn)}
+	e = &waiter{t: t, row: row, s: waitSink{harness.NewSink(t)}, conn: new(harness.KernelConn)}
 	ctx, leave := context.WithCancel(context.WithValue(t.Context(), http.LocalAddrContextKey, &net.TCPAddr{}))
 	e.leave = leave
 	if row.in[0] == inAcked || row.in[0] == inDrain {
@@ -444,12 +448,12 @@ func newWaiter(t *testing.T, row *waitRow, deadlines bool) (e *waiter, end func(
 }
 
 // hold stops the server, save for n more bytes.
-func (e *waiter) hold(n int) { e.s.hold(len(e.s.body()) + n - 1) }
+func (e *waiter) hold(n int) { e.s.Hold(len(e.s.Body()) + n - 1) }
 
 // open lets all go on that was stopped.
 func (e *waiter) open() {
-	e.s.release()
-	e.conn.Set(func(c *flush.ConnState) {
+	e.s.Release()
+	e.conn.Set(func(c *harness.ConnState) {
 		c.Acked += c.Unsent + c.Unacked
 		c.Unsent, c.Unacked = 0, 0
 	})
@@ -461,15 +465,15 @@ func (e *waiter) open() {
 // fill is a stall: the server stops, and floor 2 is full.
 func (e *waiter) fill() {
 	e.hold(0)
-	mustWrite(e.t, e.f, strings.Repeat("f", 8000-e.f.Buffered()))
+	harness.MustWrite(e.t, e.f, strings.Repeat("f", 8000-e.f.Buffered()))
 	synctest.Wait()
 }
 
 // carry is a stall: the server stops inside the carrier's call.
 func (e *waiter) carry() {
 	e.hold(0)
-	mustWrite(e.t, e.f, "c")
-	must(e.t, e.f.FlushAsync())
+	harness.MustWrite(e.t, e.f, "c")
+	harness.Must(e.t, e.f.FlushAsync())
 	synctest.Wait()
 }
 
@@ -483,7 +487,7 @@ func (e *waiter) inform() {
 // work is a stall: somebody has the turn on the stack, and waits.
 func (e *waiter) work() {
 	e.hold(0)
-	mustWrite(e.t, e.f, strings.Repeat("w", 20_000))
+	harness.MustWrite(e.t, e.f, strings.Repeat("w", 20_000))
 	go e.f.Top().Flush()
 	synctest.Wait()
 }
@@ -491,11 +495,11 @@ func (e *waiter) work() {
 // happen brings the reason about.
 func (e *waiter) happen(reason string) {
 	breaks := func() {
-		e.s.mu.Lock()
-		e.s.fault = func([]byte, int) (int, error) { return 0, errWaitBroken }
-		e.s.mu.Unlock()
-		e.conn.Set(func(c *flush.ConnState) { c.Err = errWaitBroken })
-		e.s.release()
+		e.s.Mu.Lock()
+		e.s.Fault = func([]byte, int) (int, error) { return 0, errWaitBroken }
+		e.s.Mu.Unlock()
+		e.conn.Set(func(c *harness.ConnState) { c.Err = errWaitBroken })
+		e.s.Release()
 	}
 	switch reason {
 	case whyLives:
@@ -538,7 +542,7 @@ func waitsIn(name string) bool {
 
 // tableStack is where the goroutine of the call is.
 func tableStack() string {
-	for _, stack := range goroutines() {
+	for _, stack := range harness.Goroutines() {
 		if strings.Contains(stack, ".tableCall(") {
 			return stack
 		}
@@ -619,7 +623,7 @@ func stays(reason string, deadlines bool) bool {
 func (e *waiter) settle() {
 	e.open()
 	if !e.row.quiet {
-		must(e.t, e.f.FlushWait(noContext))
+		harness.Must(e.t, e.f.FlushWait(harness.NoContext))
 	}
 	synctest.Wait()
 }
@@ -681,7 +685,7 @@ func (e *waiter) settled(reason string, deadlines bool) {
 
 // file returns an open file of more than a block.
 func (e *waiter) file() *os.File {
-	f, _ := tempFile(e.t, 10_000)
+	f, _ := harness.TempFile(e.t, 10_000)
 	return f
 }
 
@@ -690,31 +694,31 @@ func (e *waiter) write(n int) error {
 	return err
 }
 
-func flushWait(e *waiter) error { return e.f.FlushWait(noContext) }
+func flushWait(e *waiter) error { return e.f.FlushWait(harness.NoContext) }
 
 // held is a stall: the server stops, and a small write waits for a flush.
 func (e *waiter) held() {
 	e.hold(0)
-	mustWrite(e.t, e.f, "h")
+	harness.MustWrite(e.t, e.f, "h")
 }
 
 // behind is a stall: a flush is under way in the carrier, and more is written.
 func (e *waiter) behind() {
 	e.carry()
-	mustWrite(e.t, e.f, "b")
+	harness.MustWrite(e.t, e.f, "b")
 }
 
 // stream is a setup: headers are out.
 func (e *waiter) stream() {
-	mustWrite(e.t, e.f, "first")
-	must(e.t, e.f.FlushWait(noContext))
+	harness.MustWrite(e.t, e.f, "first")
+	harness.Must(e.t, e.f.FlushWait(harness.NoContext))
 }
 
 // over is a stall: floor 2 holds more than MaxPending, of a buffer.
 func (e *waiter) over() {
 	e.hold(0)
-	mustWrite(e.t, e.f, strings.Repeat("o", 20_000))
-	must(e.t, e.f.FlushAsync())
+	harness.MustWrite(e.t, e.f, strings.Repeat("o", 20_000))
+	harness.Must(e.t, e.f.FlushAsync())
 	synctest.Wait()
 }
 
@@ -728,8 +732,8 @@ func (e *waiter) begun() {
 // keep is a stall: another response, one that keeps up, holds all of the
 // budget.
 func (e *waiter) keep() {
-	e.hog = flush.New(newTap(true), nil, &flush.Options{Budget: e.budget, BufferSize: 1 << 20, MaxPending: 1 << 20})
-	mustWrite(e.t, e.hog, strings.Repeat("k", 8000))
+	e.hog = flush.New(harness.NewTap(true), nil, &flush.Options{Budget: e.budget, BufferSize: 1 << 20, MaxPending: 1 << 20})
+	harness.MustWrite(e.t, e.hog, strings.Repeat("k", 8000))
 }
 
 // waitRows is the table.
@@ -737,7 +741,7 @@ func waitRows() []*waitRow {
 	full := flush.Options{Flush: flush.Async, MaxPending: 8000, BufferSize: 4000}
 	open := func(o *flush.BufferOptions) func(e *waiter) { return func(e *waiter) { e.f.StartBuffer(o) } }
 	put := func(n int) func(e *waiter) {
-		return func(e *waiter) { e.hold(0); mustWrite(e.t, e.f, strings.Repeat("p", n)) }
+		return func(e *waiter) { e.hold(0); harness.MustWrite(e.t, e.f, strings.Repeat("p", n)) }
 	}
 	rows := []*waitRow{
 		// Writes.
@@ -803,8 +807,8 @@ func waitRows() []*waitRow {
 			call: func(e *waiter) error { return e.f.FlushAll(true) }},
 		{name: inAcked, in: [2]string{inAcked, inAcked}, kind: forAcks, own: true, slack: 50 * time.Millisecond, loose: true,
 			stall: func(e *waiter) {
-				e.conn.Set(func(c *flush.ConnState) { c.Unacked = 5 })
-				mustWrite(e.t, e.f, "acked")
+				e.conn.Set(func(c *harness.ConnState) { c.Unacked = 5 })
+				harness.MustWrite(e.t, e.f, "acked")
 			},
 			call: func(e *waiter) error { return e.f.FlushAcked(e.ctx) }},
 
@@ -832,10 +836,10 @@ func waitRows() []*waitRow {
 			call:  func(e *waiter) error { return e.write(100) },
 			cells: map[string][]waitOutcome{whyClosesWell: {{nil, waitGoesOn}, {flush.ErrClosed, waitGoesOn}}}}, // Close may come first
 		{name: "Write into a buffer that is owed", in: [2]string{inPaid, inPaid}, kind: forPen, opts: full, setup: open(&flush.BufferOptions{FollowFlush: true}),
-			stall: func(e *waiter) { e.over(); must(e.t, e.f.FlushAsync()) },
+			stall: func(e *waiter) { e.over(); harness.Must(e.t, e.f.FlushAsync()) },
 			call:  func(e *waiter) error { return e.write(100) }},
 		{name: "a filter behind a 1xx", in: [2]string{inFilter, inFilter}, kind: forBaton, once: true, loose: true, setup: open(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) { return p, nil }}),
-			stall: func(e *waiter) { mustWrite(e.t, e.f, "f"); e.inform() },
+			stall: func(e *waiter) { harness.MustWrite(e.t, e.f, "f"); e.inform() },
 			call:  func(e *waiter) error { return e.f.Top().Flush() },
 			cells: map[string][]waitOutcome{ // its bytes stay on floor 2
 				whyFails: {{nil, waitHappens}}, whyLeaves: {{nil, waitHappens}},
@@ -846,7 +850,7 @@ func waitRows() []*waitRow {
 		{name: "Close, whose buffers are full", in: [2]string{inRoom, inRoom}, kind: forEnd, once: true, loose: true, opts: full, setup: open(nil), stall: put(20_000), step: 4100,
 			call: func(e *waiter) error { return e.f.Close() },
 			cells: map[string][]waitOutcome{ // what is left may stay queued, or the response is cut
-				whyRunsOut + "/none": {{errAny, waitLate}}, whyMoves + "/none": {{errAny, waitLate}}, whyCloses + "/none": {{errAny, waitLate}}, whyHijacks: nil,
+				whyRunsOut + "/none": {{harness.ErrAny, waitLate}}, whyMoves + "/none": {{harness.ErrAny, waitLate}}, whyCloses + "/none": {{harness.ErrAny, waitLate}}, whyHijacks: nil,
 			}},
 
 		// The end.
@@ -857,22 +861,22 @@ func waitRows() []*waitRow {
 		{name: "Close for a begun Write", in: [2]string{inComplete, inComplete}, kind: forEnd, once: true, opts: full, stall: (*waiter).begun, step: 4100,
 			call: func(e *waiter) error { return e.f.Close() }, loose: true,
 			cells: map[string][]waitOutcome{ // the Write ends, cut
-				whyRunsOut + "/none": {{errAny, waitLate}}, whyMoves + "/none": {{errAny, waitLate}}, whyCloses + "/none": {{errAny, waitLate}},
+				whyRunsOut + "/none": {{harness.ErrAny, waitLate}}, whyMoves + "/none": {{harness.ErrAny, waitLate}}, whyCloses + "/none": {{harness.ErrAny, waitLate}},
 			}},
 		{name: "a second Close", in: [2]string{inFinish, inFinish}, kind: forEnd, once: true, stall: func(e *waiter) { e.held(); go e.f.Close(); synctest.Wait() },
 			call: func(e *waiter) error { return e.f.Close() }},
 		{name: "Close, while the client's kernel drains", in: [2]string{inDrain, ""}, kind: forEnd, once: true, slack: 50 * time.Millisecond,
 			stall: func(e *waiter) { // the client has looked stalled
-				e.conn.Set(func(c *flush.ConnState) { c.Room = 4000 })
+				e.conn.Set(func(c *harness.ConnState) { c.Room = 4000 })
 				e.hold(0)
-				mustWrite(e.t, e.f, strings.Repeat("d", 3000))
-				time.AfterFunc(waitLimit/2, e.s.release)
-				must(e.t, e.f.FlushWait(noContext))
-				e.conn.Set(func(c *flush.ConnState) { c.Unacked = 3000 })
+				harness.MustWrite(e.t, e.f, strings.Repeat("d", 3000))
+				time.AfterFunc(waitLimit/2, e.s.Release)
+				harness.Must(e.t, e.f.FlushWait(harness.NoContext))
+				e.conn.Set(func(c *harness.ConnState) { c.Unacked = 3000 })
 			},
 			call: func(e *waiter) error { return e.f.Close() },
 			cells: map[string][]waitOutcome{ // all has been handed over, whatever becomes of it
-				whyFails: {{errAny, waitHappens}}, whyLeaves: {{errAny, waitHappens}},
+				whyFails: {{harness.ErrAny, waitHappens}}, whyLeaves: {{harness.ErrAny, waitHappens}},
 			}},
 		{name: "Abort", in: [2]string{"", inJoin}, kind: forEnd, once: true, loose: true, stall: (*waiter).behind,
 			call: func(e *waiter) error { e.f.Abort(errWaitCause); return e.f.Err() },
@@ -908,7 +912,7 @@ func waitRows() []*waitRow {
 			return nil
 		},
 		cells: map[string][]waitOutcome{ // it may open a buffer for what comes after a failure
-			whyRunsOut: {{errAny, waitLimit}}, whyFails: {{errAny, waitHappens}}, whyLeaves: {{errAny, waitHappens}}, whyCloses: {{errAny, waitLimit}, {flush.ErrClosed, waitHappens}},
+			whyRunsOut: {{harness.ErrAny, waitLimit}}, whyFails: {{harness.ErrAny, waitHappens}}, whyLeaves: {{harness.ErrAny, waitHappens}}, whyCloses: {{harness.ErrAny, waitLimit}, {flush.ErrClosed, waitHappens}},
 		}})
 	for _, row := range rows {
 		if strings.Contains(row.name, "Flush") && strings.Contains(row.name, "buffer") && row.kind == forBytes {
@@ -934,7 +938,7 @@ func hijack(e *waiter) error {
 func TestNeverWaits(t *testing.T) {
 	full := flush.Options{Flush: flush.Async, MaxPending: 8000, BufferSize: 4000}
 	follow := func(e *waiter) { e.f.StartBuffer(&flush.BufferOptions{FollowFlush: true}) }
-	large := func(e *waiter) { e.hold(0); mustWrite(e.t, e.f, strings.Repeat("l", 200_000)) }
+	large := func(e *waiter) { e.hold(0); harness.MustWrite(e.t, e.f, strings.Repeat("l", 200_000)) }
 	for _, row := range []*waitRow{
 		{name: "FlushAsync behind the carrier", opts: full, stall: (*waiter).behind, call: func(e *waiter) error { return e.f.FlushAsync() }},
 		{name: "FlushAsync at MaxPending", opts: full, stall: (*waiter).fill, call: func(e *waiter) error { return e.f.FlushAsync() }},

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/fa492104/flush/internal/tcp"
 )
 
 // A wire is floor 1 of a response whose connection has been taken over. It takes
@@ -45,11 +47,10 @@ type wire struct {
 	torn *tornChunk
 	with *wireExtra // nil: nothing of it
 
-	body     bodyFraming
-	tls      bool
-	read     atomic.Int32 // bytes of the client's, dropped of late
-	slot     uint32       // see epoll
-	slotUsed uint32
+	body bodyFraming
+	tls  bool
+	read atomic.Int32 // bytes of the client's, dropped of late
+	slot tcp.Slot
 }
 
 // A wireExtra is what few detached responses have.
@@ -301,42 +302,6 @@ func (w *wire) close(cut bool) {
 		l.SetLinger(0)
 	}
 	socket.Close()
-}
-
-// Of what the client of a detached response sends, at most mostInput is read, and
-// dropped, in an inputPause: one that sends without end costs little, and what it
-// has sent before it leaves does not hide that for ever.
-const (
-	mostInput  = 256 << 10
-	inputPause = time.Second
-)
-
-// watch has somebody see to it that the client's leaving is noticed, and that what
-// it sends is dropped.
-func (w *wire) watch() {
-	if w.raw == nil || !theEpoll.add(w) {
-		go w.readClient()
-	}
-}
-
-// unwatch ends that, before the connection is closed.
-func (w *wire) unwatch() { theEpoll.remove(w) }
-
-// readClient is watch where nothing better is at hand: a goroutine that waits in
-// Read. Closing the connection ends it.
-func (w *wire) readClient() {
-	p := make([]byte, 512)
-	for left := mostInput; ; {
-		n, err := w.conn.Read(p)
-		if err != nil {
-			w.f.endAlone()
-			return
-		}
-		if left -= n; left <= 0 {
-			time.Sleep(inputPause)
-			left = mostInput
-		}
-	}
 }
 
 // endWireLocked ends a response whose connection is ours, if it is one.

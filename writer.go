@@ -9,167 +9,8 @@ import (
 	"net/http"
 	"os"
 	"sync"
-	"sync/atomic"
 	"syscall"
-	"time"
 )
-
-// A Flusher is an [http.ResponseWriter] whose response can be flushed
-// synchronously, asynchronously and implicitly. Make one with [New],
-// [NewHandler] or [NewOutput].
-//
-// Any goroutine may write and flush at any time; one Write is never torn apart
-// by another, and they enter first come first served. Header maps are what
-// they are in net/http: finish headers before another goroutine writes or
-// flushes. After the response has ended every call returns [ErrClosed] and the
-// server's writer is not touched again.
-type Flusher struct {
-	// Its size is most of what an idle stream costs. What a Write and a flush
-	// look at stands first and close together; what few responses need is
-	// behind pointers.
-
-	pipe // floor 2; its mu guards all that is not marked below
-	response
-	headers
-	cfg      *config // never changed
-	srv      server  // changed by Detach alone, with the baton and no call aside under way
-	timeout  sendTimeout
-	deadline writeDeadline
-
-	req     *http.Request   // the handler's; nil: none. Set before the first use; dropped by releaseLocked
-	context *requestContext // the handler's; nil: none. Never changed
-	body    *requestBody    // nil: no request body to wait for. Changed by Detach alone
-	conn    *knownConn      // nil: not known. Never changed
-	groups  *groups         // that it is in; nil: never was in one
-	began   time.Duration   // as now says. Never changed
-	member  *member         // in the budget; nil: holds nothing yet, or there is none
-	rare    *rare           // nil: nothing of it
-}
-
-// response is what is known of the response, apart from its bytes' way down.
-type response struct {
-	fullDuplex bool
-	hijacked   bool
-	hijacking  bool // the server's Hijack is under way: the deadlines may not be ours any more
-	closing    bool // Close, Abort or the return of the handler has begun
-	aborted    bool // it must not be taken for complete
-	ended      bool // the server's writer is not ours any more
-	bounded    bool // what the server writes after us has its time
-	detached   detachState
-	handler    atomic.Uint32 // what became of NewHandler's handler: a set of handler…
-	implicit   Mode
-	aside      int16 // calls of the server without the baton, under way
-
-	stack *stack // of user-level buffers
-}
-
-// What has become of the handler.
-const (
-	handlerReturned = 1 << iota // it has returned, and nothing of it lives on
-	handlerShutOut              // its writer refuses: see Detach
-)
-
-// rare is what few responses ever have.
-type rare struct {
-	handlerDeadline time.Time      // set by SetWriteDeadline
-	serverDeadline  time.Time      // when the server's WriteTimeout ends
-	lastPush        error          // what the server's last flush said that does not stick
-	refused         error          // bytes that the server did not take, without failing; filters that failed at the end
-	panicked        any            // from the carrier, for the handler's goroutine
-	torn            bool           // the server refused accepted bytes
-	abort           bool           // Abort was called
-	bare            bool           // SendHeaders has sent the headers alone
-	cutBy           error          // why the response is cut at its end; nil: a Write that had begun did not finish
-	hooks           []closeHook    // of handlers that joined
-	interval        *flushInterval // nil: none
-	handover        *handover      // until the handler returns; nil: Detach was not called
-	framing         *framing       // of a response that may be detached though its headers are out; nil: the plain one
-}
-
-// rareLocked returns f.rare for writing. For reading there is rarely.
-func (f *Flusher) rareLocked() *rare {
-	if f.rare == nil {
-		f.rare = new(rare)
-	}
-	return f.rare
-}
-
-var noRare rare
-
-// rarely returns f.rare for reading.
-func (f *Flusher) rarely() *rare {
-	if f.rare == nil {
-		return &noRare
-	}
-	return f.rare
-}
-
-type closeHook struct {
-	fn func(*http.Request, Stats, error)
-	r  *http.Request
-}
-
-func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
-	var by any
-	if r != nil {
-		by = r.Context().Value(http.ServerContextKey)
-	}
-	f.cfg = cfg
-	f.began = now()
-	f.srv = newServer(w, r, by)
-	f.stack = &noStack
-	f.implicit = cfg.Implicit
-	f.length = -1
-	f.http1 = true
-	if r != nil {
-		f.req = r
-		f.head = r.Method == http.MethodHead && cfg.SAPI.Headers != OutputOnly
-		f.http1 = r.ProtoMajor <= 1
-		f.http10 = r.ProtoMajor == 1 && r.ProtoMinor == 0
-	}
-	f.pipe.init(&cfg.marks, f, cfg.Flush == Async || cfg.Implicit == Async || cfg.FlushInterval > 0, f.holdsLocked())
-	if cfg.FlushInterval > 0 {
-		f.rareLocked().interval = &flushInterval{d: cfg.FlushInterval}
-	}
-	f.initTimeout(by)
-	if r != nil && connContextUsed.Load() {
-		if known, ok := r.Context().Value(connKey{}).(*knownConn); ok {
-			f.conn = known
-			if f.http1 && f.srv.deadline != nil {
-				f.timeout.progress = &progress{conn: known, watcher: known.watcher, plain: known.plain}
-			}
-		}
-	}
-}
-
-// initTimeout settles the send timeout with the server's own WriteTimeout.
-func (f *Flusher) initTimeout(by any) {
-	var absolute time.Duration
-	if srv, ok := by.(*http.Server); ok {
-		absolute = srv.WriteTimeout
-	}
-	switch d := f.cfg.SendTimeout; {
-	case d != 0:
-		f.timeout.d = max(d, 0)
-		if absolute > 0 {
-			f.liftServerDeadline()
-		}
-	case absolute > 0:
-		f.timeout.d = 0
-		f.rareLocked().serverDeadline = time.Now().Add(absolute)
-	default:
-		f.timeout.d = defaultSendTimeout
-	}
-}
-
-// start runs OnStart.
-func (f *Flusher) start(r *http.Request) {
-	f.req = r
-	f.enterOwn(f.cfg.Group)
-	if f.cfg.OnStart != nil {
-		f.cfg.OnStart(f, r)
-	}
-}
 
 // startOwn is start for a Flusher that its maker ends. If OnStart panics, nobody
 // has it yet who could.
@@ -182,19 +23,6 @@ func (f *Flusher) startOwn(r *http.Request) {
 	}()
 	f.start(r)
 	started = true
-}
-
-// join lets another handler that was wrapped take part.
-func (f *Flusher) join(cfg *config, r *http.Request) {
-	if cfg.OnClose != nil {
-		f.mu.Lock()
-		f.rareLocked().hooks = append(f.rareLocked().hooks, closeHook{cfg.OnClose, r})
-		f.mu.Unlock()
-	}
-	f.enterOwn(cfg.Group)
-	if cfg.OnStart != nil {
-		cfg.OnStart(f, r)
-	}
 }
 
 // Write accepts p. It goes to the top buffer if there is one, and else onto
@@ -475,15 +303,6 @@ func (f *Flusher) passFileLocked(reg file, limit int64) (n int64, err error) {
 		size.endLocked(&f.pipe)
 	}
 	return n, err
-}
-
-// goneLocked returns why the server's writer is not ours any more, or nil. A
-// failure does not take it away: deadlines can still be set, as in net/http.
-func (f *Flusher) goneLocked() error {
-	if f.closing || f.hijacked {
-		return f.refuse
-	}
-	return nil
 }
 
 // Unwrap returns the server's writer, for [http.ResponseController]. Writing

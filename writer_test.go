@@ -10,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -20,6 +19,7 @@ import (
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/flushtest"
+	"github.com/fa492104/flush/internal/harness"
 )
 
 // What existing handlers and middleware assert a writer to be.
@@ -39,9 +39,9 @@ var _ interface {
 
 // lengths returns the lengths of a plain writer's calls, and their text where
 // that is short.
-func lengths(p *plain) string {
+func lengths(p *harness.Plain) string {
 	var b strings.Builder
-	for i, c := range *p.calls {
+	for i, c := range *p.Calls {
 		if i > 0 {
 			b.WriteByte(' ')
 		}
@@ -77,8 +77,8 @@ func TestWriteMovesAtBufferSize(t *testing.T) {
 		{0, []int{100_000}, "200 #32768 #32768 #32768 #1696", 0},
 	} {
 		for _, way := range []string{"Write", "WriteString", "ReadFrom"} {
-			p := newPlain()
-			f := flush.New(flushable{p}, nil, &flush.Options{BufferSize: test.size})
+			p := harness.NewPlain()
+			f := flush.New(harness.Flushable{Plain: p}, nil, &flush.Options{BufferSize: test.size})
 			total := 0
 			for _, n := range test.writes {
 				var m int
@@ -120,8 +120,8 @@ func TestWriteMovesAtBufferSize(t *testing.T) {
 // Write keeps no reference to the caller's bytes.
 func TestWriteKeepsNothing(t *testing.T) {
 	for _, n := range []int{10, 5000} {
-		p := newPlain()
-		f := flush.New(flushable{p}, nil, nil)
+		p := harness.NewPlain()
+		f := flush.New(harness.Flushable{Plain: p}, nil, nil)
 		b := bytes.Repeat([]byte("a"), n)
 		f.Write(b)
 		f.FlushAsync()
@@ -136,9 +136,9 @@ func TestWriteKeepsNothing(t *testing.T) {
 
 // Writes of several goroutines are not torn apart, whatever is flushed when.
 func TestWriteIsNotTorn(t *testing.T) {
-	eachProto(t, func(t *testing.T, p proto) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
 		const writers, each = 6, 40
-		srv := serve(t, p, wrapped(&flush.Options{MaxPending: 8 << 10}, func(w http.ResponseWriter, _ *http.Request) {
+		srv := harness.Serve(t, p, harness.Wrapped(&flush.Options{MaxPending: 8 << 10}, func(w http.ResponseWriter, _ *http.Request) {
 			var wg sync.WaitGroup
 			for i := range writers {
 				wg.Go(func() {
@@ -155,14 +155,14 @@ func TestWriteIsNotTorn(t *testing.T) {
 			}
 			wg.Wait()
 		}))
-		body, _, end := open(t, srv, "GET", "/", nil).rest()
-		if end == cut {
+		body, _, end := harness.Open(t, srv, "GET", "/", nil).Rest()
+		if end == harness.Cut {
 			t.Error("cut")
 		}
 		seen := make(map[string]int)
 		for line := range strings.Lines(body) {
 			if strings.Trim(line, line[:1]) != "\n" {
-				t.Fatalf("torn: %q", clip([]byte(line)))
+				t.Fatalf("torn: %q", harness.Clip([]byte(line)))
 			}
 			seen[line]++
 		}
@@ -198,10 +198,10 @@ func TestWriteErrorsOfNetHTTP(t *testing.T) {
 		{"empty on no content", func(w http.ResponseWriter) { w.WriteHeader(204) }, "", 0, nil, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 				closed := make(chan error, 1)
 				opts := &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { closed <- err }}
-				srv := serveMemory(t, p, wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 					test.first(w)
 					if n, err := io.WriteString(w, test.p); n != test.n || err != test.err {
 						t.Errorf("got %d, %v, want %d, %v", n, err, test.n, test.err)
@@ -209,11 +209,11 @@ func TestWriteErrorsOfNetHTTP(t *testing.T) {
 					if err := flush.Flush(w, true); err != nil {
 						t.Error("flush:", err)
 					}
-					if err := flusher(w).Err(); err != nil {
+					if err := harness.Flusher(w).Err(); err != nil {
 						t.Error("it sticks:", err)
 					}
 				}), 0)
-				if body, _, _ := open(t, srv, "GET", "/", nil).rest(); body != test.want {
+				if body, _, _ := harness.Open(t, srv, "GET", "/", nil).Rest(); body != test.want {
 					t.Errorf("client got %q", body)
 				}
 				if err := <-closed; err != nil {
@@ -227,41 +227,25 @@ func TestWriteErrorsOfNetHTTP(t *testing.T) {
 // A sender stands for a server's writer with a ReadFrom of its own. It notes
 // what that was given.
 type sender struct {
-	*plain
+	*harness.Plain
 	body bytes.Buffer
 }
 
-func (s *sender) Write(p []byte) (int, error) { s.note("write"); return s.body.Write(p) }
-func (s *sender) Flush()                      { s.note("flush") }
+func (s *sender) Write(p []byte) (int, error) { s.Note("write"); return s.body.Write(p) }
+func (s *sender) Flush()                      { s.Note("flush") }
 
 func (s *sender) ReadFrom(src io.Reader) (int64, error) {
 	lr, ok := src.(*io.LimitedReader)
 	if !ok {
-		s.note("%T*", src)
+		s.Note("%T*", src)
 	} else if _, ok := lr.R.(interface{ Stat() (os.FileInfo, error) }); !ok {
-		s.note("%T*", lr.R)
+		s.Note("%T*", lr.R)
 	} else if lr.N > 1<<20 {
-		s.note("slice of %d", lr.N)
+		s.Note("slice of %d", lr.N)
 	} else {
-		s.note("send")
+		s.Note("send")
 	}
 	return s.body.ReadFrom(src)
-}
-
-// tempFile returns an open file with n bytes in it, and these.
-func tempFile(t *testing.T, n int) (*os.File, string) {
-	t.Helper()
-	text := strings.Repeat("0123456789abcdef", n/16+1)[:n]
-	name := filepath.Join(t.TempDir(), "file")
-	if err := os.WriteFile(name, []byte(text), 0o666); err != nil {
-		t.Fatal(err)
-	}
-	f, err := os.Open(name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { f.Close() })
-	return f, text
 }
 
 // The server's own ReadFrom, which can use sendfile, gets a regular file, bare
@@ -296,8 +280,8 @@ func TestReadFromKeepsSendfile(t *testing.T) {
 		{"implicit", &flush.Options{Implicit: flush.Wait}, func(f *flush.Flusher, file *os.File) (int64, error) { return f.ReadFrom(file) }, size, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			file, text := tempFile(t, size)
-			s := &sender{plain: newPlain()}
+			file, text := harness.TempFile(t, size)
+			s := &sender{Plain: harness.NewPlain()}
 			f := flush.New(s, nil, test.opts)
 			io.WriteString(f, "first,")
 			n, err := test.copy(f, file)
@@ -330,8 +314,8 @@ func TestReadFromKeepsSendfile(t *testing.T) {
 
 // What a limit around a file still lets through is known after the copy.
 func TestReadFromCountsDownTheLimit(t *testing.T) {
-	file, _ := tempFile(t, 1000)
-	f := flush.New(&sender{plain: newPlain()}, nil, nil)
+	file, _ := harness.TempFile(t, 1000)
+	f := flush.New(&sender{Plain: harness.NewPlain()}, nil, nil)
 	lr := &io.LimitedReader{R: file, N: 1500}
 	if n, err := f.ReadFrom(lr); n != 1000 || err != nil || lr.N != 500 {
 		t.Errorf("%d, %v, %d left", n, err, lr.N)
@@ -341,8 +325,8 @@ func TestReadFromCountsDownTheLimit(t *testing.T) {
 
 // A file does not cross the declared length, and the error is net/http's.
 func TestReadFromContentLength(t *testing.T) {
-	file, text := tempFile(t, 1000)
-	s := &sender{plain: newPlain()}
+	file, text := harness.TempFile(t, 1000)
+	s := &sender{Plain: harness.NewPlain()}
 	f := flush.New(s, nil, nil)
 	f.Header().Set("Content-Length", "600")
 	if n, err := io.Copy(f, file); n != 600 || err != http.ErrContentLength {
@@ -356,9 +340,9 @@ func TestReadFromContentLength(t *testing.T) {
 
 // Over real connections every byte of a file arrives, whatever stands around.
 func TestReadFromFile(t *testing.T) {
-	file, text := tempFile(t, 3<<20)
-	eachProto(t, func(t *testing.T, p proto) {
-		srv := serve(t, p, wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+	file, text := harness.TempFile(t, 3<<20)
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		srv := harness.Serve(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "first,")
 			if r.URL.Path == "/async" {
 				flush.Flush(w, false)
@@ -376,7 +360,7 @@ func TestReadFromFile(t *testing.T) {
 			io.WriteString(w, ",last")
 		}))
 		for _, path := range []string{"/", "/async"} {
-			open(t, srv, "GET", path, nil).expectEnd("first," + text[:10] + text + ",last")
+			harness.Open(t, srv, "GET", path, nil).ExpectEnd("first," + text[:10] + text + ",last")
 		}
 	})
 }
@@ -387,11 +371,11 @@ func TestReadFromFile(t *testing.T) {
 func TestReadFromSlowSource(t *testing.T) {
 	for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
 		t.Run(mode.String(), func(t *testing.T) {
-			bubble(t, func(t *testing.T, p proto) {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 				r, w := io.Pipe()
 				broken := errors.New("broken")
 				opts := &flush.Options{Implicit: mode, SendTimeout: time.Minute}
-				srv := serveMemory(t, p, wrapped(opts, func(rw http.ResponseWriter, _ *http.Request) {
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(rw http.ResponseWriter, _ *http.Request) {
 					go func() {
 						for i := range 3 {
 							<-time.After(time.Hour)
@@ -405,17 +389,17 @@ func TestReadFromSlowSource(t *testing.T) {
 					}
 				}), 0)
 				begin := time.Now()
-				s := open(t, srv, "GET", "/", nil)
+				s := harness.Open(t, srv, "GET", "/", nil)
 				for _, step := range []struct {
 					text string
 					at   time.Duration
 				}{{"read0", time.Hour}, {"meanwhile", 90 * time.Minute}, {"read1", 2 * time.Hour}, {"read2", 3 * time.Hour}} {
-					s.expect(step.text)
+					s.Expect(step.text)
 					if at := time.Since(begin); at != step.at {
 						t.Errorf("%s after %v", step.text, at)
 					}
 				}
-				s.expectEnd("")
+				s.ExpectEnd("")
 			})
 		})
 	}
@@ -423,8 +407,8 @@ func TestReadFromSlowSource(t *testing.T) {
 
 // A reader that gives bytes together with its error loses neither.
 func TestReadFromDataWithError(t *testing.T) {
-	p := newPlain()
-	f := flush.New(flushable{p}, nil, nil)
+	p := harness.NewPlain()
+	f := flush.New(harness.Flushable{Plain: p}, nil, nil)
 	if n, err := f.ReadFrom(iotest.DataErrReader(strings.NewReader("all of it"))); n != 9 || err != nil {
 		t.Error(n, err)
 	}
@@ -443,8 +427,8 @@ func TestHijack(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				closed := make(chan error, 1)
 				opts := &flush.Options{SendTimeout: time.Minute, OnClose: func(_ *http.Request, _ flush.Stats, err error) { closed <- err }}
-				srv := serveMemory(t, http1, wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
-					f := flusher(w)
+				srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+					f := harness.Flusher(w)
 					switch before {
 					case "header":
 						w.WriteHeader(202)
@@ -457,7 +441,7 @@ func TestHijack(t *testing.T) {
 						io.WriteString(w, "held")
 						flush.Flush(w, false)
 					}
-					conn, rw, err := http.NewResponseController(unwrapper{w}).Hijack()
+					conn, rw, err := http.NewResponseController(harness.Unwrapper{ResponseWriter: w}).Hijack()
 					if err != nil {
 						t.Error(err)
 						return
@@ -489,11 +473,11 @@ func TestHijack(t *testing.T) {
 					io.WriteString(rw, "raw")
 					rw.Flush()
 				}), 0)
-				s := open(t, srv, "GET", "/", nil)
+				s := harness.Open(t, srv, "GET", "/", nil)
 				want := map[string]string{
 					"header": "HTTP/1.1 202 Accepted\r\n\r\nraw", "nothing": "raw",
 				}[before]
-				got, _ := io.ReadAll(s.br)
+				got, _ := io.ReadAll(s.Reader)
 				if want != "" && dropDate(string(got)) != want {
 					t.Errorf("client got %q, want %q", got, want)
 				}
@@ -524,23 +508,23 @@ func TestHijackWaitsForCarrier(t *testing.T) {
 		t.Run(fmt.Sprint(reads), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				done := make(chan struct{})
-				srv := serveMemory(t, http1, wrapped(&flush.Options{SendTimeout: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
+				srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
 					defer close(done)
 					begin := time.Now()
 					io.WriteString(w, strings.Repeat("x", 5000))
 					w.Write(make([]byte, 50_000))
 					flush.Flush(w, false)
-					conn, _, err := flusher(w).Hijack()
+					conn, _, err := harness.Flusher(w).Hijack()
 					if took := time.Since(begin); reads && (err != nil || took != time.Minute-1) || !reads && (!errors.Is(err, flush.ErrTimeout) || took != time.Minute) {
 						t.Errorf("%v after %v", err, took)
 					}
 					if err == nil {
 						conn.Close()
 					}
-				}), 100_000, wrapConn(func(c net.Conn) net.Conn {
+				}), 100_000, harness.WrapConn(func(c net.Conn) net.Conn {
 					return flushtest.NewConn(c, flushtest.Script{StallAt: 10_000, Release: afterFunc(reads, time.Minute-1)})
 				}))
-				open(t, srv, "GET", "/", nil)
+				harness.Open(t, srv, "GET", "/", nil)
 				<-done
 			})
 		})
@@ -558,7 +542,7 @@ func afterFunc(ever bool, d time.Duration) chan struct{} {
 
 // A hijacker that refuses leaves the response as it was.
 type refusing struct {
-	flushable
+	harness.Flushable
 	err error
 }
 
@@ -567,13 +551,13 @@ func (r refusing) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, ni
 func TestHijackRefused(t *testing.T) {
 	broken := errors.New("broken")
 	for _, test := range []struct {
-		w   func(*plain) http.ResponseWriter
+		w   func(*harness.Plain) http.ResponseWriter
 		err error
 	}{
-		{func(p *plain) http.ResponseWriter { return refusing{flushable{p}, broken} }, broken},
-		{func(p *plain) http.ResponseWriter { return flushable{p} }, http.ErrNotSupported},
+		{func(p *harness.Plain) http.ResponseWriter { return refusing{harness.Flushable{Plain: p}, broken} }, broken},
+		{func(p *harness.Plain) http.ResponseWriter { return harness.Flushable{Plain: p} }, http.ErrNotSupported},
 	} {
-		p := newPlain()
+		p := harness.NewPlain()
 		f := flush.New(test.w(p), nil, nil)
 		f.WriteString("on, ")
 		if _, _, err := f.Hijack(); !errors.Is(err, test.err) {
@@ -587,25 +571,25 @@ func TestHijackRefused(t *testing.T) {
 }
 
 // A pusher stands for a server with HTTP/2 push.
-type pusher struct{ flushable }
+type pusher struct{ harness.Flushable }
 
 func (p pusher) Push(target string, opts *http.PushOptions) error {
-	p.note("push %s %s", target, opts.Method)
+	p.Note("push %s %s", target, opts.Method)
 	return nil
 }
 
 // The handler's writer pushes where the server's can, and not after the end.
 func TestPush(t *testing.T) {
-	p := newPlain()
+	p := harness.NewPlain()
 	var late http.Pusher
 	r := httptest.NewRequest("GET", "/", nil)
 	r.ProtoMajor, r.ProtoMinor = 2, 0
-	wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+	harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 		late = w.(http.Pusher)
 		if err := late.Push("/style", &http.PushOptions{Method: "HEAD"}); err != nil || p.String() != "push /style HEAD" {
 			t.Errorf("%v, server saw %q", err, p)
 		}
-	}).ServeHTTP(unwrapper{pusher{flushable{p}}}, r)
+	}).ServeHTTP(harness.Unwrapper{ResponseWriter: pusher{harness.Flushable{Plain: p}}}, r)
 	if err := late.Push("/late", nil); !errors.Is(err, flush.ErrClosed) {
 		t.Errorf("after the end: %v", err)
 	}
@@ -613,14 +597,14 @@ func TestPush(t *testing.T) {
 
 // A stuckPusher stands for a server whose Push takes its time.
 type stuckPusher struct {
-	flushable
+	harness.Flushable
 	begun, release chan struct{}
 }
 
 func (p stuckPusher) Push(string, *http.PushOptions) error {
 	close(p.begun)
 	<-p.release
-	p.note("pushed")
+	p.Note("pushed")
 	return nil
 }
 
@@ -628,12 +612,12 @@ func (p stuckPusher) Push(string, *http.PushOptions) error {
 // writer is not touched after it.
 func TestEndWaitsForPush(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		p := stuckPusher{flushable{newPlain()}, make(chan struct{}), make(chan struct{})}
+		p := stuckPusher{harness.Flushable{Plain: harness.NewPlain()}, make(chan struct{}), make(chan struct{})}
 		r := httptest.NewRequest("GET", "/", nil)
 		r.ProtoMajor, r.ProtoMinor = 2, 0
 		time.AfterFunc(time.Minute, func() { close(p.release) })
 		begin := time.Now()
-		wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+		harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 			go w.(http.Pusher).Push("/style", nil)
 			<-p.begun
 		}).ServeHTTP(p, r)
@@ -654,7 +638,7 @@ func TestUnsupported(t *testing.T) {
 		"FlushError":       (*flush.Flusher).FlushError,
 		"SendHeaders":      (*flush.Flusher).SendHeaders,
 	} {
-		f := flush.New(struct{ http.ResponseWriter }{newPlain()}, nil, nil)
+		f := flush.New(struct{ http.ResponseWriter }{harness.NewPlain()}, nil, nil)
 		if err := call(f); !errors.Is(err, http.ErrNotSupported) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -665,11 +649,11 @@ func TestUnsupported(t *testing.T) {
 }
 
 func TestCloseNotify(t *testing.T) {
-	bubble(t, func(t *testing.T, p proto) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 		for _, leaves := range []bool{true, false} {
 			late := make(chan (<-chan bool), 1)
-			srv := serveMemory(t, p, wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
-				gone := flusher(w).CloseNotify()
+			srv := harness.ServeMemory(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+				gone := harness.Flusher(w).CloseNotify()
 				flush.Flush(w, true)
 				select {
 				case <-gone:
@@ -679,24 +663,24 @@ func TestCloseNotify(t *testing.T) {
 					}
 				}
 				late <- gone
-				time.AfterFunc(time.Second, func() { late <- flusher(w).CloseNotify() })
+				time.AfterFunc(time.Second, func() { late <- harness.Flusher(w).CloseNotify() })
 			}), 0)
-			s := open(t, srv, "GET", "/", nil)
-			s.header()
+			s := harness.Open(t, srv, "GET", "/", nil)
+			s.Header()
 			if leaves {
-				s.leave()
+				s.Leave()
 			}
 			<-late
 			if gone := <-<-late; !gone {
 				t.Error("not gone after the end")
 			}
-			s.leave()
+			s.Leave()
 		}
 	})
 }
 
 func TestUnwrap(t *testing.T) {
-	w := newPlain()
+	w := harness.NewPlain()
 	if f := flush.New(w, nil, nil); f.Unwrap() != w {
 		t.Error("not the server's writer")
 	}

@@ -1,0 +1,343 @@
+package flush_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
+)
+
+// asks are the calls that ask for a flush and return at once.
+var asks = []struct {
+	name string
+	opts flush.Options
+	do   func(f *flush.Flusher) error
+}{
+	{"FlushAsync", flush.Options{}, (*flush.Flusher).FlushAsync},
+	{"FlushAsync, asynchronous", flush.Options{Flush: flush.Async}, (*flush.Flusher).FlushAsync},
+	{"Flush without wait", flush.Options{}, func(f *flush.Flusher) error { return flush.Flush(f, false) }},
+	{"Flush behind a wrapper", flush.Options{}, func(f *flush.Flusher) error { return flush.Flush(harness.Unwrapper{ResponseWriter: f}, false) }},
+	{"Flush behind a wrapper that flushes", flush.Options{}, func(f *flush.Flusher) error {
+		return flush.Flush(&harness.Compressor{ResponseWriter: f, Down: func(w http.ResponseWriter) { w.(http.Flusher).Flush() }}, false)
+	}},
+	{"FlushError", flush.Options{Flush: flush.Async}, (*flush.Flusher).FlushError},
+	{"http.Flusher", flush.Options{Flush: flush.Async}, func(f *flush.Flusher) error { f.Flush(); return nil }},
+	{"controller", flush.Options{Flush: flush.Async}, func(f *flush.Flusher) error { return http.NewResponseController(f).Flush() }},
+	{"FlushAll", flush.Options{}, func(f *flush.Flusher) error { return f.FlushAll(false) }},
+}
+
+// A flush that is only asked for never waits for the client, whatever the
+// buffers hold that follow it, and what they hold goes out by itself once the
+// client goes on.
+func TestAskingNeverWaitsForFollowers(t *testing.T) {
+	const stall, size = 30 * time.Second, 200_000
+	double := func(p []byte, _ flush.Phase) ([]byte, error) { return append(p[:len(p):len(p)], p...), nil }
+	for _, shape := range []struct {
+		name string
+		open func(f *flush.Flusher)
+		want func(s string) string
+	}{
+		{"one", func(f *flush.Flusher) { f.StartBuffer(&flush.BufferOptions{FollowFlush: true}) }, func(s string) string { return s }},
+		{"two", func(f *flush.Flusher) {
+			f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+			f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+		}, func(s string) string { return s }},
+		{"one that doubles", func(f *flush.Flusher) {
+			f.StartBuffer(&flush.BufferOptions{FollowFlush: true, Filter: double})
+		}, func(s string) string { return s + s }},
+	} {
+		for _, ask := range asks {
+			for _, first := range []int{0, 1000, 65_000} { // on floor 2 before
+				t.Run(fmt.Sprintf("%s/%s/%d", shape.name, ask.name, first), func(t *testing.T) {
+					edge(t, func(t *testing.T) {
+						s := harness.NewSink(t)
+						s.Hold(0)
+						opts := ask.opts
+						opts.SendTimeout, opts.BufferSize = time.Minute, 65_001
+						f := flush.New(harness.DeadlineSink{Sink: s}, nil, &opts)
+						lead := harness.Numbered(first)
+						harness.MustWrite(t, f, lead)
+						shape.open(f)
+						all := harness.Numbered(size)
+						harness.MustWrite(t, f, all)
+						clock := harness.NewClock()
+						time.AfterFunc(stall, s.Release)
+						for range 3 {
+							if err := ask.do(f); err != nil || clock.Now() != 0 {
+								t.Errorf("%v after %v", err, clock.Now())
+							}
+						}
+						<-time.After(stall + 1)
+						synctest.Wait()
+						want := lead + shape.want(all)
+						if at, _ := s.LastFlush(); s.Body() != want || at != len(want) {
+							t.Errorf("%d of %d bytes arrived, %d flushed, %d held", len(s.Body()), len(want), at, f.Buffered())
+						}
+						harness.Must(t, f.Close())
+						if st := f.Stats(); st.Lost != 0 || st.Bytes != int64(len(want)) {
+							t.Errorf("%+v", st)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// The same over a server, under Gzip too, with a client that reads nothing for
+// a while.
+func TestAskingNeverWaitsForAStalledClient(t *testing.T) {
+	const stall = 30 * time.Second
+	for _, zipped := range []bool{false, true} {
+		t.Run(fmt.Sprint(zipped), func(t *testing.T) {
+			edges(t, func(t *testing.T, p harness.Proto) {
+				clock := harness.NewClock()
+				opts, told := harness.TellClosing(flush.Options{SendTimeout: time.Minute})
+				all := harness.Numbered(400_000)
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+					f := harness.Flusher(w)
+					o := &flush.BufferOptions{FollowFlush: true}
+					if zipped {
+						o.Filter = flush.Gzip(f, r, -1)
+					}
+					f.StartBuffer(o)
+					if _, err := io.WriteString(w, all); err != nil {
+						t.Error(err)
+					}
+					for range 2 {
+						if err := flush.Flush(w, false); err != nil || clock.Now() != 0 {
+							t.Errorf("%v after %v", err, clock.Now())
+						}
+					}
+				}), 1000)
+				s := harness.Open(t, srv, "GET", "/", nil, "Accept-Encoding: gzip")
+				clock.Until(stall)
+				body, _, end := s.Rest()
+				if zipped {
+					body = unzipped(t, body, true)
+				}
+				if body != all || end == harness.Cut {
+					t.Errorf("%d bytes, %s", len(body), end)
+				}
+				if c := <-told; c.Err != nil {
+					t.Error("OnClose:", c.Err)
+				}
+			})
+		})
+	}
+}
+
+// Writers that ask for a flush after each event are held in Write, not in
+// the flush, as soon as floor 2 has crossed its mark: it holds no more than
+// MaxPending and what the buffers held when it was crossed.
+func TestFollowersAreBounded(t *testing.T) {
+	const mark, event = 64 << 10, 3000
+	for _, shape := range []struct {
+		name string
+		open func(f *flush.Flusher)
+		held int // what the buffers may hold beside an event of each writer
+	}{
+		{"one", func(f *flush.Flusher) { f.StartBuffer(&flush.BufferOptions{FollowFlush: true}) }, 0},
+		{"two", func(f *flush.Flusher) {
+			f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+			f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+		}, 0},
+		{"with a chunk size", func(f *flush.Flusher) {
+			f.StartBuffer(&flush.BufferOptions{FollowFlush: true, ChunkSize: 2 * event})
+		}, 0},
+		{"below one with a chunk size", func(f *flush.Flusher) {
+			f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+			f.StartBuffer(&flush.BufferOptions{ChunkSize: 1})
+		}, 0},
+		{"above a plain one", func(f *flush.Flusher) {
+			f.StartBuffer(&flush.BufferOptions{ChunkSize: 1})
+			f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+		}, 0},
+	} {
+		for _, ask := range asks {
+			for _, writers := range []int{1, 4} {
+				t.Run(fmt.Sprintf("%s/%s/%d", shape.name, ask.name, writers), func(t *testing.T) {
+					edge(t, func(t *testing.T) {
+						s := harness.NewSink(t)
+						s.Hold(0)
+						opts := ask.opts
+						opts.SendTimeout = time.Minute
+						f := flush.New(harness.DeadlineSink{Sink: s}, nil, &opts)
+						shape.open(f)
+						const each = 200
+						var accepted, asking atomic.Int64
+						var all sync.WaitGroup
+						for range writers {
+							all.Go(func() {
+								for range each {
+									n, err := f.Write(make([]byte, event))
+									accepted.Add(int64(n))
+									if n != event || err != nil {
+										t.Error(n, err)
+										return
+									}
+									asking.Add(1)
+									if err := ask.do(f); err != nil {
+										t.Error(err)
+									}
+									asking.Add(-1)
+								}
+							})
+						}
+						<-time.After(30 * time.Second)
+						synctest.Wait()
+						if n := asking.Load(); n > 0 {
+							t.Errorf("%d writers wait in the flush that they asked for", n)
+						}
+						most := mark + int64(writers*event+shape.held)
+						if n := accepted.Load(); n > most+int64(writers*event) {
+							t.Errorf("%d bytes were accepted for a client that does not read", n)
+						}
+						if f.Available() != 0 {
+							t.Errorf("%d bytes are available", f.Available())
+						}
+						s.Release()
+						all.Wait()
+						harness.Must(t, f.Close())
+						want := writers * each * event
+						if st := f.Stats(); int64(st.MaxPending) > most || st.Bytes != int64(want) || len(s.Body()) != want {
+							t.Errorf("%d bytes arrived of %d, %+v", len(s.Body()), want, st)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// The twin: beside a client that takes what comes nobody waits at all.
+func TestFollowersOfAMovingClient(t *testing.T) {
+	for _, ask := range asks {
+		t.Run(ask.name, func(t *testing.T) {
+			edge(t, func(t *testing.T) {
+				s := harness.NewSink(t)
+				f := flush.New(harness.DeadlineSink{Sink: s}, nil, &ask.opts)
+				f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+				clock := harness.NewClock()
+				for range 100 {
+					harness.MustWrite(t, f, harness.Numbered(3000))
+					harness.Must(t, ask.do(f))
+					synctest.Wait()
+					if at, _ := s.LastFlush(); at != len(s.Body()) || f.Buffered() != 0 || f.Top().Len() != 0 {
+						t.Fatalf("%d of %d bytes flushed, %d and %d held", at, len(s.Body()), f.Buffered(), f.Top().Len())
+					}
+				}
+				harness.Must(t, f.Close())
+				if len(s.Body()) != 300_000 || clock.Now() != 0 {
+					t.Errorf("%d bytes after %v", len(s.Body()), clock.Now())
+				}
+			})
+		})
+	}
+}
+
+// What is held in Write, in front of a buffer, ends as any wait for room does.
+func TestHeldBeforeABufferEnds(t *testing.T) {
+	const limit = time.Minute
+	cause := errors.New("cause")
+	for _, test := range []struct {
+		name string
+		end  func(f *flush.Flusher, s *harness.Sink)
+		want error // nil: the Write is accepted
+		at   time.Duration
+	}{
+		{"room", func(_ *flush.Flusher, s *harness.Sink) { s.Release() }, nil, 0},
+		{"Abort", func(f *flush.Flusher, _ *harness.Sink) { f.Abort(cause) }, cause, 0},
+		{"SendTimeout", func(*flush.Flusher, *harness.Sink) {}, flush.ErrTimeout, limit},
+		{"Close", func(f *flush.Flusher, _ *harness.Sink) { go f.Close() }, harness.ErrAny, limit},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			edge(t, func(t *testing.T) {
+				s := harness.NewSink(t)
+				s.Hold(0)
+				f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SendTimeout: limit})
+				f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+				clock := harness.NewClock()
+				harness.MustWrite(t, f, harness.Numbered(100_000))
+				harness.Must(t, f.FlushAsync())
+				if clock.Now() != 0 {
+					t.Errorf("FlushAsync took %v", clock.Now())
+				}
+				wrote := harness.Go(func() error { _, err := f.WriteString("held"); return err })
+				synctest.Wait()
+				if len(wrote) > 0 {
+					t.Errorf("a Write over the mark is not held: %v", <-wrote)
+					return
+				}
+				test.end(f, s)
+				err, came := clock.By(grain(limit), wrote)
+				if !came {
+					t.Errorf("the Write waits after %v", clock.Now())
+				} else if test.want == nil && err != nil || test.want == harness.ErrAny && err == nil || test.want != nil && test.want != harness.ErrAny && !errors.Is(err, test.want) || clock.Now() < test.at {
+					t.Errorf("%v after %v", err, clock.Now())
+				}
+				s.Release()
+				f.Close()
+			})
+		})
+	}
+}
+
+// FlushWait's context ends its wait for what a buffer holds, and the response
+// goes on: nothing is lost, and what was asked for is done.
+func TestContextEndsTheWaitForFollowers(t *testing.T) {
+	const limit, stall = 10 * time.Second, 30 * time.Second
+	for _, size := range []int{3000, 60_000, 200_000} {
+		for _, deadlines := range []bool{true, false} {
+			for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
+				for _, buffers := range []int{1, 2} {
+					t.Run(fmt.Sprintf("%d/%t/%v/%d", size, deadlines, mode, buffers), func(t *testing.T) {
+						edge(t, func(t *testing.T) {
+							s := harness.NewSink(t)
+							s.Hold(0)
+							var w http.ResponseWriter = s
+							if deadlines {
+								w = harness.DeadlineSink{Sink: s}
+							}
+							r := httptest.NewRequestWithContext(t.Context(), "GET", "/", nil)
+							f := flush.New(w, r, &flush.Options{Flush: mode, SendTimeout: time.Minute})
+							for range buffers {
+								f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+							}
+							all := harness.Numbered(size)
+							harness.MustWrite(t, f, all)
+							time.AfterFunc(stall, s.Release)
+							ctx, cancel := context.WithTimeout(context.Background(), limit)
+							defer cancel()
+							clock := harness.NewClock()
+							err := f.FlushWait(ctx)
+							if !errors.Is(err, context.DeadlineExceeded) || clock.Now() != limit || f.Err() != nil {
+								t.Errorf("%v after %v, %v", err, clock.Now(), f.Err())
+							}
+							clock.Until(stall + time.Second)
+							synctest.Wait()
+							if at, _ := s.LastFlush(); s.Body() != all || at != size {
+								t.Errorf("%d of %d bytes arrived, %d flushed, %d held", len(s.Body()), size, at, f.Buffered())
+							}
+							harness.MustWrite(t, f, "tail")
+							harness.Must(t, f.Close())
+							if s.Body() != all+"tail" || f.Stats().Lost != 0 {
+								t.Errorf("%d of %d bytes arrived, %+v", len(s.Body()), size+4, f.Stats())
+							}
+						})
+					})
+				}
+			}
+		}
+	}
+}
