@@ -194,6 +194,9 @@ func (f *Flusher) askFlushLocked() (mark, error) {
 			return mark{}, ErrBuffering
 		}
 		if f.cfg.SAPI.Headers == HeadersFirst {
+			if f.srv.flusher == nil {
+				return mark{}, errCannotFlush // the handler may still answer with that
+			}
 			f.fixLocked(http.StatusOK)
 		}
 	}

@@ -110,6 +110,11 @@ func (f *Flusher) finish(abort bool, cause error) error {
 		f.refuseLocked(closedError(f.fail))
 	}
 	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.partFromGroupsLocked()
+	}()
 	defer f.partFromHandler()
 	defer func() { // a filter may panic while the buffers are unwound
 		f.closeWire()
@@ -150,6 +155,7 @@ func (f *Flusher) complete() {
 	var unwound error
 	whole := false
 	defer func() {
+		f.dropStackLocked() // after a filter's panic
 		f.joinLocked()
 		f.endLocked(whole, unwound)
 	}()

@@ -352,7 +352,13 @@ func (f *Flusher) serverCauseLocked() error {
 	if f.context.serverErr() == nil {
 		return nil
 	}
-	switch cause := context.Cause(server); {
+	cause := context.Cause(server)
+	if outer, ok := server.Value(causeKey{}).(*requestContext); ok && cause == context.Canceled {
+		if why := outer.why(); why != nil {
+			return why // the server below is a Flusher's handler, with middleware between
+		}
+	}
+	switch {
 	case cause != context.Canceled:
 		return cause
 	case f.head && f.headersSent && !f.http1:

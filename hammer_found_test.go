@@ -384,6 +384,63 @@ func TestPanicBesideAbort(t *testing.T) {
 	}
 }
 
+// On a server without deadlines the end of a response waits for the server, but
+// not for memory that others hold: what a buffer still has is handed over without.
+func TestCloseDoesNotWaitForBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(0, flush.BlockMemory)
+		other := flush.New(newSink(t), nil, &flush.Options{Budget: budget})
+		mustWrite(t, other, "all that the budget has, and its handler idles")
+		time.AfterFunc(time.Hour, func() { other.Close() })
+		s := newSink(t)
+		f := flush.New(s, nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Second})
+		f.StartBuffer(nil)
+		mustWrite(t, f, strings.Repeat("w", 5000))
+		began := time.Now()
+		must(t, f.Close())
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if n := len(s.body()); n != 5000 {
+			t.Errorf("the server has %d bytes", n)
+		}
+		time.Sleep(2 * time.Hour)
+		if n := budget.Stats().Held; n != 0 {
+			t.Errorf("%d bytes are held", n)
+		}
+	})
+}
+
+// What a wait has left of a buffer's bytes is counted as lost if it does not get
+// down at the end, even if a filter panics there.
+func TestLostBehindPanicOfFilter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := make(chan struct{})
+		f := flush.New(flushingServer{newFuncServer(func(p []byte) (int, error) {
+			<-stuck
+			return 0, errHammerFault
+		}), func() error { return nil }}, nil, &flush.Options{BufferSize: -1, MaxPending: 100, SendTimeout: time.Second})
+		b := f.StartBuffer(nil)
+		mustWrite(t, f, strings.Repeat("w", 5000))
+		if err := b.Flush(); !errors.Is(err, flush.ErrTimeout) {
+			t.Errorf("Flush: %v", err)
+		}
+		f.StartBuffer(&flush.BufferOptions{Filter: func([]byte, flush.Phase) ([]byte, error) { panic(hammerPanic("filter")) }})
+		time.AfterFunc(time.Hour, func() { close(stuck) })
+		func() {
+			defer func() {
+				if v := recover(); v != hammerPanic("filter") {
+					t.Errorf("Close: %v", v)
+				}
+			}()
+			f.Close()
+		}()
+		if st := f.Stats(); st.Bytes+st.Lost != 5000 {
+			t.Errorf("%d sent, %d lost of 5000", st.Bytes, st.Lost)
+		}
+	})
+}
+
 // What a Broadcast cannot tell is told at the end.
 func TestCloseTellsWhatBroadcastCannot(t *testing.T) {
 	for name, c := range map[string]struct {

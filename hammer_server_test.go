@@ -37,6 +37,7 @@ type hammerServer struct {
 	flushed  int // of those
 	flushes  int
 	failure  error // what a call failed with that must have been the last
+	broken   error // what a call has met that could not tell
 	refused  bool  // bytes were refused: there is a gap where they would be
 	panicked bool
 	longest  time.Duration // stretch: a call, or a Write and the Flush right behind it
@@ -171,9 +172,10 @@ func (s *hammerServer) Header() http.Header { return s.header }
 
 func (s *hammerServer) WriteHeader(code int) {
 	defer s.begin("WriteHeader")()
-	s.weather("WriteHeader", nil)
+	_, err := s.weather("WriteHeader", nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.broken = err
 	if s.status == 0 && code >= 200 {
 		s.status = code
 	}
@@ -301,7 +303,13 @@ func (s *hammerServer) weather(name string, half func()) (fault, error) {
 	for range dice >> 20 & 3 {
 		runtime.Gosched()
 	}
-	if s.pastDeadline() {
+	s.mu.Lock()
+	broken := s.broken
+	s.mu.Unlock()
+	switch {
+	case broken != nil:
+		return fault, broken
+	case s.pastDeadline():
 		return fault, os.ErrDeadlineExceeded
 	}
 	if fault == faultPanic {

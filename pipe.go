@@ -254,9 +254,21 @@ func (p *pipe) availableLocked() int {
 // any floor without being able to wait asks it first.
 func (p *pipe) overLocked() bool { return p.availableLocked() == 0 }
 
+// outgrowLocked ends the holding for a length where nothing more can enter
+// without waiting: what is held would never go down by itself.
+func (p *pipe) outgrowLocked() {
+	if p.holding {
+		p.holding = false
+		p.kickLocked()
+	}
+}
+
 // oweLocked remembers that floor 3 has more to bring down. A carrier brings it
 // once there is room.
 func (p *pipe) oweLocked() {
+	if p.overLocked() {
+		p.outgrowLocked()
+	}
 	p.owed = true
 	p.slowLocked()
 }

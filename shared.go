@@ -20,16 +20,20 @@ func newSharedWrite(p []byte) *sharedWrite {
 // event is what was broadcast.
 func (s *sharedWrite) event() []byte { return s.chunk[s.head : len(s.chunk)-len(crlf)] }
 
-// tlsShared is up to which size an event is written to a TLS connection by who
-// broadcasts: a socket that polls as writable has room for it.
-const tlsShared = 2 << 10
+// sureShared is up to which size a socket that polls as writable has room for an
+// event.
+const sureShared = 2 << 10
+
+// surelyTakes reports whether the kernel takes all of out now.
+func (w *wire) surelyTakes(out []byte) bool { return len(out) <= sureShared && w.writable() }
 
 // writeShared writes the event to a detached response on which nothing stands in
 // its way, flushed, and waits for nobody. What the kernel does not take is queued,
 // so that the event is whole. It reports whether the event was taken, or has met
 // the failure err, which sticks. If not, nothing of it was, and the caller goes
 // the ordinary way: the response is not detached, has buffers, bytes queued or a
-// carrier at work, or the kernel has no room at all.
+// carrier at work, or the kernel has no room at all. So it does if the Budget has
+// none for what may have to be queued.
 func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -44,6 +48,9 @@ func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
 	}
 	if w.tls {
 		return f.writeSharedTLSLocked(w, out, head, len(event))
+	}
+	if f.marks.counted && f.budgetRoomLocked() == 0 && !w.surelyTakes(out) {
+		return false, nil
 	}
 	n, err := w.writeNow(out)
 	if n == 0 && err == nil {
@@ -72,7 +79,7 @@ func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
 // writeSharedTLSLocked is writeShared over TLS, where a write cannot be taken
 // back: the kernel is asked before.
 func (f *Flusher) writeSharedTLSLocked(w *wire, out []byte, head, size int) (taken bool, err error) {
-	if len(out) > tlsShared || !w.writable() {
+	if !w.surelyTakes(out) {
 		return false, nil
 	}
 	f.seizeLocked()

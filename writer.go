@@ -413,10 +413,13 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 	if _, ok := f.srv.w.(io.ReaderFrom); !ok {
 		return 0, nil
 	}
+	if f.stack.active() { // which may take what is refused below it
+		return 0, nil
+	}
 	if f.refuse != nil {
 		return 0, f.refuse
 	}
-	if f.stack.active() || f.head || f.holding || f.carrierOnly() || limit == 0 {
+	if f.head || f.holding || f.carrierOnly() || limit == 0 {
 		return 0, nil
 	}
 	if err := f.takePenLocked(false); err != nil {
@@ -543,6 +546,7 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 	}
 	f.takeAwayLocked(http.ErrHijacked)
 	f.leaveGroupsLocked()
+	f.partFromGroupsLocked()
 	f.stopTimersLocked()
 	f.dropStackLocked()
 	return conn, rw, nil
@@ -641,8 +645,14 @@ func (f *Flusher) tryWriteLocked(p []byte) error {
 		return err
 	case f.refuse != nil:
 		return f.refuse
+	case s.busy && len(p) == 0:
+		return nil
 	}
-	if s.busy || len(p) > f.availableLocked() && (f.overLocked() || f.q.len > 0) {
+	if s.busy {
+		return ErrNoRoom
+	}
+	if len(p) > f.availableLocked() && (f.overLocked() || f.q.len > 0) {
+		f.outgrowLocked()
 		return ErrNoRoom
 	}
 	n, err := f.writeWholeLocked(p)

@@ -73,7 +73,7 @@ func (c *crowd) look() (s state) {
 }
 
 // idleEach is what one idle stream of n adds to the server. What the first ones
-// need does not count.
+// need does not count: the runtime is still growing then.
 func idleEach(g gathering, n int) state {
 	c := gather(g)
 	defer c.stop()
@@ -83,7 +83,7 @@ func idleEach(g gathering, n int) state {
 	return c.look().minus(before).over(float64(n))
 }
 
-const warmStreams = 200
+const warmStreams = 1000
 
 // A peak is the most that a broadcast has added to a server for a while.
 type peak struct {

@@ -92,7 +92,7 @@ func waitedForDetached() (lane, lane, func()) {
 // waited opens a stream whose client says when it has an event. stream is its
 // handler, which calls work.
 func waited(wrap func(http.Handler) http.Handler, stream func(w http.ResponseWriter, work func(io.Writer, func()))) (lane, func()) {
-	counts, took, got := make(chan int), make(chan float64), make(chan bool)
+	counts, took, got := make(chan int), make(chan float64), make(chan bool, 1) // the end, too, is got
 	work := func(w io.Writer, flushEvent func()) {
 		for n := range counts {
 			costs := make([]float64, n)

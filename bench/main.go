@@ -1,5 +1,5 @@
 // Command bench measures this library beside plain net/http and beside other
-// ways to stream, and writes the tables of BENCHMARKS.md and the picture.
+// ways to stream, and writes the tables of BENCHMARKS.md and the pictures.
 //
 // Each comparison has two lanes that do the same work, on streams that stay
 // open. They take turns, a short slice each, so that what else the machine does
@@ -7,7 +7,7 @@
 // of two medians.
 //
 //	go run .          everything, and write ../BENCHMARKS.md and ../docs
-//	go run . -short   under a minute: fail if a figure is beyond twice its margin
+//	go run . -short   the promises in fewer pairs: fail if one is worse than CI allows
 package main
 
 import (
@@ -24,9 +24,9 @@ import (
 
 func main() {
 	log.SetFlags(0)
-	short := flag.Bool("short", false, "check the promised figures in less than a minute and write nothing")
+	short := flag.Bool("short", false, "check the promised figures, in fewer pairs, and write nothing")
 	dir := flag.String("dir", "..", "where BENCHMARKS.md and docs are")
-	only := flag.String("only", "", "measure what matches this regular expression, and write nothing")
+	only := flag.String("only", "", "measure the rows that match this regular expression (and crowd: NAME, proxy: NAME), and write nothing")
 	repeat := flag.Float64("x", 1, "how many times as many pairs to measure")
 	// What follows is for the processes that the command starts.
 	ask := flag.String("ask", "", "be a client that asks this address for responses")

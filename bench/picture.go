@@ -14,8 +14,8 @@ import (
 const (
 	pictureWidth = 440
 	margin       = 14
-	nameWidth    = 194 // of a row's name, before the bar
-	barWidth     = 108 // of the longest bar; its label follows
+	nameWidth    = 204 // of a row's name, before the bar
+	barWidth     = 102 // of the longest bar; its label follows
 	rowHeight    = 20
 )
 
@@ -166,7 +166,7 @@ func (r *result) pictureLabel() string {
 		s = fmt.Sprintf("+%.0f %%", (cost-1)*100)
 	case cost > 0.5:
 		s = fmt.Sprintf("−%.0f %%", (1-cost)*100)
-	case cost > 0.1:
+	case cost > 0.105:
 		s = fmt.Sprintf("%.1f×", 1/cost)
 	default:
 		s = fmt.Sprintf("%.0f×", 1/cost)
@@ -175,9 +175,9 @@ func (r *result) pictureLabel() string {
 		return s
 	}
 	switch {
-	case r.delta && r.limit < 1, r.alone:
+	case r.delta && r.limit < 1:
 		return s + " ✗"
-	case r.delta:
+	case r.delta, r.alone:
 		return fmt.Sprintf("%s ✗ %s", s, r.figure(r.limit))
 	case r.rate || r.limit == 1:
 		return fmt.Sprintf("%s ✗ %.0f×", s, r.limit)

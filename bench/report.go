@@ -159,7 +159,7 @@ func proxiesTable(proxies []standaloneResult) string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s Caddy is %s.\n\n", machine(), caddyVersion())
-	fmt.Fprintf(&b, "| | burst of %d events | processor time for each | %d streams of a token each %v, processor time for each |\n| --- | --- | --- | --- |\n", burstEvents, tokenStreams, tokenInterval)
+	fmt.Fprintf(&b, "| | burst of %d events | processor time for each | %d streams of a token every %d ms, processor time for each |\n| --- | --- | --- | --- |\n", burstEvents, tokenStreams, tokenInterval.Milliseconds())
 	rate, time := &comparison{unit: "events/s"}, &comparison{unit: "ns"}
 	for _, s := range standalones {
 		cells := []string{"–", "–", "–"}
@@ -214,6 +214,8 @@ func (c *comparison) value(v float64) string {
 		return fmt.Sprintf("%.0f B", v)
 	case c.unit != "ns":
 		return fmt.Sprintf("%.2g", v)
+	case v >= 1e9:
+		return fmt.Sprintf("%.3g s", v/1e9)
 	case v >= 1e6:
 		return fmt.Sprintf("%.3g ms", v/1e6)
 	case v >= 1e3:

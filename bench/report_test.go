@@ -162,7 +162,7 @@ func TestPictureLabel(t *testing.T) {
 		{result{ratio: 0.88}, "−12 %"},
 		{result{comparison: comparison{limit: 50, rate: true}, ratio: 32}, "32× ✗ 50×"},
 		{result{comparison: comparison{limit: 1024, delta: true, unit: "B"}, bare: 15000, ours: 16500, ratio: 1500}, "+10 % ✗ +1024 B"},
-		{result{comparison: comparison{limit: 2560, alone: true, unit: "B"}, bare: 26000, ours: 2600, ratio: 2600}, "10× ✗"},
+		{result{comparison: comparison{limit: 2560, alone: true, unit: "B"}, bare: 26000, ours: 2600, ratio: 2600}, "10× ✗ 2560 B"},
 	} {
 		if got := test.r.pictureLabel(); got != test.want {
 			t.Errorf("%+v: %q, want %q", test.r, got, test.want)
