@@ -144,7 +144,7 @@ func TestBroadcastOverTheNetwork(t *testing.T) {
 	for _, p := range []proto{http1, http10, https1, h2} {
 		for _, detach := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%v/detach=%v", p, detach), func(t *testing.T) {
-				c := gather(t, p, detach, maxPending, count(1000, 100), count(50, 6))
+				c := gather(t, p, detach, maxPending, count(1000, 60), count(50, 6))
 				for f := range c.deaf { // who reads nothing has no room from now on
 					must(t, f.TryWrite(make([]byte, 4*much)))
 					must(t, f.FlushAsync())
