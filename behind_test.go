@@ -27,18 +27,18 @@ func TestBehind(t *testing.T) {
 		expect(time.Minute, time.Minute)
 		must(t, f.FlushWait(t.Context()))
 		expect(0, 0)
-		s.hold(1 + 4064)
-		f.Write(make([]byte, 4064)) // a block, in flight
+		s.hold(1 + blockBytes)
+		f.Write(make([]byte, blockBytes)) // a block, in flight
 		f.FlushAsync()
 		expect(0, 0)
 		s.hold(0)
-		f.Write(make([]byte, 3*4064)) // three more
+		f.Write(make([]byte, 3*blockBytes)) // three more
 		f.FlushAsync()
 		time.Sleep(time.Minute)
-		f.Write(make([]byte, 4064))
+		f.Write(make([]byte, blockBytes))
 		f.FlushAsync()
 		expect(time.Minute, time.Minute)
-		s.hold(1 + 4*4064) // all but the last
+		s.hold(1 + 4*blockBytes) // all but the last
 		expect(0, time.Minute)
 		time.Sleep(time.Minute)
 		expect(time.Minute, 2*time.Minute)

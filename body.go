@@ -159,11 +159,22 @@ func (f *Flusher) excludeBodyLocked(push bool, size int) {
 	b.handing = true
 }
 
-// awaitReadLocked waits for the Read that is under way.
-func (f *Flusher) awaitReadLocked() {
-	for b := f.body; b != nil && b.handing && b.reading > 0 && f.fail == nil && !f.closing; {
+// awaitReadLocked waits for the Read that is under way, but for the end of the
+// response, and reports whether the server may have its turn then. It may not if
+// the response has failed: that Read may go on.
+func (f *Flusher) awaitReadLocked() bool {
+	b := f.body
+	if b == nil || !b.handing {
+		return true
+	}
+	for b.reading > 0 && f.fail == nil && !f.closing {
 		f.waitLocked()
 	}
+	if f.fail != nil {
+		b.handing = false
+		return false
+	}
+	return true
 }
 
 // spareBodyLocked comes before admitBodyLocked if the flush was not to be: the

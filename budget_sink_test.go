@@ -77,7 +77,7 @@ func (t *tap) SetWriteDeadline(at time.Time) error {
 func (t *tap) Hijack() (net.Conn, *bufio.ReadWriter, error) { return nil, nil, nil }
 
 // blockBytes is what one block of floor 2 takes.
-const blockBytes = 4096 - 32
+const blockBytes = 4096 - 40
 
 // hold has a response hold n blocks of budget without being stalled: what it
 // has written is under its BufferSize.

@@ -20,11 +20,12 @@ import (
 func (f *Flusher) callLocked(call func()) { f.handLocked(false, 0, call) }
 
 // handLocked is callLocked for a call that hands size bytes over, and flushes
-// with push.
-func (f *Flusher) handLocked(push bool, size int, call func()) {
-	f.excludeBodyLocked(push, size)
-	f.beginCallLocked()
-	f.awaitReadLocked()
+// with push. It reports whether the server was called: not if the response failed
+// before its turn came.
+func (f *Flusher) handLocked(push bool, size int, call func()) bool {
+	if !f.enterCallLocked(push, size) {
+		return false
+	}
 	f.mu.Unlock()
 	returned := false
 	defer func() {
@@ -36,6 +37,19 @@ func (f *Flusher) handLocked(push bool, size int, call func()) {
 	}()
 	call()
 	returned = true
+	return true
+}
+
+// enterCallLocked is the beginning of a call, until its turn has come beside the
+// handler's reading. It reports whether the call is to be made.
+func (f *Flusher) enterCallLocked(push bool, size int) bool {
+	f.excludeBodyLocked(push, size)
+	f.beginCallLocked()
+	if f.awaitReadLocked() {
+		return true
+	}
+	f.endCallLocked()
+	return false
 }
 
 // callAsideLocked calls the server without the baton and with mu dropped. The
@@ -54,9 +68,9 @@ func (f *Flusher) callAsideLocked(call func()) {
 // writeLocked is one Write of the server and, with push, if that went well, one
 // flush.
 func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err error) {
-	f.excludeBodyLocked(push, len(p))
-	f.beginCallLocked()
-	f.awaitReadLocked()
+	if !f.enterCallLocked(push, len(p)) {
+		return 0, false, f.fail
+	}
 	f.mu.Unlock()
 	returned := false
 	defer func() {
@@ -114,7 +128,10 @@ func (f *Flusher) pushLocked() bool {
 		return false
 	}
 	var err error
-	f.handLocked(true, 0, func() { err = f.srv.flusher.FlushError() })
+	if !f.handLocked(true, 0, func() { err = f.srv.flusher.FlushError() }) {
+		f.rareLocked().lastPush = f.fail
+		return false
+	}
 	f.notePushLocked(err)
 	return true
 }
@@ -170,6 +187,8 @@ func (f *Flusher) classifyLocked(err error) error {
 
 // sendSliceLocked is one call of the server's ReadFrom, for size bytes of reg.
 func (f *Flusher) sendSliceLocked(rf io.ReaderFrom, reg file, size int64) (n int64, err error) {
-	f.handLocked(true, 0, func() { n, err = rf.ReadFrom(&io.LimitedReader{R: reg, N: size}) })
+	if !f.handLocked(true, 0, func() { n, err = rf.ReadFrom(&io.LimitedReader{R: reg, N: size}) }) {
+		return 0, f.fail
+	}
 	return n, f.verdictLocked(err)
 }

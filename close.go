@@ -61,8 +61,8 @@ func (f *Flusher) Close() error {
 // stands for a plain error.
 //
 // Inside [NewHandler] the return of the handler then panics with
-// [http.ErrAbortHandler], the server's own way to cut a response. With [New]
-// the caller does that. Called by a [Filter] it only marks the response, which
+// [http.ErrAbortHandler], the server's own way to cut a response; on CGI and
+// FastCGI a panic ends the process. With [New] the caller does that. Called by a [Filter] it only marks the response, which
 // ends with the return of the handler, Close or another Abort.
 func (f *Flusher) Abort(cause error) {
 	f.mu.Lock()
@@ -150,6 +150,7 @@ func (f *Flusher) complete() {
 	var unwound error
 	whole := false
 	defer func() {
+		f.dropStackLocked() // after a filter's panic
 		f.joinLocked()
 		f.endLocked(whole, unwound)
 	}()

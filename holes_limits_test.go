@@ -95,7 +95,7 @@ func TestBudgetWakesAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		budget := flush.NewBudget(16<<10, 16<<10)
 		hog := flush.New(newTap(true), nil, &flush.Options{Budget: budget, BufferSize: 1 << 20, MaxPending: 1 << 20})
-		mustWrite(t, hog, strings.Repeat("h", 4*4064))
+		mustWrite(t, hog, strings.Repeat("h", 4*blockBytes))
 		began := time.Now()
 		var wg sync.WaitGroup
 		var woken atomic.Int32

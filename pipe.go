@@ -196,6 +196,12 @@ func (p *pipe) absorbLocked() {
 	}
 }
 
+// countAskLocked counts a flush that is asked for, whatever comes of it.
+func (p *pipe) countAskLocked() {
+	p.absorbLocked()
+	p.flow.flushes++
+}
+
 // askLocked notes that a flush is asked for, of all that was accepted.
 func (p *pipe) askLocked() mark {
 	p.asked.seq++
@@ -205,8 +211,7 @@ func (p *pipe) askLocked() mark {
 
 // askBareLocked notes that a flush is asked for that takes no bytes along.
 func (p *pipe) askBareLocked() mark {
-	p.absorbLocked()
-	p.flow.flushes++
+	p.countAskLocked()
 	p.asked.seq++
 	p.asked.pos = max(p.asked.pos, p.sent)
 	return p.asked
@@ -306,16 +311,19 @@ func (p *pipe) roundLocked() {
 // than their calls, and takes little beside it.
 func (p *pipe) writePieceLocked(size *sliceSizes, goal int64, push bool) (pushed bool) {
 	left := goal - p.sent
-	if left > blockSize && p.marks.high >= 4*copySize {
-		buf := copyBuffers.Get().(*[copySize]byte)
-		size.begin()
-		defer func() {
-			size.endLocked(p)
-			p.freeCopyLocked(buf, nil)
-		}()
-		return p.handPieceLocked(p.q.gather(buf[:min(left, int64(size.next), copySize)]), goal, push)
+	long := p.q.head != nil && p.q.head.long != nil
+	if left <= blockSize || !long && p.marks.high < 4*copySize {
+		return p.handPieceLocked(p.q.front(int(min(left, blockSize))), goal, push)
 	}
-	return p.handPieceLocked(p.q.front(int(min(left, blockSize))), goal, push)
+	size.begin()
+	defer size.endLocked(p)
+	most := int(min(left, int64(size.next), copySize))
+	if long {
+		return p.handPieceLocked(p.q.front(most), goal, push)
+	}
+	buf := copyBuffers.Get().(*[copySize]byte)
+	defer func() { p.freeCopyLocked(buf, nil) }()
+	return p.handPieceLocked(p.q.gather(buf[:most]), goal, push)
 }
 
 func (p *pipe) handPieceLocked(piece []byte, goal int64, push bool) (pushed bool) {
@@ -357,6 +365,12 @@ func (p *pipe) wrotePieceLocked(size, n int, pushed bool, err error) {
 func (p *pipe) noteSentLocked(n int) {
 	p.sent += int64(n)
 	p.flow.bytes += int64(n)
+}
+
+// noteDoneLocked notes that the flush asked for as ask was done, with its bytes.
+func (p *pipe) noteDoneLocked(ask mark) {
+	p.flow.pushes++
+	p.done = max(p.done, ask.seq)
 }
 
 // passOverLocked notes that n bytes were accepted and go nowhere.

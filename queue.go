@@ -5,29 +5,42 @@ import (
 	"time"
 )
 
-// blockSize is what one block of a queue holds. With its three words of
+// blockSize is what one block of a queue holds. With its four words of
 // bookkeeping, and the word that the allocator puts before a large object with
 // pointers in it, a block takes exactly [blockMemory], one of the allocator's
 // own sizes.
 const (
-	blockSize   = blockMemory - 32
+	blockSize   = blockMemory - 40
 	blockMemory = 4096
 )
 
 // A block is a piece of floor 2. Bytes data[r:w] are held; a holder of the
 // baton may read them unlocked while others append behind w.
+//
+// What fills a long block comes in one, and can be handed down by one call of the
+// server: in small ones a large Write would cost a call each.
 type block struct {
 	next *block
 	r, w int32
-	at   time.Duration // when the first of the bytes held came, as now says
+	at   time.Duration   // when the first of the bytes held came, as now says
+	long *[copySize]byte // nil: they are in data
 	data [blockSize]byte
 }
 
+func (b *block) held() []byte {
+	if b.long != nil {
+		return b.long[b.r:b.w]
+	}
+	return b.data[b.r:b.w]
+}
+
+func (b *block) full() bool { return b.w >= blockSize }
+
 var blocks = sync.Pool{New: func() any { return new(block) }}
 
-// A queue holds the bytes of floor 2 in blocks of one size: memory follows
-// what is held to within a block or two, and nothing is copied when it grows,
-// so bytes that are being written stay where they are.
+// A queue holds the bytes of floor 2 in blocks: memory follows what is held to
+// within a block or two, and nothing is copied when it grows, so bytes that are
+// being written stay where they are.
 // The zero queue is empty and owns no memory; so does one that ran empty.
 type queue struct {
 	head, tail *block
@@ -39,13 +52,16 @@ type queue struct {
 	credit int32
 }
 
-// push appends p, all of it.
-func push[T []byte | string](q *queue, p T) {
+// push appends p, all of it, with long in long blocks where it fills them.
+func push[T []byte | string](q *queue, p T, long bool) {
 	q.len += len(p)
 	q.credit = 0
 	for len(p) > 0 {
-		if q.tail == nil || q.tail.w == blockSize {
+		if q.tail == nil || q.tail.full() {
 			b := newBlock()
+			if long && len(p) >= copySize {
+				b.long = copyBuffers.Get().(*[copySize]byte)
+			}
 			q.blocks++
 			if q.tail == nil {
 				q.head = b
@@ -54,7 +70,12 @@ func push[T []byte | string](q *queue, p T) {
 			}
 			q.tail = b
 		}
-		n := copy(q.tail.data[q.tail.w:], p)
+		var n int
+		if b := q.tail; b.long != nil {
+			n = copy(b.long[:], p)
+		} else {
+			n = copy(b.data[b.w:], p)
+		}
 		q.tail.w += int32(n)
 		p = p[n:]
 	}
@@ -72,7 +93,7 @@ func (q *queue) front(limit int) []byte {
 	if q.head == nil {
 		return nil
 	}
-	p := q.head.data[q.head.r:q.head.w]
+	p := q.head.held()
 	return p[:min(limit, len(p))]
 }
 
@@ -80,7 +101,7 @@ func (q *queue) front(limit int) []byte {
 func (q *queue) gather(buf []byte) []byte {
 	n := 0
 	for b := q.head; b != nil && n < len(buf); b = b.next {
-		n += copy(buf[n:], b.data[b.r:b.w])
+		n += copy(buf[n:], b.held())
 	}
 	return buf[:n]
 }
@@ -99,6 +120,9 @@ func (q *queue) pop(n int) {
 		q.blocks--
 		if q.head == nil {
 			q.tail, q.credit = nil, 0
+		}
+		if b.long != nil {
+			copyBuffers.Put(b.long)
 		}
 		b.free()
 	}
@@ -135,7 +159,7 @@ func (q *queue) room() int {
 	if q.tail == nil {
 		return blockSize
 	}
-	return blockSize - int(q.tail.w)
+	return max(blockSize-int(q.tail.w), 0)
 }
 
 // dropBehind drops all but the first block, which a call of the server may be
@@ -163,7 +187,9 @@ func (q *queue) reset() int {
 	return n
 }
 
+// free gives b back, but for what is long: after a failure the server may still
+// be reading that, see freeCopyLocked.
 func (b *block) free() {
-	b.next, b.r, b.w = nil, 0, 0
+	b.next, b.long, b.r, b.w = nil, nil, 0, 0
 	blocks.Put(b)
 }

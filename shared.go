@@ -58,18 +58,14 @@ func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
 		f.loseLocked(len(event) - size)
 		return true, f.verdictLocked(err)
 	case n == len(out):
-		f.flow.pushes++
-		f.done = ask.seq
+		f.noteDoneLocked(ask)
 		return true, nil
 	}
 	w.tear(out, n, head, len(event))
 	if size < len(event) {
-		push(&f.q, event[size:])
-		f.countLocked()
-		f.measureHighestLocked()
+		f.queueRestLocked(event[size:])
 	}
-	f.async = true
-	f.kickLocked()
+	f.carryAsyncLocked(nil)
 	return true, nil
 }
 
@@ -79,7 +75,7 @@ func (f *Flusher) writeSharedTLSLocked(w *wire, out []byte, head, size int) (tak
 	if len(out) > tlsShared || !w.writable() {
 		return false, nil
 	}
-	f.held = true
+	f.seizeLocked()
 	defer f.releaseLocked()
 	ask := f.acceptSharedLocked(size)
 	n := 0
@@ -91,8 +87,7 @@ func (f *Flusher) writeSharedTLSLocked(w *wire, out []byte, head, size int) (tak
 		f.loseLocked(size - n)
 		return true, f.verdictLocked(err)
 	}
-	f.flow.pushes++
-	f.done = max(f.done, ask.seq)
+	f.noteDoneLocked(ask)
 	return true, nil
 }
 
@@ -107,9 +102,7 @@ func (f *Flusher) clearLocked() bool {
 // acceptSharedLocked takes in size bytes, and the flush of them.
 func (f *Flusher) acceptSharedLocked(size int) mark {
 	f.written += int64(size)
-	f.accepted += int64(size)
-	f.flow.flushes++
-	return f.askLocked()
+	return f.acceptPastLocked(size)
 }
 
 // tear notes that of out, a chunk with head bytes before its size, n have gone.

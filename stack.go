@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"net/http"
 	"reflect"
 	"runtime"
@@ -132,6 +133,7 @@ type stack struct {
 	lent      bool        // a call of the running filter's has let the baton go
 	ownLength bool        // a filter has set the Content-Length: what the stack lets through is held to it
 	resized   bool        // a filter let through more or less than it was given
+	sniffed   string      // the Content-Type that Gzip has found in the body and set
 	running   *Buffer     // whose filter runs
 	view      filterView  // of the headers, as it has them
 	grown     int64       // by how much filters have lengthened the body under a length that was sent
@@ -160,6 +162,18 @@ func (s *stack) top() *Buffer {
 	return nil
 }
 
+// fromTop yields the buffers from the top down, for who runs their filters: not
+// those that the end of the response has dropped meanwhile.
+func (s *stack) fromTop() iter.Seq[*Buffer] {
+	return func(yield func(*Buffer) bool) {
+		for i := len(s.bufs) - 1; i >= 0; i-- {
+			if i < len(s.bufs) && !yield(s.bufs[i]) {
+				return
+			}
+		}
+	}
+}
+
 // flushStackLocked flushes all buffers, or those with FollowFlush, from the
 // top down. With whole, what they let through enters floor 2 whole and is not
 // carried further on the caller's goroutine. ErrReentrant itself says that it
@@ -174,16 +188,12 @@ func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 	}
 	defer f.settleTurnLocked(&err)
 	s.whole = whole
-	defer func() { s.whole = false }()
-	for i := len(s.bufs) - 1; i >= 0; i-- {
-		if i >= len(s.bufs) {
-			continue // the response was aborted meanwhile
-		}
-		switch b := s.bufs[i]; {
+	for b := range s.fromTop() {
+		switch {
 		case !all && !b.opts.FollowFlush:
 		case !b.opts.NoFlush && !b.disabled: // a filter that has failed does not fail every flush
 			err = joinErrors(err, f.runLocked(b, PhaseFlush))
-		case all && b.opts.NoFlush:
+		case all && b.opts.NoFlush && !s.paying: // else FlushAll has said so when it was called
 			err = joinErrors(err, ErrForbidden)
 		}
 	}
@@ -234,7 +244,7 @@ func (f *Flusher) cleanStackLocked() (err error) {
 	s := f.stack
 	s.cleaning = true
 	defer func() { s.cleaning = false }()
-	for _, b := range slices.Backward(s.bufs) {
+	for b := range s.fromTop() {
 		if !b.disabled { // else an error page could fail with the page
 			err = joinErrors(err, f.runLocked(b, PhaseClean))
 		}
@@ -245,7 +255,10 @@ func (f *Flusher) cleanStackLocked() (err error) {
 	for _, b := range s.bufs {
 		b.started, b.processed, b.pinned = false, false, false
 	}
-	s.rest, s.grown, s.resized, s.ownLength = nil, 0, false, false
+	if h := f.headerLocked(); s.sniffed != "" && h.Get("Content-Type") == s.sniffed {
+		delete(h, "Content-Type") // it was that of the body
+	}
+	s.rest, s.grown, s.resized, s.ownLength, s.sniffed = nil, 0, false, false, ""
 	return wrapReentrant(err)
 }
 
@@ -285,8 +298,8 @@ func (f *Flusher) dropStackLocked() {
 // be wanted for something else. The failure is returned all the same.
 func writeStackLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	s := f.stack
-	if s.running == nil && (f.closing || f.hijacked) {
-		return 0, f.refuse
+	if f.gone || s.running == nil && f.closing {
+		return 0, f.refuse // not while a filter may write its last
 	}
 	if err := f.awaitPaidLocked(); err != nil {
 		return 0, err
@@ -458,7 +471,9 @@ func (f *Flusher) settleTurnLocked(err *error) {
 	defer f.passTurnLocked()
 	f.stack.passing = false
 	*err = joinErrors(*err, f.enterLateLocked())
-	if !f.held && f.callerOnlyLocked() && f.dueLocked() {
+	whole := f.stack.whole
+	f.stack.whole = false
+	if !whole && !f.held && f.callerOnlyLocked() && f.dueLocked() {
 		f.workLocked() // who asked while a filter ran left it to us
 	}
 }

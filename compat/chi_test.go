@@ -33,8 +33,8 @@ func chiRows() []subject {
 	}
 	compress := func(h http.Handler) http.Handler { return routed(middleware.Compress(5))(typed(h)) }
 	var all []subject
-	all = append(all, compressor("chi `Compress`", compress, cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes}, cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes})...)
-	all = append(all, wrapped("chi `WrapResponseWriter`", routed(wrapWriter), cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes}, cells{yes, yes, yes, yes, goneBoth, yes, yes, yes})...)
-	all = append(all, wrapped("chi `Timeout`", routed(middleware.Timeout(time.Hour)), cells{yes, yes, yes, yes, goneBoth, yes, yes, yes}, cells{yes, yes, yes, yes, goneBoth, yes, yes, yes})...)
+	all = append(all, compressor("chi `Compress`", compress, cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes, yes}, cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes, handlerWaits})...)
+	all = append(all, wrapped("chi `WrapResponseWriter`", routed(wrapWriter), cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes, yes}, cells{yes, yes, yes, yes, goneBoth, yes, yes, yes, handlerWaits})...)
+	all = append(all, wrapped("chi `Timeout`", routed(middleware.Timeout(time.Hour)), cells{yes, yes, yes, yes, goneBoth, yes, yes, yes, yes}, cells{yes, yes, yes, yes, goneBoth, yes, yes, yes, yes})...)
 	return all
 }

@@ -18,7 +18,7 @@ const emptyMessage = "\x00\x00\x00\x00\x00"
 
 func connectRows() []subject {
 	return []subject{{
-		name: "connect-go server stream", place: handler, want: cells{none, none, yes, yes, goneBoth, laterWrite, byCtx, none},
+		name: "connect-go server stream", place: handler, want: cells{none, none, yes, yes, goneBoth, laterWrite, byCtx, none, yes},
 		post:   emptyMessage,
 		header: http.Header{"Content-Type": {"application/connect+proto"}, "Connect-Protocol-Version": {"1"}},
 		serve: func(_ *testing.T, opts *flush.Options, run func(*session)) http.Handler {

@@ -10,7 +10,7 @@ import (
 )
 
 func datastarRows() []subject {
-	return []subject{{name: "datastar-go `Send`", place: handler, want: cells{yes, yes, yes, yes, goneCtx, yes, yes, yes}, serve: func(_ *testing.T, opts *flush.Options, run func(*session)) http.Handler {
+	return []subject{{name: "datastar-go `Send`", place: handler, want: cells{yes, yes, yes, yes, goneCtx, yes, yes, yes, tooLate}, serve: func(_ *testing.T, opts *flush.Options, run func(*session)) http.Handler {
 		return flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			s := datastar.NewSSE(w, r)
 			run(&session{r.Context(), w, func(text string) error {

@@ -41,7 +41,7 @@ func echoRows() []subject {
 		}
 	}
 	row := func(name string, gzip bool, a app) subject {
-		want := cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes}
+		want := cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes, yes}
 		return subject{name: name, place: handler, gzip: gzip, want: want, serve: func(_ *testing.T, opts *flush.Options, run func(*session)) http.Handler {
 			return flush.NewHandler(a(run), opts)
 		}}

@@ -79,12 +79,12 @@ func ginRows() []subject {
 		}
 		<-over
 	}
-	gz := ginRow("gin with `gin-contrib/gzip`", []gin.HandlerFunc{ginzip.Gzip(ginzip.DefaultCompression)}, written, cells{yes, waits, yes, yes, goneBoth, laterWrite, byCtx, refused})
+	gz := ginRow("gin with `gin-contrib/gzip`", []gin.HandlerFunc{ginzip.Gzip(ginzip.DefaultCompression)}, written, cells{yes, waits, yes, yes, goneBoth, laterWrite, byCtx, refused, yes})
 	gz.gzip = true
 	return []subject{
-		ginRow("gin `Writer.Flush`", nil, written, cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes}),
-		ginRow("gin `SSEvent`", nil, event, cells{yes, yes, yes, yes, goneCtx, onClose, yes, yes}),
-		ginRow("gin `Stream`", nil, stream, cells{yes, yes, yes, yes, streamEnds, streamEnds, yes, yes}),
+		ginRow("gin `Writer.Flush`", nil, written, cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes, yes}),
+		ginRow("gin `SSEvent`", nil, event, cells{yes, yes, yes, yes, goneCtx, onClose, yes, yes, yes}),
+		ginRow("gin `Stream`", nil, stream, cells{yes, yes, yes, yes, streamEnds, streamEnds, yes, yes, yes}),
 		gz,
 	}
 }

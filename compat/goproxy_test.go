@@ -27,7 +27,7 @@ func newProxy(tr *http.Transport) *goproxy.ProxyHttpServer {
 }
 
 func goproxyRows() []subject {
-	return []subject{{name: "goproxy, plain requests", place: handler, want: cells{none, none, yes, yes, cutOff, cutOff, never, none}, serve: func(t *testing.T, opts *flush.Options, run func(*session)) http.Handler {
+	return []subject{{name: "goproxy, plain requests", place: handler, want: cells{none, none, yes, yes, cutOff, cutOff, never, none, none}, serve: func(t *testing.T, opts *flush.Options, run func(*session)) http.Handler {
 		s := start(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream") // which goproxy flushes
 			c := plain(w, r)

@@ -10,7 +10,7 @@ import (
 )
 
 func goSSERows() []subject {
-	return []subject{{name: "go-sse `Session`", place: handler, want: cells{yes, yes, yes, yes, goneBoth, yes, yes, yes}, serve: func(t *testing.T, opts *flush.Options, run func(*session)) http.Handler {
+	return []subject{{name: "go-sse `Session`", place: handler, want: cells{yes, yes, yes, yes, goneBoth, yes, yes, yes, yes}, serve: func(t *testing.T, opts *flush.Options, run func(*session)) http.Handler {
 		return flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			s, err := sse.Upgrade(w, r)
 			if err != nil {

@@ -21,7 +21,7 @@ import (
 
 func grpcRows() []subject {
 	return []subject{{
-		name: "grpc-go `ServeHTTP`", place: handler, want: cells{none, none, yes, yes, goneCtx, onClose, byCtx, none}, h2only: true, path: "test.Service/Stream",
+		name: "grpc-go `ServeHTTP`", place: handler, want: cells{none, none, yes, yes, goneCtx, onClose, byCtx, none, none}, h2only: true, path: "test.Service/Stream",
 		post:   emptyMessage,
 		header: http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}},
 		serve: func(_ *testing.T, opts *flush.Options, run func(*session)) http.Handler {

@@ -8,5 +8,5 @@ import (
 
 func gzhttpRows() []subject {
 	gz := func(h http.Handler) http.Handler { return gzhttp.GzipHandler(h) }
-	return compressor("klauspost `gzhttp`", gz, cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes}, cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes})
+	return compressor("klauspost `gzhttp`", gz, cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes, yes}, cells{yes, yes, yes, yes, goneBoth, laterWrite, yes, yes, handlerWaits})
 }

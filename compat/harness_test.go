@@ -93,31 +93,36 @@ func compressor(name string, wrap func(http.Handler) http.Handler, in, out cells
 	return rows
 }
 
-// The columns of the table, in order.
-var columns = []struct {
+// A column of the table.
+type column struct {
 	title string
 	cell  func(t *testing.T, s subject, p proto) string
-}{
+	http1 bool // what it says is of HTTP/1.1 alone
+}
+
+// The columns of the table, in order.
+var columns = []column{
 	{"`flush.Flush(w, true)`", func(t *testing.T, s subject, p proto) string {
 		return steps(t, s, p, &flush.Options{}, func(c *session) func(string) error { return flushing(c, true) })
-	}},
+	}, false},
 	{"`flush.Flush(w, false)`", func(t *testing.T, s subject, p proto) string {
 		return background(t, s, p, &flush.Options{}, func(c *session) func(string) error { return flushing(c, false) })
-	}},
+	}, false},
 	{"own flush, `Wait`", func(t *testing.T, s subject, p proto) string {
 		return steps(t, s, p, &flush.Options{}, func(c *session) func(string) error { return c.own })
-	}},
+	}, false},
 	{"own flush, `Async`", func(t *testing.T, s subject, p proto) string {
 		return background(t, s, p, &flush.Options{Flush: flush.Async}, func(c *session) func(string) error { return c.own })
-	}},
-	{"client gone", gone},
-	{"`SendTimeout`", timesOut},
-	{"finds the Flusher", finds},
-	{"`SetWriteDeadline`", setsDeadline},
+	}, false},
+	{"client gone", gone, false},
+	{"`SendTimeout`", timesOut, false},
+	{"finds the Flusher", finds, false},
+	{"`SetWriteDeadline`", setsDeadline, false},
+	{"`Detach` on HTTP/1.1", detaches, true},
 }
 
 // cells are the expected outcomes of a row, by column.
-type cells [8]string
+type cells [9]string
 
 // What a cell can say.
 const (
@@ -511,6 +516,7 @@ func stalls(t *testing.T, s subject, p proto, size int) string {
 	closed := make(chan error, 1)
 	opts := &flush.Options{SendTimeout: sendTimeout, OnClose: func(_ *http.Request, _ flush.Stats, err error) { closed <- err }}
 	srv := start(t, s.serve(t, opts, func(c *session) {
+		f, known := flush.FromContext(c.ctx) // grpc-go returns to the server while this still runs
 		// What others do once, after the first step, is over before the stall.
 		err := c.own(texts[0])
 		time.Sleep(time.Nanosecond)
@@ -529,9 +535,7 @@ func stalls(t *testing.T, s subject, p proto, size int) string {
 			}
 		}
 		e.err = err
-		if f, ok := flush.FromContext(c.ctx); ok {
-			e.sticks = f.Err() != nil
-		}
+		e.sticks = known && f.Err() != nil
 		result <- e
 	}), p)
 	r := srv.ask(t, s)

@@ -11,6 +11,6 @@ func httpcompressionRows() []subject {
 	if err != nil {
 		panic(err)
 	}
-	all := compressor("`httpcompression`", whole, cells{atEnd, atEnd, atEnd, atEnd, goneBoth, laterWrite, byCtx, refused}, cells{atEnd, atEnd, atEnd, atEnd, goneBoth, waitOnly, yes, refused})
-	return append(all, compressor("`httpcompression`, `MinSize(0)`", small, cells{yes, waits, yes, yes, goneBoth, laterWrite, byCtx, refused}, cells{yes, yes, yes, yes, goneBoth, waitOnly, yes, refused})...)
+	all := compressor("`httpcompression`", whole, cells{atEnd, atEnd, atEnd, atEnd, goneBoth, laterWrite, byCtx, refused, yes}, cells{atEnd, atEnd, atEnd, atEnd, goneBoth, waitOnly, yes, refused, handlerWaits})
+	return append(all, compressor("`httpcompression`, `MinSize(0)`", small, cells{yes, waits, yes, yes, goneBoth, laterWrite, byCtx, refused, yes}, cells{yes, yes, yes, yes, goneBoth, waitOnly, yes, refused, handlerWaits})...)
 }

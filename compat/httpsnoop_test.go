@@ -10,5 +10,5 @@ func httpsnoopRows() []subject {
 	metrics := func(h http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { httpsnoop.CaptureMetrics(h, w, r) })
 	}
-	return wrapped("`httpsnoop.CaptureMetrics`", metrics, cells{yes, yes, yes, yes, goneBoth, yes, yes, yes}, cells{yes, yes, yes, yes, goneBoth, yes, yes, yes})
+	return wrapped("`httpsnoop.CaptureMetrics`", metrics, cells{yes, yes, yes, yes, goneBoth, yes, yes, yes, yes}, cells{yes, yes, yes, yes, goneBoth, yes, yes, yes, handlerWaits})
 }

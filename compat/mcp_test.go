@@ -29,7 +29,7 @@ func mcpServer(run func(*session)) http.Handler {
 
 func mcpRows() []subject {
 	return []subject{{
-		name: "MCP go-sdk, streamable HTTP", place: handler, want: cells{none, none, yes, yes, goneCtx, onClose, byCtx, none},
+		name: "MCP go-sdk, streamable HTTP", place: handler, want: cells{none, none, yes, yes, goneCtx, onClose, byCtx, none, yes},
 		post: `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"work","arguments":{},"_meta":{"progressToken":"p",` +
 			`"io.modelcontextprotocol/protocolVersion":"2026-07-28","io.modelcontextprotocol/clientInfo":{"name":"client","version":"1"},"io.modelcontextprotocol/clientCapabilities":{}}}}`,
 		header: http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json, text/event-stream"}, "Mcp-Protocol-Version": {"2026-07-28"}, "Mcp-Method": {"tools/call"}, "Mcp-Name": {"work"}},

@@ -15,12 +15,12 @@ import (
 
 func nethttpRows() []subject {
 	same := func(h http.Handler) http.Handler { return h }
-	all := wrapped("`NewHandler` alone", same, cells{yes, yes, yes, yes, goneBoth, yes, yes, yes}, cells{})[:1]
+	all := wrapped("`NewHandler` alone", same, cells{yes, yes, yes, yes, goneBoth, yes, yes, yes, yes}, cells{})[:1]
 	timeout := func(h http.Handler) http.Handler { return http.TimeoutHandler(h, time.Hour, "too late") }
-	all = append(all, wrapped("`http.TimeoutHandler`", timeout, cells{refused, refused, refused, refused, goneCtx, none, byCtx, refused}, cells{refused, refused, refused, refused, goneBoth, none, yes, refused})...)
+	all = append(all, wrapped("`http.TimeoutHandler`", timeout, cells{refused, refused, refused, refused, goneCtx, none, byCtx, refused, yes}, cells{refused, refused, refused, refused, goneBoth, none, yes, refused, handlerWaits})...)
 	return append(all,
-		subject{name: "`httputil.ReverseProxy`", place: handler, want: cells{none, none, yes, yes, cutOff, cutOff, never, none}, serve: proxyInside},
-		subject{name: "`httputil.ReverseProxy`", place: outside, want: cells{yes, yes, yes, yes, goneBoth, yes, yes, yes}, serve: proxyOutside},
+		subject{name: "`httputil.ReverseProxy`", place: handler, want: cells{none, none, yes, yes, cutOff, cutOff, never, none, none}, serve: proxyInside},
+		subject{name: "`httputil.ReverseProxy`", place: outside, want: cells{yes, yes, yes, yes, goneBoth, yes, yes, yes, yes}, serve: proxyOutside},
 	)
 }
 

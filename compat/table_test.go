@@ -34,16 +34,21 @@ func TestCells(t *testing.T) {
 				t.Run(strings.ReplaceAll(c.title, "`", ""), func(t *testing.T) {
 					var by [2]string
 					for p := range by {
-						if s.h2only && proto(p) == http1 {
+						if s.h2only && proto(p) == http1 || c.http1 && proto(p) == http2 {
 							continue
 						}
 						t.Run(proto(p).String(), func(t *testing.T) {
 							synctest.Test(t, func(t *testing.T) { by[p] = c.cell(t, s, proto(p)) })
 						})
 					}
-					got := by[1]
-					if !s.h2only && by[0] != by[1] {
-						got = by[0] + "; HTTP/2: " + by[1]
+					got := by[0] + "; HTTP/2: " + by[1]
+					switch {
+					case s.h2only && c.http1:
+						got = none
+					case s.h2only:
+						got = by[1]
+					case c.http1 || by[0] == by[1]:
+						got = by[0]
 					}
 					if got != s.want[i] {
 						t.Errorf("got %q, the table says %q", got, s.want[i])

@@ -82,6 +82,7 @@ const (
 	asBare           = "STEPS_SERVER=bare"
 	sendTimeout      = "STEPS_SENDTIMEOUT=2s"
 	noProxyBuffering = "STEPS_NOPROXYBUFFERING=1"
+	graceful         = "STEPS_GRACEFUL=1" // SIGTERM ends its responses whole
 )
 
 var (

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -74,43 +75,65 @@ fastcgi_param SCRIPT_FILENAME ` + php.script + `;
 			location("/lua-timeout", "content_by_lua_file %s; send_timeout 3s;", lua),
 			location("/lua-http10-off", "content_by_lua_file %s; lua_http10_buffering off;", lua),
 		}, "")
-		_, addrs, err := onPorts(1, func(addrs []string) (*process, error) {
-			tmp := filepath.Join(dir, "nginx")
-			conf, err := file("nginx/nginx.conf", fmt.Appendf(nil, `
-load_module %s;
-load_module %s;
-%s
-daemon off;
-worker_processes 1;
-error_log stderr notice;
-pid %[4]s/pid;
-events { worker_connections 128; }
-http {
-	access_log off;
-	default_type text/plain;
-	client_body_temp_path %[4]s/body;
-	proxy_temp_path %[4]s/proxy;
-	fastcgi_temp_path %[4]s/fastcgi;
-	uwsgi_temp_path %[4]s/uwsgi;
-	scgi_temp_path %[4]s/scgi;
-	lua_package_path "/usr/share/lua/5.1/?.lua;;";
-	server {
-		listen %[5]s;
-		%[6]s
-		%[7]s
-	}
+		modules := []string{nginxModules + "ndk_http_module.so", nginxModules + luaModule}
+		addrs, err := startNginx("nginx", modules, 1, func(addrs []string) string {
+			return fmt.Sprintf(`
+default_type text/plain;
+lua_package_path "/usr/share/lua/5.1/?.lua;;";
+server {
+	listen %s;
+	%s
+	%s
 }
-`, nginxModules+"ndk_http_module.so", nginxModules+luaModule, ofRoot("user root;"), tmp, addrs[0], params, locations), 0o644)
-			if err != nil {
-				return nil, err
-			}
-			return launch("nginx", exec.Command(program("nginx"), "-c", conf, "-e", "stderr"), syscall.SIGTERM)
+`, addrs[0], params, locations)
 		})
 		if err != nil {
 			return "", err
 		}
 		return addrs[0], nil
 	},
+}
+
+// startNginx starts one with a worker. conf is what is in its http block, for
+// the ports that it is given.
+func startNginx(name string, modules []string, ports int, conf func(addrs []string) string) ([]string, error) {
+	var load strings.Builder
+	for _, m := range modules {
+		fmt.Fprintf(&load, "load_module %s;\n", m)
+	}
+	// A configuration may include it.
+	params, err := os.ReadFile("/etc/nginx/fastcgi_params")
+	if err == nil {
+		_, err = file(name+"/fastcgi_params", params, 0o644)
+	}
+	if err != nil {
+		return nil, err
+	}
+	_, addrs, err := onPorts(ports, func(addrs []string) (*process, error) {
+		path, err := file(name+"/nginx.conf", fmt.Appendf(nil, `
+%[1]s
+%[2]s
+daemon off;
+worker_processes 1;
+error_log stderr notice;
+pid %[3]s/pid;
+events { worker_connections 512; }
+http {
+	access_log off;
+	client_body_temp_path %[3]s/body;
+	proxy_temp_path %[3]s/proxy;
+	fastcgi_temp_path %[3]s/fastcgi;
+	uwsgi_temp_path %[3]s/uwsgi;
+	scgi_temp_path %[3]s/scgi;
+	%[4]s
+}
+`, &load, ofRoot("user root;"), filepath.Join(dir, name), conf(addrs)), 0o644)
+		if err != nil {
+			return nil, err
+		}
+		return launch(name, exec.Command(program("nginx"), "-c", path, "-e", "stderr"), syscall.SIGTERM)
+	})
+	return addrs, err
 }
 
 func onNginx(t *testing.T, path string) web { return web{nginx.get(t), path} }

@@ -7,10 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"os/exec"
-	"path/filepath"
 	"strings"
-	"syscall"
 )
 
 // routesNginx has a folder for each way to put nginx in front of the
@@ -67,38 +64,18 @@ var routesNginx = &lazy[[]string]{
 		for _, how := range []string{"flush", "ob", "zlib"} {
 			folder(&inner, "php-"+how, "fastcgi_pass unix:%s; fastcgi_buffering off; fastcgi_param SCRIPT_FILENAME %s; fastcgi_param QUERY_STRING %s; %s", fpmSock, php, how, fast)
 		}
-		_, addrs, err := onPorts(3, func(addrs []string) (*process, error) {
+		return startNginx("routes-nginx", nil, 3, func(addrs []string) string {
 			outer.Reset()
 			folder(&outer, "hold-hold", "proxy_pass http://%s/default/;", addrs[0])
 			folder(&outer, "off-hold", "proxy_pass http://%s/default/; %s", addrs[0], off)
 			folder(&outer, "hold-off", "proxy_pass http://%s/off/;", addrs[0])
 			folder(&outer, "off-off", "proxy_pass http://%s/off/; %s", addrs[0], off)
-			root := filepath.Join(dir, "routes-nginx")
-			conf, err := file("routes-nginx/nginx.conf", fmt.Appendf(nil, `
-%[8]s
-daemon off;
-worker_processes 1;
-error_log stderr notice;
-pid %[1]s/pid;
-events { worker_connections 512; }
-http {
-	access_log off;
-	client_body_temp_path %[1]s/body;
-	proxy_temp_path %[1]s/proxy;
-	fastcgi_temp_path %[1]s/fastcgi;
-	uwsgi_temp_path %[1]s/uwsgi;
-	scgi_temp_path %[1]s/scgi;
-	server { listen %[2]s; %[3]s }
-	server { listen %[4]s; %[5]s }
-	server { listen %[6]s ssl http2; ssl_certificate %[7]s; ssl_certificate_key %[7]s; %[3]s }
-}
-`, root, addrs[0], &inner, addrs[1], &outer, addrs[2], cert, ofRoot("user root;")), 0o644)
-			if err != nil {
-				return nil, err
-			}
-			return launch("routes-nginx", exec.Command(program("nginx"), "-c", conf, "-e", "stderr"), syscall.SIGTERM)
+			return fmt.Sprintf(`
+server { listen %[1]s; %[2]s }
+server { listen %[3]s; %[4]s }
+server { listen %[5]s ssl http2; ssl_certificate %[6]s; ssl_certificate_key %[6]s; %[2]s }
+`, addrs[0], &inner, addrs[1], &outer, addrs[2], cert)
 		})
-		return addrs, err
 	},
 }
 

@@ -106,6 +106,7 @@ func versions() string {
 		{"Caddy", []string{program("caddy"), "version"}, `v?(\d\S+)`},
 		{"squid", []string{program("squid"), "-v"}, `Version (\S+)`},
 		{"http-proxy", []string{program("node"), "-p", "require('" + nodeModules + "http-proxy/package.json').version"}, `(\S+)`},
+		{"webpack-dev-server", []string{program("node"), "-p", "require('" + npmModules + "/webpack-dev-server/package.json').version"}, `(\S+)`},
 	} {
 		out, _ := exec.Command(c.argv[0], c.argv[1:]...).CombinedOutput()
 		if m := regexp.MustCompile(c.match).FindSubmatch(out); m != nil {
@@ -119,7 +120,7 @@ const serversHead = `# What servers make of a flush
 
 ` + "`e2e/run -update`" + ` has written this table, and every run of ` + "`e2e/run`" + ` checks it. One handler, the same everywhere, writes and
 flushes step by step and stops after each step until the test lets it go on; the client looks at what has arrived
-meanwhile.
+meanwhile. How to set the servers up is in [web-servers.md](web-servers.md).
 
 `
 

@@ -65,6 +65,26 @@ func TestPipe(t *testing.T) {
 	})
 }
 
+// Who has closed gets nothing of what the peer writes once it sees the end.
+func TestPipeCloseEndsReadsFirst(t *testing.T) {
+	for range 2000 {
+		a, b := flushtest.Pipe(0)
+		read := make(chan int, 1)
+		go func() {
+			n, _ := a.Read(make([]byte, 10))
+			read <- n
+		}()
+		go a.Close()
+		b.Read(make([]byte, 1)) // to the end
+		if _, err := b.Write([]byte("late")); err != io.ErrClosedPipe {
+			t.Fatalf("a write after the peer's end: %v", err)
+		}
+		if n := <-read; n > 0 {
+			t.Fatalf("%d bytes read after Close", n)
+		}
+	}
+}
+
 func TestConnScripts(t *testing.T) {
 	broken := errors.New("broken")
 	synctest.Test(t, func(t *testing.T) {

@@ -126,7 +126,9 @@ func (c *pipeConn) CloseWrite() error {
 
 func (c *pipeConn) Close() error {
 	c.closed.Do(func() {
-		c.CloseWrite()
+		// A Read of ours ends before the peer sees the end: it must not get what
+		// the peer answers to that.
+		defer c.CloseWrite()
 		c.in.mu.Lock()
 		defer c.in.mu.Unlock()
 		c.in.gone = true

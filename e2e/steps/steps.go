@@ -28,6 +28,8 @@
 //	q           wait for the client to leave, or until the control server says that
 //	            it is enough; the result is "told" or "never told" (Go only)
 //	cut         abort the response, and end (Go only)
+//	T           wait until the process has been told to stop (Go only)
+//	pid         the result is the process's id (Go only)
 //	k           keep a connection to the control server until the end, so that
 //	            it notices that the process has gone (Go only)
 //	ef:N, ea:N  N events of 24 bytes, each flushed (waiting, asynchronously)
@@ -43,6 +45,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"os"
 	"strconv"
 	"strings"
 
@@ -59,6 +62,10 @@ var (
 
 // Event is what ef and ea write: 24 bytes.
 const Event = "data: 0123456789abcdef\n\n"
+
+// Stopping is closed when the process has been told to stop. It is set before
+// the first request.
+var Stopping <-chan struct{}
 
 // Handler runs the script that the request names.
 var Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -136,6 +143,10 @@ func (s *session) do(op string) (goOn bool) {
 		}
 	case "q":
 		s.results = append(s.results, s.untilLeft())
+	case "T":
+		<-Stopping
+	case "pid":
+		s.results = append(s.results, strconv.Itoa(os.Getpid()))
 	case "cut":
 		s.f.Abort(errors.New("steps: cut"))
 		return false

@@ -4,52 +4,57 @@ import (
 	"context"
 	"errors"
 
+	"github.com/fa492104/flush"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// catchUp brings the client up to date from the store and makes the stream a
-// live one. Here a slow client may take its time: only its handler waits.
+// catchUp sends a client the events after cursor from the store and makes its
+// stream a live one. Here a slow client may take its time: only its handler
+// waits.
 //
 // When a machine dies, all its clients come back to the others at once. So the
 // store is read for at most [readers] of them at a time, one event by one, in
 // the order in which they ask. Nobody keeps a turn while a client reads.
-func (in *instance) catchUp(ctx context.Context, s *stream) error {
-	if s.cursor > in.hub.count().Last { // ahead of us, or an id of another store
+func (in *instance) catchUp(ctx context.Context, f *flush.Flusher, cursor uint64) error {
+	if cursor > in.hub.count().Last { // ahead of us, or an id of another store
 		info, err := turn(ctx, in, func() (*jetstream.StreamInfo, error) { return in.events.Info(ctx) })
 		if err != nil {
 			return err
 		}
-		if last := info.State.LastSeq; s.cursor > last {
-			s.skipTo(last)
+		if last := info.State.LastSeq; cursor > last {
+			cursor = last
+			if err := send(f, gap); err != nil {
+				return err
+			}
 		}
 	}
-	for !in.hub.join(s) {
+	for {
+		if joined, err := in.hub.join(f, cursor); joined || err != nil {
+			return err
+		}
 		m, err := turn(ctx, in, func() (*jetstream.RawStreamMsg, error) {
-			return in.events.GetMsg(ctx, s.cursor+1, jetstream.WithGetMsgSubject(subject)) // that one or the next there is
+			return in.events.GetMsg(ctx, cursor+1, jetstream.WithGetMsgSubject(subject)) // that one or the next there is
 		})
-		if errors.Is(err, jetstream.ErrMsgNotFound) { // all of them are forgotten
-			s.skipTo(in.hub.count().Last)
-			continue
+		text := gap
+		switch {
+		case errors.Is(err, jetstream.ErrMsgNotFound): // all of them are forgotten
+			cursor = in.hub.count().Last
+		case err != nil:
+			return err
+		default:
+			text, cursor = format(cursor, m.Sequence, m.Data), m.Sequence
 		}
-		if err != nil {
+		if err := send(f, text); err != nil {
 			return err
 		}
-		if _, err := s.f.WriteString(s.format(m.Sequence, m.Data)); err != nil {
-			return err
-		}
-		if err := s.f.FlushAsync(); err != nil {
-			return err
-		}
-		s.cursor = m.Sequence
 	}
-	return nil
 }
 
-// skipTo says that the events up to last cannot be had.
-func (s *stream) skipTo(last uint64) {
-	s.f.WriteString(gap)
-	s.f.FlushAsync()
-	s.cursor = last
+func send(f *flush.Flusher, text string) error {
+	if _, err := f.WriteString(text); err != nil {
+		return err
+	}
+	return f.FlushAsync()
 }
 
 // turn waits for a turn at the store and reads.

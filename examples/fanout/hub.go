@@ -3,8 +3,6 @@ package main
 import (
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
 	"strings"
 	"sync"
 
@@ -14,22 +12,16 @@ import (
 var errSlow = errors.New("no room for the next event")
 
 // A hub hands the live events to the streams of one instance. It waits for
-// none of them: a Flusher is a bounded queue, and a stream whose queue has no
-// room for the next event is dropped. Its client comes back with the id of
-// the last event it has read.
+// none of them: one that has no room for the next event is dropped. Its client
+// comes back with the id of the last event it has read, and gets the rest from
+// the store.
 type hub struct {
-	mu      sync.Mutex
-	last    uint64 // of the events handed out
-	streams map[*stream]struct{}
-	dropped int
-}
+	live flush.Group // all have had every event up to last
 
-// A stream is the response to one client. Once it has joined the hub, the
-// hub's mutex guards cursor, and nobody else writes.
-type stream struct {
-	f      *flush.Flusher
-	cursor uint64      // the last event the client has, or has queued
-	drop   func(error) // ends it, without waiting
+	mu      sync.Mutex                  // held while an event goes out, and while a stream joins
+	last    uint64                      // of the events handed out
+	ahead   map[uint64][]*flush.Flusher // that have had it from the store
+	dropped int
 }
 
 const (
@@ -40,95 +32,71 @@ const (
 // anyNewline is what ends a line in an event stream.
 var anyNewline = strings.NewReplacer("\r\n", "\ndata: ", "\r", "\ndata: ", "\n", "\ndata: ")
 
-// format returns event seq as text. Numbers follow each other: one that does
-// not shows that the store has forgotten something.
-func (s *stream) format(seq uint64, data []byte) string {
+// format returns event seq as text for a stream that has had the events up to
+// cursor. Numbers follow each other: one that does not shows that the store has
+// forgotten something.
+func format(cursor, seq uint64, data []byte) string {
 	before := ""
-	if seq != s.cursor+1 {
+	if seq != cursor+1 {
 		before = gap
 	}
 	return fmt.Sprintf("%sid: %d\ndata: %s\n\n", before, seq, anyNewline.Replace(string(data)))
 }
 
-func (h *hub) broadcast(seq uint64, data []byte) {
+// broadcast hands out event seq, and returns how many streams it has dropped.
+// Streams that had it from the store before it came by are up to date with it.
+func (h *hub) broadcast(seq uint64, data []byte) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	missed := h.live.Broadcast([]byte(format(h.last, seq, data)))
+	for _, f := range missed {
+		go f.Abort(errSlow) // what it holds is in the store
+	}
+	h.dropped += len(missed)
 	h.last = seq
-	for s := range h.streams {
-		if seq > s.cursor { // else it had the event from the store
-			h.sendLocked(s, s.format(seq, data))
-			s.cursor = seq
+	for cursor, streams := range h.ahead {
+		if cursor <= seq {
+			for _, f := range streams {
+				h.live.Add(f) // one that has ended is nobody's
+			}
+			delete(h.ahead, cursor)
 		}
 	}
+	return len(missed)
 }
 
-// heartbeat shows proxies that the connections live, and us which do not.
-func (h *hub) heartbeat() {
+// heartbeat shows proxies that the connections live, and us which do not. A
+// stream with no room for it has enough to read.
+func (h *hub) heartbeat() { h.live.Broadcast([]byte(sign)) }
+
+// join makes f a live stream if it has all events up to the last, and reports
+// whether it need not ask for more. One that is ahead, as the store may be, joins
+// when its last event comes by.
+func (h *hub) join(f *flush.Flusher, cursor uint64) (bool, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for s := range h.streams {
-		if s.f.Available() >= len(sign) {
-			h.sendLocked(s, sign)
-		}
+	switch {
+	case cursor < h.last:
+		return false, nil
+	case cursor > h.last:
+		h.ahead[cursor] = append(h.ahead[cursor], f)
+		return true, nil
 	}
+	return true, h.live.Add(f)
 }
 
-// sendLocked queues text for a stream, or drops the stream. As nobody else
-// writes, the Write does not wait.
-func (h *hub) sendLocked(s *stream, text string) {
-	if s.f.Available() >= len(text) {
-		s.f.WriteString(text)
-		if s.f.FlushAsync() == nil {
-			return
-		}
-	} else if s.f.Err() == nil {
-		h.dropped++
-		s.drop(errSlow)
-	}
-	delete(h.streams, s) // its handler, if it has one, knows by its context
-}
-
-// join makes s a live stream if it has all events before the next, and
-// reports whether it did.
-func (h *hub) join(s *stream) bool {
+// joinNow makes f a live stream that begins with the next event. It says so: a
+// client that is cut off before that event has an id to come back with.
+func (h *hub) joinNow(f *flush.Flusher) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if s.cursor < h.last {
-		return false
+	if err := f.TryWrite(fmt.Appendf(nil, "id: %d\n\n", h.last)); err != nil {
+		return err
 	}
-	h.streams[s] = struct{}{}
-	return true
-}
-
-// joinNow makes s a live stream that begins with the next event. It says so:
-// a client that is cut off before that event has an id to come back with.
-func (h *hub) joinNow(s *stream) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	s.cursor = h.last
-	h.streams[s] = struct{}{}
-	h.sendLocked(s, fmt.Sprintf("id: %d\n\n", s.cursor))
-}
-
-func (h *hub) leave(s *stream) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	delete(h.streams, s)
-}
-
-// end ends all streams that have no handler to do it: what they hold still goes
-// out.
-func (h *hub) end() {
-	h.mu.Lock()
-	streams := slices.Collect(maps.Keys(h.streams))
-	h.mu.Unlock()
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	for _, s := range streams {
-		if s.f.Stats().Detached {
-			wg.Go(func() { s.f.Close() })
-		}
+	if err := f.FlushAsync(); err != nil {
+		return err
 	}
+	return h.live.Add(f)
 }
 
 // A count is what GET /stats answers.
@@ -141,5 +109,5 @@ type count struct {
 func (h *hub) count() count {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return count{len(h.streams), h.dropped, h.last}
+	return count{h.live.Len(), h.dropped, h.last}
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -19,13 +18,11 @@ import (
 
 const (
 	subject  = "fanout.events"
-	maxEvent = 8 << 10          // with its line breaks spelt out it fits into a Flusher
+	maxEvent = 8 << 10          // with its line breaks spelt out it fits into a Flusher's queue
 	beat     = 15 * time.Second // between two signs of life
 	grace    = 5 * time.Second  // how long streams have to end
 	readers  = 64               // clients for whom the store is read at a time
 )
-
-var errStopping = errors.New("the server is stopping")
 
 // An instance is one of the machines.
 type instance struct {
@@ -45,7 +42,7 @@ func newInstance(ctx context.Context, url string, replicas int, out io.Writer) (
 		return nil, err
 	}
 	in := &instance{
-		hub:   hub{streams: make(map[*stream]struct{})},
+		hub:   hub{ahead: make(map[uint64][]*flush.Flusher)},
 		nc:    nc,
 		turns: make(chan struct{}, readers),
 		log:   log.New(out, "", 0),
@@ -91,7 +88,9 @@ func (in *instance) follow(ctx context.Context, replicas int) error {
 			in.log.Print(err)
 			return
 		}
-		in.hub.broadcast(meta.Sequence.Stream, m.Data())
+		if slow := in.hub.broadcast(meta.Sequence.Stream, m.Data()); slow > 0 {
+			in.log.Printf("event %d: %d clients dropped: %v", meta.Sequence.Stream, slow, errSlow)
+		}
 	}, jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) { in.log.Print(err) }))
 	return err
 }
@@ -100,23 +99,19 @@ func (in *instance) follow(ctx context.Context, replicas int) error {
 func (in *instance) serve(ctx context.Context, ln net.Listener) error {
 	defer in.nc.Close()
 	defer in.live.Stop()
-	streams, stopStreams := context.WithCancelCause(context.Background())
-	defer stopStreams(nil)
-
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /events", in.stream)
 	// Not for pages of other sites: their visitors' browsers would publish for them.
 	mux.Handle("POST /events", http.NewCrossOriginProtection().Handler(http.HandlerFunc(in.publish)))
 	mux.HandleFunc("GET /stats", in.stats)
-	srv := &http.Server{
-		Handler: flush.NewHandler(mux, &flush.Options{
-			Flush:            flush.Async,
-			SendTimeout:      30 * time.Second,
-			NoProxyBuffering: true,
-		}),
-		BaseContext:       func(net.Listener) context.Context { return streams },
-		ReadHeaderTimeout: 10 * time.Second,
-	}
+	var all flush.Group // the streams, the live ones and those that catch up, end with it
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	flush.Install(srv, &flush.Options{
+		Group:            &all,
+		Flush:            flush.Async,
+		SendTimeout:      30 * time.Second,
+		NoProxyBuffering: true,
+	})
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(ln) }()
 	ticker := time.NewTicker(beat)
@@ -130,14 +125,13 @@ func (in *instance) serve(ctx context.Context, ln net.Listener) error {
 			continue
 		case <-ctx.Done():
 		}
-		stopStreams(errStopping)
-		in.hub.end()
 		left, cancel := context.WithTimeout(context.Background(), grace)
 		defer cancel()
-		if err := srv.Shutdown(left); err != nil {
-			return errors.Join(err, srv.Close())
+		err := all.Shutdown(left) // what they hold still goes out
+		if srv.Shutdown(left) != nil {
+			srv.Close()
 		}
-		return nil
+		return err
 	}
 }
 
@@ -179,42 +173,28 @@ func (in *instance) stream(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "not behind flush.NewHandler", http.StatusInternalServerError)
 		return
 	}
-	ctx, cancel := context.WithCancelCause(r.Context())
-	defer cancel(nil)
-	s := &stream{f: f, drop: cancel}
 	if in.detach {
 		if err := f.Detach(); err != nil {
 			in.log.Printf("%s: %v", r.RemoteAddr, err)
 			return
 		}
-		s.drop = func(err error) { go in.cutOff(f, r.RemoteAddr, err) }
-	} else {
-		f.FlushAsync() // the headers: the first event may be long in coming
 	}
-	last, err := strconv.ParseUint(r.Header.Get("Last-Event-ID"), 10, 64)
-	if err == nil {
-		s.cursor = last
-		if err := in.catchUp(ctx, s); err != nil {
-			in.log.Printf("%s: %v", r.RemoteAddr, err)
-			f.Abort(err)
-			return
-		}
-	} else {
-		in.hub.joinNow(s)
+	ctx := r.Context()                                                                          // of a detached response too: it ends with that
+	if err := in.begin(ctx, f, r.Header.Get("Last-Event-ID")); err != nil && ctx.Err() == nil { // else it has ended
+		f.Abort(err)
 	}
-	if in.detach {
-		context.AfterFunc(r.Context(), func() { in.hub.leave(s) })
-		return
-	}
-	defer in.hub.leave(s)
-	<-ctx.Done()
-	if cause := context.Cause(ctx); errors.Is(cause, errSlow) {
-		in.cutOff(f, r.RemoteAddr, cause)
+	if !in.detach {
+		<-ctx.Done()
 	}
 }
 
-// cutOff drops a stream. What it holds is in the store.
-func (in *instance) cutOff(f *flush.Flusher, addr string, why error) {
-	in.log.Printf("%s: dropped with %d bytes: %v", addr, f.Buffered(), why)
-	f.Abort(why)
+// begin sends what the client has missed and has the hub do the rest.
+func (in *instance) begin(ctx context.Context, f *flush.Flusher, lastID string) error {
+	if err := f.FlushAsync(); err != nil { // the headers: the first event may be long in coming
+		return err
+	}
+	if cursor, err := strconv.ParseUint(lastID, 10, 64); err == nil {
+		return in.catchUp(ctx, f, cursor)
+	}
+	return in.hub.joinNow(f)
 }

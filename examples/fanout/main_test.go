@@ -24,8 +24,9 @@ import (
 // A machine is one instance on a real socket.
 type machine struct {
 	*instance
-	url string
-	ln  *listener
+	url  string
+	ln   *listener
+	stop func() // as Ctrl-C does, and waits for the end
 }
 
 func startMachine(t *testing.T, natsURL string) *machine { return startMachineThat(t, natsURL, true) }
@@ -42,18 +43,19 @@ func startMachineThat(t *testing.T, natsURL string, detaches bool) *machine {
 	}
 	in.detach = detaches
 	in.turns = make(chan struct{}, 1) // the fewest, so that clients have to wait for each other
-	m := &machine{in, "http://" + tcp.Addr().String() + "/", &listener{Listener: tcp}}
-	ctx, stop := context.WithCancel(context.Background())
+	m := &machine{instance: in, url: "http://" + tcp.Addr().String() + "/", ln: &listener{Listener: tcp}}
+	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
 		in.serve(ctx, m.ln)
 	}()
-	t.Cleanup(func() {
+	m.stop = func() {
 		http.DefaultClient.CloseIdleConnections() // Shutdown waits 5 s for one that was never used
-		stop()
+		cancel()
 		<-ended
-	})
+	}
+	t.Cleanup(m.stop)
 	return m
 }
 
@@ -547,9 +549,9 @@ func TestPublishFromPages(t *testing.T) {
 func TestHubLagsBehindStore(t *testing.T) {
 	rec := httptest.NewRecorder()
 	f := flush.New(rec, nil, nil)
-	h := hub{streams: make(map[*stream]struct{})}
-	if !h.join(&stream{f: f, cursor: 5}) {
-		t.Fatal("a stream that is ahead of the hub cannot join")
+	h := hub{ahead: make(map[uint64][]*flush.Flusher)}
+	if joined, err := h.join(f, 5); !joined || err != nil {
+		t.Fatalf("a stream that is ahead of the hub cannot join: %v", err)
 	}
 	for seq := range uint64(8) {
 		h.broadcast(seq, []byte("x"))
@@ -559,5 +561,83 @@ func TestHubLagsBehindStore(t *testing.T) {
 	}
 	if got, want := rec.Body.String(), "id: 6\ndata: x\n\nid: 7\ndata: x\n\n"; got != want {
 		t.Errorf("got %q, want %q", got, want)
+	}
+	if len(h.ahead) > 0 {
+		t.Errorf("%d still wait to join", len(h.ahead))
+	}
+}
+
+// Live streams have no handler, unless that was asked for.
+func TestHandlersReturn(t *testing.T) {
+	for _, detach := range []bool{true, false} {
+		ctx := soon(t)
+		m := startMachineThat(t, natsServer(t), detach)
+		s := &source{url: m.url, client: &http.Client{Transport: &http.Transport{}}}
+		s.connect(ctx)
+		defer s.client.CloseIdleConnections()
+		defer s.close()
+		m.hub.count() // which waits until it has joined
+		n := 0
+		for f := range m.hub.live.All() {
+			n++
+			if f.Stats().Detached != detach {
+				t.Errorf("detach %v: the stream's handler %v", detach, map[bool]string{true: "waits", false: "has returned"}[detach])
+			}
+		}
+		if n != 1 {
+			t.Errorf("detach %v: %d streams", detach, n)
+		}
+	}
+}
+
+// When the server stops, a live stream and one that catches up end whole: their
+// clients come back with the id of the last event they had.
+func TestStop(t *testing.T) {
+	t.Run("detached", func(t *testing.T) { testStop(t, true) })
+	t.Run("with their handlers", func(t *testing.T) { testStop(t, false) })
+}
+
+func testStop(t *testing.T, detach bool) {
+	ctx := soon(t)
+	m := startMachineThat(t, natsServer(t), detach)
+	open := func(lastID string) *bufio.Reader {
+		req, err := http.NewRequestWithContext(ctx, "GET", m.url+"events", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if lastID != "" {
+			req.Header.Set("Last-Event-ID", lastID)
+		}
+		tr := &http.Transport{}
+		t.Cleanup(tr.CloseIdleConnections)
+		resp, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { resp.Body.Close() })
+		return bufio.NewReader(resp.Body)
+	}
+	live := open("")
+	if line, err := live.ReadString('\n'); line != "id: 0\n" || err != nil {
+		t.Fatalf("%q, %v", line, err)
+	}
+	m.turns <- struct{}{} // no store for one that catches up
+	if err := publish(ctx, m.url, "hello"); err != nil {
+		t.Fatal(err)
+	}
+	const event = "\nid: 1\ndata: hello\n\n"
+	got := make([]byte, len(event))
+	if _, err := io.ReadFull(live, got); string(got) != event || err != nil {
+		t.Fatalf("%q, %v", got, err)
+	}
+	late := open("0")
+	m.stop()
+	for name, r := range map[string]*bufio.Reader{"live": live, "catching up": late} {
+		if rest, err := io.ReadAll(r); len(rest) > 0 || err != nil {
+			t.Errorf("%s: %q, %v at the end", name, rest, err)
+		}
+	}
+	if n := m.hub.live.Len(); n != 0 {
+		t.Errorf("%d streams are left", n)
 	}
 }
