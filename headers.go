@@ -306,7 +306,12 @@ func (f *Flusher) showHeaderLocked(v *filterView) {
 	v.late, v.shown = make(http.Header), make(http.Header)
 	copyHeader(v.late, f.header)
 	copyHeader(v.shown, f.below)
-	copyHeader(f.header, f.below)
+	for k, vv := range v.late {
+		if strings.HasPrefix(k, http.TrailerPrefix) {
+			v.shown[k] = vv // never too late
+		}
+	}
+	copyHeader(f.header, v.shown)
 }
 
 // hideHeaderLocked carries what the filter has set into the fixed headers, and
@@ -417,13 +422,14 @@ func (f *Flusher) typeLocked() {
 		return
 	}
 	h := f.belowLocked()
-	if _, ok := h["Content-Type"]; ok || h.Get("Content-Encoding") != "" || h.Get("Transfer-Encoding") != "" {
+	if _, ok := h["Content-Type"]; ok {
 		return
 	}
-	if len(held) > 0 {
-		h.Set("Content-Type", http.DetectContentType(held))
-	} else {
+	switch {
+	case len(held) == 0:
 		h.Set("Content-Type", f.cfg.SAPI.ContentType)
+	case h.Get("Content-Encoding") == "" && h.Get("Transfer-Encoding") == "": // else it is not the body that they show
+		h.Set("Content-Type", http.DetectContentType(held))
 	}
 }
 
@@ -452,6 +458,9 @@ func (f *Flusher) measureLocked(early bool) (measured bool) {
 	h := f.belowLocked()
 	if _, ok := h["Content-Length"]; ok || h.Get("Transfer-Encoding") != "" {
 		return false
+	}
+	if !f.srv.direct && h.Get("Content-Encoding") != "" {
+		return false // a compressor may stand between, which knows of no length that it would have to take away
 	}
 	h.Set("Content-Length", strconv.Itoa(n))
 	return true
@@ -502,7 +511,7 @@ func (f *Flusher) carryTrailersLocked() {
 	carry := func(k string) {
 		if vv, ok := f.header[k]; ok {
 			f.below[k] = vv
-		} else {
+		} else if f.srv.direct { // else it may be one that a writer between has set
 			delete(f.below, k)
 		}
 	}
@@ -617,7 +626,7 @@ func (f *Flusher) Clean() (err error) {
 	}
 	f.resetLocked()
 	if f.rarely().interval != nil {
-		f.rarely().interval.upTo = 0
+		f.rarely().interval.upTo, f.rarely().interval.headers = 0, false
 	}
 	f.status, f.written, f.length, f.fixed, f.eventStream = 0, 0, -1, false, false
 	f.holdLocked(f.holdsLocked())
