@@ -131,7 +131,7 @@ func TestBroadcastOverTheNetwork(t *testing.T) {
 	for _, p := range []harness.Proto{harness.HTTP1, harness.HTTP10, harness.HTTPS1, harness.HTTP2} {
 		for _, detach := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%v/detach=%v", p, detach), func(t *testing.T) {
-				c := gather(t, p, detach, maxPending, harness.Count(1000, 100), harness.Count(50, 6))
+				c := gather(t, p, detach, maxPending, harness.Count(1000, 60), harness.Count(50, 6))
 				for f := range c.deaf { // who reads nothing has no room from now on
 					harness.Must(t, f.TryWrite(make([]byte, 4*harness.Much)))
 					harness.Must(t, f.FlushAsync())

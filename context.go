@@ -14,6 +14,7 @@ import (
 //
 //   - the failure that sticks: [ErrTimeout], [ErrOverBudget], [ErrClientGone]
 //     where a write found it, or what [Flusher.Abort] was given;
+//   - [ErrShutdown] where a [Group] has ended the response;
 //   - the cause that the server, or middleware above, gave its context;
 //   - [ErrClientGone] if the server ended its context by itself. If the server
 //     has [ConnContext] it is [context.Canceled] instead where the client is

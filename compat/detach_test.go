@@ -116,7 +116,7 @@ func TestDetachInMiddleware(t *testing.T) {
 		"both, one on other": func(w http.ResponseWriter) http.ResponseWriter { return unwrappable{opaque{w}} },
 	}
 	for name, own := range ways {
-		late := make(chan error, 2)
+		late := make(chan error, 16) // more than there are: a test that fails leaves some
 		wrap := func(h http.Handler) http.Handler {
 			return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 				w = own(w)

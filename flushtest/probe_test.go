@@ -374,7 +374,7 @@ func TestProbe(t *testing.T) {
 
 		{name: "lines in a corked socket", h: corking(ticker(38, 45*time.Millisecond, "event\n")),
 			verdict: flushtest.Delayed, delay: 225 * time.Millisecond, layer: "HAProxy", remedy: "http-no-delay"},
-		{name: "lines in a corked socket, on a busy machine", h: stalling(corking(ticker(50, 45*time.Millisecond, "event\n")), 5),
+		{name: "lines in a corked socket, on a busy machine", h: stalling(corking(ticker(50, 45*time.Millisecond, "event\n")), 4),
 			verdict: flushtest.Unclear},
 		{name: "several lines now and then", h: stalling(after(200*time.Millisecond, ticker(10, 200*time.Millisecond, strings.Repeat("event\n", 4))), 2),
 			verdict: flushtest.Streamed},
