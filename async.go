@@ -185,8 +185,7 @@ func (f *Flusher) askFlushLocked() (mark, error) {
 	if err := f.refusedLocked(); err != nil {
 		return mark{}, err
 	}
-	f.absorbLocked()
-	f.flow.flushes++
+	f.countAskLocked()
 	if !f.fixed {
 		if f.holding && !f.stack.atHeader() && f.header.Get("Content-Length") != "" {
 			f.stopHoldingLocked()

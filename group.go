@@ -20,12 +20,14 @@ type Group struct {
 	//	outside   it has not joined, has been removed, or has ended
 	//	in        it has a membership
 	//	added     the same, by Add: it is a stream whatever its headers say
-	//	awaited   the same, and a Shutdown waits for it to leave
+	//	awaited   the same, and a Shutdown waits for it: until it has left, and all
+	//	          that follows its end has been done
 	//
 	// Invariants:
 	//
-	//  1. A membership is in members at its index, and in the groups of its
-	//     response. Both change together, with the response's mu held.
+	//  1. A membership that has not left is in members at its index, and in the
+	//     groups of its response. Both change together, with the response's mu
+	//     held; after the end it stays in those of the response for a while.
 	//  2. While a fan-out is under way no other begins: so all members have the
 	//     events of this Group in one order. A fan-out waits for nobody.
 	//  3. awaited counts the memberships that are. Once it is 0 drained is closed.
@@ -60,6 +62,7 @@ func (g *Group) Remove(f *Flusher) {
 	defer f.mu.Unlock()
 	if m := f.groups.take(g); m != nil {
 		m.leave()
+		m.done()
 	}
 }
 

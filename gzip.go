@@ -150,6 +150,9 @@ func (g *gzipper) filter(p []byte, phase Phase) ([]byte, error) {
 			return nil, err
 		}
 	}
+	if phase&PhaseFinal != 0 {
+		g.dropLateDigests()
+	}
 	switch {
 	case phase&PhaseFinal != 0 && !short:
 		return g.end()
@@ -169,7 +172,7 @@ func (g *gzipper) filter(p []byte, phase Phase) ([]byte, error) {
 // the client does not see. What is too much is refused, as net/http would.
 // What is too little cuts the response: no end is put to the stream either.
 func (g *gzipper) measure(p []byte, phase Phase) (fits []byte, short bool) {
-	if g.declared < 0 || g.head {
+	if g.declared < 0 {
 		return p, false
 	}
 	f := g.f
@@ -181,7 +184,7 @@ func (g *gzipper) measure(p []byte, phase Phase) (fits []byte, short bool) {
 		p = p[:room]
 	}
 	g.in += int64(len(p))
-	short = phase&PhaseFinal != 0 && g.in < g.declared
+	short = phase&PhaseFinal != 0 && g.in < g.declared && !g.head
 	if short {
 		f.cutAtEndLocked(errShort)
 	}
@@ -296,6 +299,9 @@ func (g *gzipper) decide(p []byte, phase Phase) bool {
 	}
 	if b != nil {
 		b.pinned = true
+		if !typed {
+			f.stack.sniffed = kind
+		}
 	}
 	return true
 }
@@ -327,8 +333,18 @@ func dropTrailers(h http.Header, names []string) {
 	h["Trailer"] = kept
 }
 
+// dropLateDigests takes out of the headers what has become a trailer without an
+// announcement.
+func (g *gzipper) dropLateDigests() {
+	g.f.mu.Lock()
+	defer g.f.mu.Unlock()
+	for _, k := range plainHeaders {
+		delete(g.f.header, http.TrailerPrefix+k)
+	}
+}
+
 // compressedType reports whether a Content-Type is of what is compressed by
-// itself.
+// itself, which a structured suffix (RFC 6838) tells too.
 func compressedType(contentType string) bool {
 	kind, _, _ := strings.Cut(contentType, ";")
 	kind = strings.ToLower(textproto.TrimString(kind))
@@ -341,6 +357,9 @@ func compressedType(contentType string) bool {
 	case "font":
 		return name == "woff" || name == "woff2"
 	case "application":
+		if i := strings.LastIndexByte(name, '+'); i >= 0 {
+			name = name[i+1:]
+		}
 		switch strings.TrimPrefix(name, "x-") {
 		case "zip", "zip-compressed", "gzip", "zstd", "brotli", "font-woff", "font-woff2", "woff", "woff2", "pdf":
 			return true

@@ -306,7 +306,12 @@ func (f *Flusher) showHeaderLocked(v *filterView) {
 	v.late, v.shown = make(http.Header), make(http.Header)
 	copyHeader(v.late, f.header)
 	copyHeader(v.shown, f.below)
-	copyHeader(f.header, f.below)
+	for k, vv := range v.late {
+		if strings.HasPrefix(k, http.TrailerPrefix) {
+			v.shown[k] = vv // never too late
+		}
+	}
+	copyHeader(f.header, v.shown)
 }
 
 // hideHeaderLocked carries what the filter has set into the fixed headers, and
@@ -417,13 +422,14 @@ func (f *Flusher) typeLocked() {
 		return
 	}
 	h := f.belowLocked()
-	if _, ok := h["Content-Type"]; ok || h.Get("Content-Encoding") != "" || h.Get("Transfer-Encoding") != "" {
+	if _, ok := h["Content-Type"]; ok {
 		return
 	}
-	if len(held) > 0 {
-		h.Set("Content-Type", http.DetectContentType(held))
-	} else {
+	switch {
+	case len(held) == 0:
 		h.Set("Content-Type", f.cfg.SAPI.ContentType)
+	case h.Get("Content-Encoding") == "" && h.Get("Transfer-Encoding") == "": // else it is not the body that they show
+		h.Set("Content-Type", http.DetectContentType(held))
 	}
 }
 

@@ -12,6 +12,7 @@ type membership struct {
 	index   int32       // in g.members. It and what follows is guarded by g.mu
 	added   bool
 	awaited bool
+	left    bool
 }
 
 // enter puts m among the members, unless that is refused.
@@ -46,6 +47,10 @@ func (m *membership) leave() {
 	g := m.g
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	if m.left {
+		return
+	}
+	m.left = true
 	last := len(g.members) - 1
 	g.members[m.index] = g.members[last]
 	g.members[m.index].index = m.index
@@ -54,9 +59,17 @@ func (m *membership) leave() {
 	if c := cap(g.members); c > leastMembers && last < c/4 {
 		g.members = append(make([]*membership, 0, c/2), g.members...)
 	}
+}
+
+// done says that nobody need wait for m any more, which has left.
+func (m *membership) done() {
+	g := m.g
+	g.mu.Lock()
+	defer g.mu.Unlock()
 	if !m.awaited {
 		return
 	}
+	m.awaited = false
 	if g.awaited--; g.awaited == 0 && g.drained != nil {
 		close(g.drained)
 		g.drained = nil
@@ -177,10 +190,17 @@ func (f *Flusher) enterOwn(g *Group) {
 	}
 }
 
-// leaveGroupsLocked has f leave every Group.
+// leaveGroupsLocked has f leave every Group. partFromGroupsLocked follows: until
+// then who shuts one down waits for f.
 func (f *Flusher) leaveGroupsLocked() {
 	for m := range f.groups.all() {
 		m.leave()
+	}
+}
+
+func (f *Flusher) partFromGroupsLocked() {
+	for m := range f.groups.all() {
+		m.done()
 	}
 	f.groups = nil
 }

@@ -196,6 +196,12 @@ func (p *pipe) absorbLocked() {
 	}
 }
 
+// countAskLocked counts a flush that is asked for, whatever comes of it.
+func (p *pipe) countAskLocked() {
+	p.absorbLocked()
+	p.flow.flushes++
+}
+
 // askLocked notes that a flush is asked for, of all that was accepted.
 func (p *pipe) askLocked() mark {
 	p.asked.seq++
@@ -205,8 +211,7 @@ func (p *pipe) askLocked() mark {
 
 // askBareLocked notes that a flush is asked for that takes no bytes along.
 func (p *pipe) askBareLocked() mark {
-	p.absorbLocked()
-	p.flow.flushes++
+	p.countAskLocked()
 	p.asked.seq++
 	p.asked.pos = max(p.asked.pos, p.sent)
 	return p.asked
@@ -372,6 +377,12 @@ func (p *pipe) wrotePieceLocked(size, n int, pushed bool, err error) {
 func (p *pipe) noteSentLocked(n int) {
 	p.sent += int64(n)
 	p.flow.bytes += int64(n)
+}
+
+// noteDoneLocked notes that the flush asked for as ask was done, with its bytes.
+func (p *pipe) noteDoneLocked(ask mark) {
+	p.flow.pushes++
+	p.done = max(p.done, ask.seq)
 }
 
 // passOverLocked notes that n bytes were accepted and go nowhere.

@@ -20,16 +20,20 @@ func newSharedWrite(p []byte) *sharedWrite {
 // event is what was broadcast.
 func (s *sharedWrite) event() []byte { return s.chunk[s.head : len(s.chunk)-len(crlf)] }
 
-// tlsShared is up to which size an event is written to a TLS connection by who
-// broadcasts: a socket that polls as writable has room for it.
-const tlsShared = 2 << 10
+// sureShared is up to which size a socket that polls as writable has room for an
+// event.
+const sureShared = 2 << 10
+
+// surelyTakes reports whether the kernel takes all of out now.
+func (w *wire) surelyTakes(out []byte) bool { return len(out) <= sureShared && w.writable() }
 
 // writeShared writes the event to a detached response on which nothing stands in
 // its way, flushed, and waits for nobody. What the kernel does not take is queued,
 // so that the event is whole. It reports whether the event was taken, or has met
 // the failure err, which sticks. If not, nothing of it was, and the caller goes
 // the ordinary way: the response is not detached, has buffers, bytes queued or a
-// carrier at work, or the kernel has no room at all.
+// carrier at work, or the kernel has no room at all. So it does if the Budget has
+// none for what may have to be queued.
 func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -45,6 +49,9 @@ func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
 	if w.tls {
 		return f.writeSharedTLSLocked(w, out, head, len(event))
 	}
+	if f.marks.counted && f.budgetRoomLocked() == 0 && !w.surelyTakes(out) {
+		return false, nil
+	}
 	n, err := w.writeNow(out)
 	if n == 0 && err == nil {
 		return false, nil
@@ -58,28 +65,24 @@ func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
 		f.loseLocked(len(event) - size)
 		return true, f.verdictLocked(err)
 	case n == len(out):
-		f.flow.pushes++
-		f.done = ask.seq
+		f.noteDoneLocked(ask)
 		return true, nil
 	}
 	w.tear(out, n, head, len(event))
 	if size < len(event) {
-		push(&f.q, event[size:], !f.marks.counted)
-		f.countLocked()
-		f.measureHighestLocked()
+		f.queueRestLocked(event[size:])
 	}
-	f.async = true
-	f.kickLocked()
+	f.carryAsyncLocked(nil)
 	return true, nil
 }
 
 // writeSharedTLSLocked is writeShared over TLS, where a write cannot be taken
 // back: the kernel is asked before.
 func (f *Flusher) writeSharedTLSLocked(w *wire, out []byte, head, size int) (taken bool, err error) {
-	if len(out) > tlsShared || !w.writable() {
+	if !w.surelyTakes(out) {
 		return false, nil
 	}
-	f.held = true
+	f.seizeLocked()
 	defer f.releaseLocked()
 	ask := f.acceptSharedLocked(size)
 	n := 0
@@ -91,8 +94,7 @@ func (f *Flusher) writeSharedTLSLocked(w *wire, out []byte, head, size int) (tak
 		f.loseLocked(size - n)
 		return true, f.verdictLocked(err)
 	}
-	f.flow.pushes++
-	f.done = max(f.done, ask.seq)
+	f.noteDoneLocked(ask)
 	return true, nil
 }
 
@@ -107,9 +109,7 @@ func (f *Flusher) clearLocked() bool {
 // acceptSharedLocked takes in size bytes, and the flush of them.
 func (f *Flusher) acceptSharedLocked(size int) mark {
 	f.written += int64(size)
-	f.accepted += int64(size)
-	f.flow.flushes++
-	return f.askLocked()
+	return f.acceptPastLocked(size)
 }
 
 // tear notes that of out, a chunk with head bytes before its size, n have gone.

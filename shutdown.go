@@ -15,12 +15,13 @@ import (
 // of a download cannot. All others finish undisturbed. A response that becomes a
 // stream later ends at once, too.
 //
-// It waits until the responses that were members when it began have left. When
-// ctx ends it aborts those that are left, with the error that it then returns
-// (it matches [ErrShutdown] and what ctx says), and waits for no call that is
-// stuck. Their clients see the cut where the protocol can show it: on HTTP/1, if
-// the handler does not return, only with [ConnContext]. It returns nil if none
-// had to be aborted.
+// It waits until the responses that were members when it began have left and
+// their OnClose, which must not call it, has returned. When ctx ends it aborts
+// those that are left, with the error that it then returns (it matches
+// [ErrShutdown] and what ctx says), and waits for no call that is stuck. Their
+// clients see the cut where the protocol can show it: on HTTP/1, if the handler
+// does not return, only with [ConnContext]. It returns nil if none had to be
+// aborted.
 //
 // It may be called again, and by several at a time. [Flusher]s of [New] have no
 // context of their own: what ends their handlers is up to the caller.

@@ -133,6 +133,7 @@ type stack struct {
 	lent      bool        // a call of the running filter's has let the baton go
 	ownLength bool        // a filter has set the Content-Length: what the stack lets through is held to it
 	resized   bool        // a filter let through more or less than it was given
+	sniffed   string      // the Content-Type that Gzip has found in the body and set
 	running   *Buffer     // whose filter runs
 	view      filterView  // of the headers, as it has them
 	grown     int64       // by how much filters have lengthened the body under a length that was sent
@@ -187,7 +188,6 @@ func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 	}
 	defer f.settleTurnLocked(&err)
 	s.whole = whole
-	defer func() { s.whole = false }()
 	for b := range s.fromTop() {
 		switch {
 		case !all && !b.opts.FollowFlush:
@@ -255,7 +255,10 @@ func (f *Flusher) cleanStackLocked() (err error) {
 	for _, b := range s.bufs {
 		b.started, b.processed, b.pinned = false, false, false
 	}
-	s.rest, s.grown, s.resized, s.ownLength = nil, 0, false, false
+	if h := f.headerLocked(); s.sniffed != "" && h.Get("Content-Type") == s.sniffed {
+		delete(h, "Content-Type") // it was that of the body
+	}
+	s.rest, s.grown, s.resized, s.ownLength, s.sniffed = nil, 0, false, false, ""
 	return wrapReentrant(err)
 }
 
@@ -468,7 +471,9 @@ func (f *Flusher) settleTurnLocked(err *error) {
 	defer f.passTurnLocked()
 	f.stack.passing = false
 	*err = joinErrors(*err, f.enterLateLocked())
-	if !f.held && f.callerOnlyLocked() && f.dueLocked() {
+	whole := f.stack.whole
+	f.stack.whole = false
+	if !whole && !f.held && f.callerOnlyLocked() && f.dueLocked() {
 		f.workLocked() // who asked while a filter ran left it to us
 	}
 }

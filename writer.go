@@ -413,16 +413,30 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 	if _, ok := f.srv.w.(io.ReaderFrom); !ok {
 		return 0, nil
 	}
+	if f.stack.active() { // which may take what is refused below it
+		return 0, nil
+	}
 	if f.refuse != nil {
 		return 0, f.refuse
 	}
-	if f.stack.active() || f.head || f.holding || f.carrierOnly() || limit == 0 {
+	if f.head || f.holding || f.carrierOnly() || limit == 0 {
 		return 0, nil
 	}
 	if err := f.takePenLocked(false); err != nil {
 		return 0, err
 	}
 	defer f.dropPenLocked()
+	if n, err = f.passFileLocked(reg, limit); n > 0 && f.fail == nil {
+		err = f.acceptedLocked(err, false)
+	}
+	if f.fail != nil {
+		err = f.fail
+	}
+	return n, err
+}
+
+// passFileLocked is the part of sendFile with the baton.
+func (f *Flusher) passFileLocked(reg file, limit int64) (n int64, err error) {
 	if err := f.takeBatonLocked(true); err != nil {
 		return 0, err
 	}
@@ -460,26 +474,7 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 		}
 		size.endLocked(&f.pipe)
 	}
-	if n > 0 && f.fail == nil {
-		f.acceptedByHolderLocked()
-	}
-	if f.fail != nil {
-		err = f.fail
-	}
 	return n, err
-}
-
-// acceptedByHolderLocked is acceptedLocked for who has the baton: the implicit
-// flush is a round of its own.
-func (f *Flusher) acceptedByHolderLocked() {
-	if f.rarely().interval != nil {
-		f.watchIntervalLocked()
-	}
-	if f.implicit != Off {
-		if ask, err := f.askFlushLocked(); err == nil && ask.seq > 0 {
-			f.roundLocked()
-		}
-	}
 }
 
 // goneLocked returns why the server's writer is not ours any more, or nil. A
@@ -551,6 +546,7 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 	}
 	f.takeAwayLocked(http.ErrHijacked)
 	f.leaveGroupsLocked()
+	f.partFromGroupsLocked()
 	f.stopTimersLocked()
 	f.dropStackLocked()
 	return conn, rw, nil
@@ -649,6 +645,8 @@ func (f *Flusher) tryWriteLocked(p []byte) error {
 		return err
 	case f.refuse != nil:
 		return f.refuse
+	case s.busy && len(p) == 0:
+		return nil
 	}
 	if s.busy {
 		return ErrNoRoom
@@ -675,6 +673,5 @@ func (f *Flusher) writeWholeLocked(p []byte) (n int, err error) {
 	}
 	defer f.settleTurnLocked(&err)
 	f.stack.whole = true
-	defer func() { f.stack.whole = false }()
 	return enterLocked(f, len(f.stack.bufs)-1, p)
 }

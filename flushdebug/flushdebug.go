@@ -14,7 +14,9 @@ import (
 	"encoding/json"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
+	"unicode"
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/peek"
@@ -45,7 +47,7 @@ func Handler(g *flush.Group) http.Handler {
 		h := w.Header()
 		h.Set("Cache-Control", "no-store")
 		h.Set("X-Content-Type-Options", "nosniff")
-		if r.FormValue("format") == "json" {
+		if r.URL.Query().Get("format") == "json" { // not FormValue, which would read a body
 			h.Set("Content-Type", "application/json")
 			json.NewEncoder(w).Encode(v) // the client's leaving is its own affair
 			return
@@ -105,7 +107,7 @@ func look(g *flush.Group, now time.Time) *view {
 		held := int64(f.Buffered())
 		about := peek.Look(f)
 		r := response{
-			Method: about.Method, Path: about.Path, Client: about.Client,
+			Method: printable(about.Method), Path: printable(about.Path), Client: printable(about.Client),
 			Age: max(now.Sub(s.Began), 0).Seconds(), Status: s.Status, Bytes: s.Bytes,
 			Flushes: s.Flushes, Pushes: s.Pushes, Held: held, Behind: s.Behind.Seconds(),
 			Waited: s.Waited.Seconds(), Detached: s.Detached,
@@ -119,7 +121,7 @@ func look(g *flush.Group, now time.Time) *view {
 			}
 		}
 		if err := f.Err(); err != nil {
-			r.Failure = err.Error()
+			r.Failure = printable(clip(err.Error(), mostFailure))
 		}
 		v.Live++
 		v.Bytes += r.Bytes
@@ -139,6 +141,28 @@ func look(g *flush.Group, now time.Time) *view {
 	slices.SortFunc(v.Responses, worse)
 	v.Responses = slices.Clip(v.Responses[:min(most, len(v.Responses))])
 	return v
+}
+
+// mostFailure is how much of a failure is told, in bytes: it may quote anything.
+const mostFailure = 200
+
+// clip returns s, or its beginning if it is longer than most.
+func clip(s string, most int) string {
+	if len(s) <= most {
+		return s
+	}
+	return s[:most-len("…")] + "…"
+}
+
+// printable returns s without what would do more than show, to a terminal too:
+// control characters, and those that turn the direction of what follows.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return unicode.ReplacementChar
+	}, s)
 }
 
 // worse orders by how long a response has been behind, then by what waits for its

@@ -1,0 +1,135 @@
+package flush_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/fa492104/flush"
+)
+
+// What the headers and trailers of a compressed response claim of its body.
+
+var longPage = "<html>" + strings.Repeat("All work and no play. ", 100)
+
+// The type that Gzip has found in a body goes with that body.
+func TestGzipTypeIsCleaned(t *testing.T) {
+	for _, test := range []struct{ name, set, late, want string }{
+		{"found", "", "", "text/plain; charset=utf-8"},
+		{"the handler's", "text/html; charset=utf-8", "", "text/html; charset=utf-8"},
+		{"changed since", "", "application/json", "application/json"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			eachProto(t, func(t *testing.T, p proto) {
+				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					f, _ := flush.From(w)
+					if test.set != "" {
+						w.Header().Set("Content-Type", test.set)
+					}
+					io.WriteString(w, longPage)
+					expectError(t, "Flush", f.Top().Flush(), nil)
+					if test.late != "" {
+						w.Header().Set("Content-Type", test.late)
+					}
+					expectError(t, "Clean", f.Clean(), nil)
+					w.WriteHeader(500)
+					io.WriteString(w, "no luck")
+				}), gzipEverything()))
+				s := open(t, srv, "GET", "/", nil, acceptGzip)
+				if got := s.header().Get("Content-Type"); got != test.want {
+					t.Errorf("the error page is %s, want %s", got, test.want)
+				}
+				s.expectEnd("no luck")
+			})
+		})
+	}
+}
+
+// A digest of the plain body does not become a trailer without an announcement
+// either, early or late; other trailers do.
+func TestGzipUnannouncedDigest(t *testing.T) {
+	for _, fixed := range []bool{false, true} {
+		for _, accept := range []string{"gzip", "br"} {
+			t.Run(fmt.Sprint(fixed, accept), func(t *testing.T) {
+				eachProto(t, func(t *testing.T, p proto) {
+					srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if fixed {
+							w.WriteHeader(200)
+						}
+						io.WriteString(w, longPage)
+						w.Header().Set(http.TrailerPrefix+"Content-Digest", "sha-256=:plain:")
+						w.Header().Set(http.TrailerPrefix+"X-Other", "1")
+					}), gzipEverything()))
+					s := open(t, srv, "GET", "/", nil, "Accept-Encoding: "+accept)
+					_, trailer, end := s.rest()
+					if end == cut {
+						t.Fatal("cut")
+					}
+					if p == http10 {
+						return // it has no trailers
+					}
+					if got := trailer.Get("Content-Digest"); (got == "") != (accept == "gzip") || trailer.Get("X-Other") != "1" {
+						t.Errorf("trailers %v", trailer)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A profile's own type is sent ahead of a compressed body, as ahead of a plain
+// one.
+func TestGzipProfileType(t *testing.T) {
+	srv := serve(t, http1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		flush.Flush(w, true)
+		io.WriteString(w, longPage)
+	}), &flush.Options{SAPI: flush.FPM(), OnStart: gzipEverything().OnStart}))
+	for _, accept := range []string{"gzip", "br"} {
+		s := open(t, srv, "GET", "/", nil, "Accept-Encoding: "+accept)
+		if got := s.header().Get("Content-Type"); got != flush.FPM().ContentType {
+			t.Errorf("%s: %q", accept, got)
+		}
+		s.rest()
+	}
+}
+
+// HEAD is held to a declared length as GET is.
+func TestGzipHeadBeyondTheLength(t *testing.T) {
+	eachProto(t, func(t *testing.T, p proto) {
+		srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Length", "600")
+			io.WriteString(w, longPage)
+		}), gzipEverything()))
+		var lengths []string
+		for _, method := range []string{"GET", "HEAD"} {
+			s := open(t, srv, method, "/", nil, acceptGzip)
+			lengths = append(lengths, s.header().Get("Content-Length"))
+			s.rest()
+		}
+		if lengths[0] != lengths[1] || lengths[0] == "" {
+			t.Errorf("the lengths of GET and HEAD: %q", lengths)
+		}
+	})
+}
+
+// A structured suffix says that a type is compressed by itself.
+func TestGzipStructuredTypes(t *testing.T) {
+	for kind, want := range map[string]bool{
+		"application/epub+zip": false, "application/vnd.x+gzip": false, "application/vnd.x+zstd; v=1": false,
+		"application/ld+json": true, "application/zip+json": true, "text/x+zip": true, "application/+": true,
+	} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set("Accept-Encoding", "gzip")
+		rec := httptest.NewRecorder()
+		f := flush.New(rec, r, gzipEverything())
+		f.Header().Set("Content-Type", kind)
+		io.WriteString(f, longPage)
+		expectError(t, "Close", f.Close(), nil)
+		if got := rec.Header().Get("Content-Encoding") == "gzip"; got != want {
+			t.Errorf("%q: compressed %v", kind, got)
+		}
+	}
+}
