@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"time"
 
@@ -180,7 +181,8 @@ func (f *Flusher) verdictLocked(err error) error {
 func (f *Flusher) classifyLocked(err error) error {
 	sentinel := ErrClientGone
 	switch {
-	case f.timeout.expired, errors.Is(err, os.ErrDeadlineExceeded), f.deadlinePassedLocked():
+	case f.timeout.expired, errors.Is(err, os.ErrDeadlineExceeded), f.deadlinePassedLocked(),
+		errors.Is(err, http.ErrHandlerTimeout): // http.TimeoutHandler's: the client is there, and has been answered
 		sentinel = ErrTimeout
 	case errors.Is(err, ErrClientGone):
 		return err
