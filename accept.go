@@ -98,6 +98,22 @@ func appendLocked[T []byte | string](p *pipe, b T) {
 	p.countLocked()
 }
 
+// acceptPastLocked takes in n bytes that pass floor 2 by, and the flush of them.
+// Nothing is held, nor on its way.
+func (p *pipe) acceptPastLocked(n int) mark {
+	p.accepted += int64(n)
+	p.countAskLocked()
+	return p.askLocked()
+}
+
+// queueRestLocked puts b on floor 2, the rest of what was accepted so, and has it
+// carried.
+func (p *pipe) queueRestLocked(b []byte) {
+	push(&p.q, b, !p.marks.counted)
+	p.countLocked()
+	p.measureHighestLocked()
+}
+
 // acceptWholeLocked puts b on floor 2 whole, whatever the marks say: its caller
 // has asked overLocked, and must not wait. It moves in the background.
 func acceptWholeLocked[T []byte | string](p *pipe, b T) {

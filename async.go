@@ -185,8 +185,7 @@ func (f *Flusher) askFlushLocked() (mark, error) {
 	if err := f.refusedLocked(); err != nil {
 		return mark{}, err
 	}
-	f.absorbLocked()
-	f.flow.flushes++
+	f.countAskLocked()
 	if !f.fixed {
 		if f.holding && !f.stack.atHeader() && f.header.Get("Content-Length") != "" {
 			f.stopHoldingLocked()
@@ -195,6 +194,9 @@ func (f *Flusher) askFlushLocked() (mark, error) {
 			return mark{}, ErrBuffering
 		}
 		if f.cfg.SAPI.Headers == HeadersFirst {
+			if f.srv.flusher == nil {
+				return mark{}, errCannotFlush // the handler may still answer with that
+			}
 			f.fixLocked(http.StatusOK)
 		}
 	}

@@ -150,7 +150,7 @@ func (b *requestBody) carryTrailer() {
 // A drain, and the Read before it, may last as long as the client does not go on.
 // They are reads, which no write deadline ends, but a read deadline does, at once,
 // and the client still gets its answer. That is set after the send timeout, by
-// Abort, and by the return of the handler.
+// Abort, and drainGrace after the return of the handler.
 func (f *Flusher) excludeBodyLocked(push bool, size int) {
 	b := f.body
 	if b == nil || !b.drained || f.fullDuplex || b.over.Load() || !push && !f.overflowsLocked(size) {

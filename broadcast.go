@@ -17,11 +17,16 @@ import (
 //		f.Abort(errSlow) // the client comes back with Last-Event-ID
 //	}
 //
+// Abort waits for the server's call under way, which it ends. That of HTTP/2 on a
+// connection that takes nothing at all only WriteByteTimeout ends, of
+// [http.HTTP2Config]: set it, or abort on another goroutine.
+//
 // All members get the events of one Group in the same order, whoever calls. One
 // that has ended has not missed anything. Buffers and filters are honoured;
 // their time is the caller's, and others who broadcast wait for it. So a filter
 // must not call Broadcast of a Group that its own response is in: it would wait
-// for itself. A filter's panic goes on here once all others have got p.
+// for itself. What else it says is told by the end of the response, as is a length
+// that p exceeds. A filter's panic goes on here once all others have got p.
 //
 // It keeps no reference to p.
 func (g *Group) Broadcast(p []byte) (missed []*Flusher) {
@@ -103,15 +108,17 @@ func (o *fanOut) workOn(missed *[]*Flusher) (done bool) {
 				continue
 			}
 		}
-		if f.offer(o.p) == ErrNoRoom {
+		if f.offer(o.p) {
 			*missed = append(*missed, f)
 		}
 	}
 }
 
-// offer is TryWrite with the flush that follows. It waits for nobody: where only
-// a caller may flush (see callerOnlyLocked) the next one does it.
-func (f *Flusher) offer(p []byte) error {
+// offer is TryWrite with the flush that follows, and reports whether there was no
+// room. It waits for nobody: where only a caller may flush (see callerOnlyLocked)
+// the next one does it. Another error that does not stick is kept for the end, as
+// nobody else can be told.
+func (f *Flusher) offer(p []byte) (missed bool) {
 	start := false
 	f.mu.Lock()
 	defer func() {
@@ -122,12 +129,15 @@ func (f *Flusher) offer(p []byte) error {
 	}()
 	err := f.tryWriteLocked(p)
 	if err == ErrNoRoom || f.refuse != nil {
-		return err
+		return err == ErrNoRoom
 	}
 	ferr := f.followAsyncLocked()
 	ask, aerr := f.askFlushLocked()
 	if aerr == nil && ask.seq > 0 && !f.callerOnlyLocked() {
 		f.carryAsyncLocked(&start)
 	}
-	return joinErrors(err, joinErrors(ferr, aerr))
+	if err = joinErrors(err, ferr); err != nil && f.refuse == nil && f.rarely().refused == nil {
+		f.rareLocked().refused = err
+	}
+	return false
 }

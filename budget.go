@@ -323,6 +323,15 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 				since = max(since, at) // the line moves; so it does with what f gives back
 			}
 			left, ends := f.patienceLocked(since)
+			if ends && left <= 0 && f.closing && f.srv.deadline == nil {
+				// The end of the response waits for the server, however long, but
+				// not for others: what it still has to bring down needs no memory.
+				if !f.held && f.q.blocks == 0 {
+					ended = errThrough
+					return true
+				}
+				ends = false
+			}
 			if ends && left <= 0 {
 				ended = f.impatientLocked()
 				return true

@@ -11,7 +11,6 @@ import (
 	"runtime"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -70,28 +69,86 @@ func (a *attacker) ask(path string) (stream uint32, p []byte) {
 
 func reset(stream uint32) []byte { return frame(3, 0, stream, []byte{0, 0, 0, 8}) } // CANCEL
 
-// besieged returns two servers that share a budget of 4 MiB: one for those who
-// attack, whose responses are large, and one for the honest. These have a longer
+// A siege is two servers that share a budget of 4 MiB: one for those who attack,
+// whose responses are large, and one for the honest. These have a longer
 // SendTimeout only so that no second of a busy machine decides.
-func besieged(t *testing.T) (hostile, honest *server, budget *flush.Budget, begun *atomic.Int64) {
-	budget = flush.NewBudget(3<<20, 4<<20)
-	begun = new(atomic.Int64)
+type siege struct {
+	hostile, honest *server
+	budget          *flush.Budget
+
+	mu     sync.Mutex
+	change *sync.Cond
+	begun  int // hostile responses
+	failed int // of these, whose handler has met a failure
+	over   int // of these, whose handler has returned, and ours with it
+	conns  int // of the hostile that are open
+}
+
+func newSiege(t *testing.T) *siege {
+	s := &siege{budget: flush.NewBudget(3<<20, 4<<20)}
+	s.change = sync.NewCond(&s.mu)
 	piece := make([]byte, 64<<10)
-	large := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		begun.Add(1)
+	large := func(w http.ResponseWriter, r *http.Request) {
+		s.count(&s.begun, 1)
 		for range 100 {
 			if _, err := w.Write(piece); err != nil {
+				s.count(&s.failed, 1)
 				return
 			}
 			flush.Flush(w, false)
 		}
-	})
+	}
 	small := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "honest") })
-	opts := &flush.Options{Flush: flush.Async, SendTimeout: time.Second, Budget: budget}
-	hostile = serve(t, h2, flush.NewHandler(large, opts), cleartext, smallBuffers)
+	opts := &flush.Options{Flush: flush.Async, SendTimeout: time.Second, Budget: s.budget}
+	wrapped := wrapped(opts, large)
+	counted := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer s.count(&s.over, 1)
+		wrapped.ServeHTTP(w, r)
+	})
+	s.hostile = serve(t, h2, counted, cleartext, smallBuffers, configure(func(srv *http.Server) {
+		srv.ConnState = func(_ net.Conn, state http.ConnState) {
+			switch state {
+			case http.StateNew:
+				s.count(&s.conns, 1)
+			case http.StateClosed:
+				s.count(&s.conns, -1)
+			}
+		}
+	}))
 	patient := *opts
 	patient.SendTimeout = time.Minute
-	return hostile, serve(t, http1, flush.NewHandler(small, &patient)), budget, begun
+	s.honest = serve(t, http1, flush.NewHandler(small, &patient))
+	return s
+}
+
+func (s *siege) count(n *int, by int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	*n += by
+	s.change.Broadcast()
+}
+
+// await waits until what is counted is as ok wants it, as long as it changes: a
+// busy machine takes its time.
+func (s *siege) await(t *testing.T, ok func() bool) {
+	t.Helper()
+	late := false
+	timer := time.AfterFunc(patience(), func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		late = true
+		s.change.Broadcast()
+	})
+	defer timer.Stop()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for !ok() {
+		if late {
+			t.Fatalf("%d responses have begun, %d have failed, %d are over; %d connections", s.begun, s.failed, s.over, s.conns)
+		}
+		s.change.Wait()
+		timer.Reset(patience())
+	}
 }
 
 // visit has 100 honest clients ask ten times each, and returns how long the
@@ -144,10 +201,10 @@ func visitOnce(client *http.Client, srv *server) error {
 // whose writes cannot be ended, use up a budget; 100 honest clients beside them
 // lose nothing, then and later.
 func TestBudgetUnderAttackByConnectionsThatReadNothing(t *testing.T) {
-	hostile, honest, budget, begun := besieged(t)
-	alone := visit(t, honest)
+	s := newSiege(t)
+	alone := visit(t, s.honest)
 	for range 4 {
-		a, err := newAttacker(t.Context(), hostile)
+		a, err := newAttacker(t.Context(), s.hostile)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -158,32 +215,27 @@ func TestBudgetUnderAttackByConnectionsThatReadNothing(t *testing.T) {
 			}
 		}
 	}
-	for end := time.Now().Add(patience()); begun.Load() < 800; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("%d of 800 streams have begun", begun.Load())
-		}
-	}
-	first := visit(t, honest)
-	during := budget.Stats()
-	for end := time.Now().Add(patience()); budget.Stats().Held > 800*4096; time.Sleep(time.Millisecond) {
-		if time.Now().After(end) {
-			t.Fatalf("more is held than one block for each stream: %+v", budget.Stats())
-		}
-	}
-	later := visit(t, honest)
+	s.await(t, func() bool { return s.begun == 800 })
+	first := visit(t, s.honest)
+	during := s.budget.Stats()
 	if most := int64(4 << 20); during.Held > most {
 		t.Errorf("%+v", during)
 	}
+	s.await(t, func() bool { return s.failed == 800 })
+	if held := s.budget.Stats().Held; held > 800*4096 {
+		t.Errorf("%d bytes are held, more than one block for each stream", held)
+	}
+	later := visit(t, s.honest)
 	t.Logf("p99 of the honest: %v alone, %v when the attack begins (%.1f times), %v later (%.1f times); %+v, then %+v",
-		alone, first, float64(first)/float64(alone), later, float64(later)/float64(alone), during, budget.Stats())
+		alone, first, float64(first)/float64(alone), later, float64(later)/float64(alone), during, s.budget.Stats())
 }
 
 // Eight clients open and reset streams as fast as they can; honest clients
 // beside them lose nothing, and afterwards nothing is left of it.
 func TestBudgetUnderAttackByResets(t *testing.T) {
-	hostile, honest, budget, begun := besieged(t)
+	s := newSiege(t)
 	goroutines := runtime.NumGoroutine()
-	visit(t, honest)
+	visit(t, s.honest)
 	heap := func() int64 {
 		for range 3 {
 			runtime.GC()
@@ -200,7 +252,7 @@ func TestBudgetUnderAttackByResets(t *testing.T) {
 	for range 8 {
 		attackers.Go(func() {
 			for ctx.Err() == nil {
-				a, err := newAttacker(ctx, hostile)
+				a, err := newAttacker(ctx, s.hostile)
 				if err != nil {
 					continue
 				}
@@ -215,29 +267,21 @@ func TestBudgetUnderAttackByResets(t *testing.T) {
 	}
 	visits := 0
 	for ctx.Err() == nil {
-		visit(t, honest)
+		visit(t, s.honest)
 		visits++
 	}
 	attackers.Wait()
 
 	peak := runtime.NumGoroutine()
-	idle := func() bool {
-		s := budget.Stats()
-		return s.Members == 0 && runtime.NumGoroutine() <= goroutines+20
-	}
-	for end := time.Now().Add(patience()); !idle() && time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-	}
-	if n := runtime.NumGoroutine(); n > goroutines+20 {
-		p := make([]byte, 1<<16)
-		t.Errorf("%d goroutines more than before:\n%s", n-goroutines, p[:runtime.Stack(p, true)])
-	}
+	s.await(t, func() bool { return s.conns == 0 && s.over == s.begun })
+	waitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines+20 }) // those of connections that have just been closed
 	if more := heap() - before; more > 64<<20 {
 		t.Errorf("%d bytes more than before", more)
 	}
-	got := budget.Stats()
+	got := s.budget.Stats()
 	aborted := got.Aborted
 	if got.Aborted = 0; got != (flush.BudgetStats{}) {
 		t.Errorf("%+v", got)
 	}
-	t.Logf("%d streams have begun, %d were aborted, %d times 1000 honest requests; %d goroutines at the end of the attack", begun.Load(), aborted, visits, peak)
+	t.Logf("%d streams have begun, %d were aborted, %d times 1000 honest requests; %d goroutines at the end of the attack", s.begun, aborted, visits, peak)
 }

@@ -13,18 +13,23 @@ import (
 //	                                                                  pushes it                 does that
 //	for at most      SendTimeout, 1 s        SendTimeout, 1 s         SendTimeout without       as Close
 //	                                                                  progress
-//	waits for        the carrier             the call under way,      begun Writes, filters,    as Close
-//	                                         which it ends            the carrier
+//	waits for        the carrier             the call under way,      begun Writes, the         begun Writes, filters,
+//	                                         which it ends            carrier; while a filter   the carrier
+//	                                                                  runs: ErrReentrant
 //	context          ends                    ends                     goes on                   ends
 //	OnClose is told  handler panicked        the cause                the failure, refusals     as Close
 //	the client       sees a cut              sees a cut               sees the end, at the      sees the end
 //	                                                                  latest with the return
+//
+// A call of a server without deadlines (CGI, FastCGI) cannot be ended: there each
+// waits for the one under way, however long. TestEnds has every cell.
 
 // Close ends the response: it refuses new Writes, lets a begun one finish,
 // unwinds the user-level buffers, hands the rest to the server and joins the
 // background work. It waits for at most SendTimeout without progress; on a
 // server without deadlines, however long the server's call takes. If a begun
-// Write cannot finish the response is aborted.
+// Write cannot finish the response is aborted. While a [Filter] runs it does
+// nothing and returns [ErrReentrant].
 //
 // In a handler that goes on it completes the response where the protocol lets it
 // (ngx.eof, fastcgi_finish_request): one that has sent nothing goes out with its
@@ -56,8 +61,8 @@ func (f *Flusher) Close() error {
 // stands for a plain error.
 //
 // Inside [NewHandler] the return of the handler then panics with
-// [http.ErrAbortHandler], the server's own way to cut a response. With [New]
-// the caller does that. Called by a [Filter] it only marks the response, which
+// [http.ErrAbortHandler], the server's own way to cut a response; on CGI and
+// FastCGI a panic ends the process. With [New] the caller does that. Called by a [Filter] it only marks the response, which
 // ends with the return of the handler, Close or another Abort.
 func (f *Flusher) Abort(cause error) {
 	f.mu.Lock()
@@ -150,6 +155,7 @@ func (f *Flusher) complete() {
 	var unwound error
 	whole := false
 	defer func() {
+		f.dropStackLocked() // after a filter's panic
 		f.joinLocked()
 		f.endLocked(whole, unwound)
 	}()
@@ -193,7 +199,7 @@ const mostShown = time.Second
 func (f *Flusher) showBeforeCutLocked(cause error, all bool) {
 	switch {
 	case f.fail != nil || f.gone || f.aborted,
-		f.srv.deadline == nil && f.held, // its call cannot be ended
+		f.srv.deadline == nil && f.timeout.calling && !f.handlerIs(handlerReturned), // who waits behind a call that cannot be ended hears of an Abort at once
 		!all && (!f.dueLocked() || f.asked.seq <= f.done):
 		return
 	}

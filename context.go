@@ -75,7 +75,7 @@ type requestContext struct {
 
 	hijacked bool     // whoever inherits it lives on a connection that is not the response's any more
 	f        *Flusher // nil: left
-	reason   error    // what Cause says, failures apart; nil: not settled. Guarded by Flusher.mu, after leave by mu
+	reason   error    // what Cause says, failures apart; nil: not settled. Written with Flusher.mu and mu, read with either
 }
 
 // A closedContext is what is kept of a child that has ended.
@@ -317,8 +317,15 @@ func (f *Flusher) endContextLocked(reason error) {
 // before.
 func (f *Flusher) reasonLocked(reason error) {
 	if c := f.context; c != nil && c.reason == nil && c.serverErr() == nil {
-		c.reason = reason
+		c.settleLocked(reason)
 	}
+}
+
+// settleLocked has reason be what Cause says. Flusher.mu is held.
+func (c *requestContext) settleLocked(reason error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reason = reason
 }
 
 // causeLocked is Cause for the response of f.
@@ -331,7 +338,7 @@ func (f *Flusher) causeLocked() error {
 	}
 	reason := f.serverCauseLocked()
 	if reason != context.Canceled {
-		f.context.reason = reason // what the kernel says may still change: a TLS client says goodbye before its end is seen
+		f.context.settleLocked(reason) // what the kernel says may still change: a TLS client says goodbye before its end is seen
 	}
 	return reason
 }
@@ -345,7 +352,13 @@ func (f *Flusher) serverCauseLocked() error {
 	if f.context.serverErr() == nil {
 		return nil
 	}
-	switch cause := context.Cause(server); {
+	cause := context.Cause(server)
+	if outer, ok := server.Value(causeKey{}).(*requestContext); ok && cause == context.Canceled {
+		if why := outer.why(); why != nil {
+			return why // the server below is a Flusher's handler, with middleware between
+		}
+	}
+	switch {
 	case cause != context.Canceled:
 		return cause
 	case f.head && f.headersSent && !f.http1:

@@ -131,8 +131,7 @@ func (f *Flusher) detachLocked() error {
 		return err
 	}
 	defer f.releaseLocked()
-	f.absorbLocked()
-	f.flow.flushes++
+	f.countAskLocked()
 	f.stopHoldingLocked()
 	if !f.fixed {
 		f.fixLocked(http.StatusOK)
@@ -359,19 +358,21 @@ func (f *Flusher) clientLeft(writable bool) {
 	f.endSoonLocked(writable)
 }
 
-// endSoonLocked has a detached response end on another goroutine: on one of its
-// own if that may have to wait for the client.
+// endSoonLocked has a detached response end on another goroutine.
 func (f *Flusher) endSoonLocked(writable bool) {
 	if !writable || f.held || f.q.len > 0 || f.penTakenLocked() || f.stack.active() {
-		go f.endAlone()
+		waitingClosers.do(f.endAlone)
 	} else {
 		closers.do(f.endAlone)
 	}
 }
 
-// closers end responses whose clients have left. They run OnClose, which may take
-// its time.
-var closers = workers{most: 256}
+// They end responses whose clients have left, and run OnClose, which may take its
+// time. What may have to wait for its client is apart, so that nothing else does.
+var (
+	closers        = workers{most: 256}
+	waitingClosers = workers{most: 128, stuck: 50 * time.Millisecond}
+)
 
 // endAlone ends a detached response on a goroutine that is nobody's: its client
 // has left, or it has failed. A panic, of a filter or of OnClose, is logged as the

@@ -1,9 +1,9 @@
 package flush_test
 
 import (
-	"context"
+	"crypto/tls"
 	"errors"
-	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"runtime"
@@ -16,84 +16,66 @@ import (
 )
 
 // A link that goes dead, so that nobody says anything any more, ends the response
-// by TCP's keepalive. It is a network of the test's own whose loopback goes down.
+// by TCP's keepalive, or, while bytes are on the way, by the kernel's timeout; one
+// on which the client's kernel answers is left alone. The dead one is a client
+// whose socket drops whatever arrives, so that its kernel does not answer.
 func TestDetachedLinkGoesDead(t *testing.T) {
-	checkGoroutines(t)
-	h, out := detacher(t, nil, nil)
-	srv := &http.Server{Handler: h}
-	defer srv.Close()
-	type end struct {
-		client net.Conn
-		down   chan struct{}
-		err    error
-	}
-	made := make(chan end, 1)
-	go func() {
-		runtime.LockOSThread() // the thread ends with the goroutine, as its network is another
-		down := make(chan struct{})
-		client, err := ownNetwork(srv)
-		made <- end{client, down, err}
-		if err == nil {
-			<-down
-			loopback(false)
-			down <- struct{}{}
-		}
-	}()
-	e := next(t, made)
-	if errors.Is(e.err, syscall.EPERM) {
-		t.Skip("a network of its own needs privileges:", e.err)
-	}
-	if e.err != nil {
-		t.Fatal(e.err)
-	}
-	defer e.client.Close()
-	fmt.Fprintf(e.client, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-	f := next(t, out)
-	e.down <- struct{}{}
-	<-e.down
-	next(t, f.ctx.Done())
-	if cause := flush.Cause(f.ctx); !errors.Is(cause, flush.ErrClientGone) {
-		t.Errorf("Cause is %v", cause)
+	for _, test := range []struct {
+		name  string
+		proto proto
+		keep  net.KeepAliveConfig
+		opts  flush.ConnOptions
+		event string
+	}{
+		{"idle", http1, net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2}, flush.ConnOptions{}, ""},
+		{"idle, TLS", https1, net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2}, flush.ConnOptions{}, ""},
+		{"bytes on the way", http1, net.KeepAliveConfig{}, flush.ConnOptions{UserTimeout: time.Second}, "event"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			h, out := detacher(t, nil, nil)
+			srv := serve(t, test.proto, h, wrapConn(func(c net.Conn) net.Conn {
+				if err := c.(*net.TCPConn).SetKeepAliveConfig(test.keep); err != nil {
+					t.Error(err)
+				}
+				return c
+			}), configure(func(s *http.Server) { s.ConnContext = test.opts.ConnContext }))
+			open(t, srv, "GET", "/", nil).response()
+			live := next(t, out)
+			s := open(t, srv, "GET", "/", nil)
+			s.response()
+			dead := next(t, out)
+			dropInput(t, s.conn)
+			for _, f := range []detached{live, dead} {
+				io.WriteString(f, test.event)
+				f.FlushAsync()
+			}
+			next(t, dead.ctx.Done())
+			if cause := flush.Cause(dead.ctx); !errors.Is(cause, flush.ErrClientGone) {
+				t.Errorf("Cause is %v", cause)
+			}
+			if live.ctx.Err() != nil {
+				t.Errorf("the other was ended, too: %v", flush.Cause(live.ctx))
+			}
+		})
 	}
 }
 
-// ownNetwork gives the thread a network with a loopback, serves srv on it, and
-// dials it.
-func ownNetwork(srv *http.Server) (net.Conn, error) {
-	if err := syscall.Unshare(syscall.CLONE_NEWNET); err != nil {
-		return nil, err
+// dropInput has the kernel drop what arrives on a connection, before TCP sees it.
+func dropInput(t *testing.T, c net.Conn) {
+	t.Helper()
+	if s, ok := c.(*tls.Conn); ok {
+		c = s.NetConn()
 	}
-	if err := loopback(true); err != nil {
-		return nil, err
-	}
-	lc := net.ListenConfig{KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: time.Second, Interval: time.Second, Count: 2}}
-	ln, err := lc.Listen(context.Background(), "tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	go srv.Serve(ln)
-	return net.Dial("tcp", ln.Addr().String())
-}
-
-// loopback brings the loopback of the thread's network up or down.
-func loopback(up bool) error {
-	fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_DGRAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return err
-	}
-	defer syscall.Close(fd)
-	req := struct {
-		name  [syscall.IFNAMSIZ]byte
-		flags uint16
-		_     [22]byte
-	}{name: [syscall.IFNAMSIZ]byte{'l', 'o'}}
-	if up {
-		req.flags = syscall.IFF_UP
-	}
-	if _, _, errno := syscall.Syscall(syscall.SYS_IOCTL, uintptr(fd), syscall.SIOCSIFFLAGS, uintptr(unsafe.Pointer(&req))); errno != 0 {
-		return errno
-	}
-	return nil
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	must(t, err)
+	program := [1]syscall.SockFilter{{Code: syscall.BPF_RET | syscall.BPF_K, K: 0}} // keep 0 bytes
+	filter := syscall.SockFprog{Len: uint16(len(program)), Filter: &program[0]}
+	must(t, raw.Control(func(fd uintptr) {
+		value := unsafe.String((*byte)(unsafe.Pointer(&filter)), unsafe.Sizeof(filter))
+		err = syscall.SetsockoptString(int(fd), syscall.SOL_SOCKET, syscall.SO_ATTACH_FILTER, value)
+		runtime.KeepAlive(&program)
+	}))
+	must(t, err)
 }
 
 // FlushAcked and Backlog know the connection of a detached response as before.

@@ -1012,7 +1012,7 @@ func diffCases() []diffCase {
 			add(c)
 		}
 	}
-	return cases
+	return append(cases, filterCases()...)
 }
 
 const multipartBody = "--B\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nvalue\r\n" +

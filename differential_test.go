@@ -32,6 +32,10 @@ type diffCase struct {
 	lines  []string
 	only   []proto // nil: all
 
+	// open: a buffer holds the output when the handler sets what bare is too
+	// late, and this is what the headers say then. nil: it is too late.
+	open http.Header
+
 	// unmeasured: the handler switches the automatic Content-Length off, flushes
 	// by other means than flushNow, or copies a file, which goes to the server at
 	// once for sendfile.
@@ -108,7 +112,9 @@ func note(r *http.Request, format string, args ...any) {
 // put writes s and notes what is remarkable about the result.
 func put(w http.ResponseWriter, r *http.Request, s string) {
 	rec := recordOf(r)
+	rec.mu.Lock()
 	rec.did.writes = append(rec.did.writes, s)
+	rec.mu.Unlock()
 	if n, err := w.Write([]byte(s)); n != len(s) || err != nil {
 		note(r, "write of %d: %d, %v", len(s), n, err)
 	}
@@ -116,7 +122,10 @@ func put(w http.ResponseWriter, r *http.Request, s string) {
 
 // flushNow flushes as existing handlers do, and notes an error.
 func flushNow(w http.ResponseWriter, r *http.Request) {
-	recordOf(r).did.flush()
+	rec := recordOf(r)
+	rec.mu.Lock()
+	rec.did.flush()
+	rec.mu.Unlock()
 	if err := http.NewResponseController(w).Flush(); err != nil {
 		note(r, "flush: %v", err)
 	}

@@ -92,7 +92,7 @@ func New(w http.ResponseWriter, r *http.Request, opts *Options) *Flusher {
 	if r != nil {
 		f.newBody(r)
 	}
-	f.start(r)
+	f.startOwn(r)
 	return f
 }
 

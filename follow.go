@@ -13,7 +13,8 @@ import (
 //
 //	nothing owed  writes enter the buffers
 //	owed          writes wait, or buffers would grow past every mark
-//	paying        a carrier flushes the buffers, without the baton
+//	paying        a carrier flushes the buffers, without the baton; or a caller who
+//	              waits for that, where only a caller may call the server
 //
 // What a flush that does not wait brings down enters floor 2 whole. So floor 2
 // holds at most MaxPending and what the buffers held when that was crossed.
@@ -21,6 +22,7 @@ import (
 // followAsyncLocked flushes the buffers that follow a flush of the response,
 // without waiting. While a filter runs it does nothing.
 func (f *Flusher) followAsyncLocked() error {
+	f.payOwnLocked()
 	if !f.followsLocked() {
 		return nil
 	}
@@ -33,6 +35,7 @@ func (f *Flusher) followAsyncLocked() error {
 
 // flushAllAsyncLocked is the same for all buffers.
 func (f *Flusher) flushAllAsyncLocked() error {
+	f.payOwnLocked()
 	s := f.stack
 	switch {
 	case s.running != nil:
@@ -69,7 +72,7 @@ func (f *Flusher) followWaitLocked(ctx context.Context) (err error, ended bool) 
 	} else {
 		defer context.AfterFunc(ctx, f.wake)()
 	}
-	err = f.awaitLocked(false, ctx, func() bool { return !f.owed || f.stack.running != nil })
+	err = f.awaitLocked(false, ctx, f.settledLocked)
 	return err, err != nil
 }
 
@@ -89,8 +92,8 @@ func (f *Flusher) payableLocked() bool {
 	return !f.stack.busy && !f.stack.paying && !f.penTakenLocked() && f.roomLocked() > 0 && f.refuse == nil
 }
 
-// payLocked flushes the buffers that are owed, on a carrier's goroutine. What a
-// filter says is kept for the end of the response.
+// payLocked flushes the buffers that are owed. What a filter says is kept for the
+// end of the response.
 func (f *Flusher) payLocked() {
 	s := f.stack
 	all := s.owesAll
@@ -105,6 +108,24 @@ func (f *Flusher) payLocked() {
 	f.askFlushLocked() // another than the one that left them: that has gone down without them
 }
 
+// payOwnLocked pays on the caller's goroutine, where only a caller may call the
+// server, and reports whether it has.
+func (f *Flusher) payOwnLocked() bool {
+	if !f.owed || !f.callerOnlyLocked() || !f.payableLocked() {
+		return false
+	}
+	f.payLocked()
+	return true
+}
+
+// settledLocked reports whether nothing is owed, or a filter runs: it may be the
+// one that waits.
+func (f *Flusher) settledLocked() bool {
+	for f.owed && f.stack.running == nil && (f.payOwnLocked() || f.callerOnlyLocked() && f.roomLocked() == 0 && f.moveOnLocked()) {
+	}
+	return !f.owed || f.stack.running != nil
+}
+
 // awaitPaidLocked has a Write into a buffer wait until nothing is owed, and
 // floor 2 is below its high mark. While a filter runs it does not: it may be the
 // filter's own.
@@ -115,7 +136,7 @@ func (f *Flusher) awaitPaidLocked() error {
 	if f.owed {
 		defer f.noteWaitedLocked(now())
 		f.kickLocked()
-		if err := f.awaitLocked(false, nil, func() bool { return !f.owed || f.stack.running != nil }); err != nil {
+		if err := f.awaitLocked(false, nil, f.settledLocked); err != nil {
 			return err
 		}
 	}

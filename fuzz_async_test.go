@@ -237,6 +237,7 @@ func TestGzipOracle(t *testing.T) {
 			}
 		})
 	}
+	t.Logf("%d scripts, %d of them compressed, in %d modes over HTTP/1 and HTTP/2", *gzipScripts, encoded, len(modes))
 	if 2*encoded < *gzipScripts {
 		t.Errorf("only %d of %d were compressed", encoded, *gzipScripts)
 	}

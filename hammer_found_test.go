@@ -8,7 +8,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -283,6 +285,190 @@ func TestFlushAllTellsOfNoFlushBehindSlowClient(t *testing.T) {
 		}
 		must(t, f.Close()) // it has been said
 	})
+}
+
+// What is owed where only a caller may call the server is paid by the next who
+// waits for it: no carrier may come.
+func TestOwedWhereOnlyCallerMayPay(t *testing.T) {
+	for _, by := range []string{"Write", "FlushAsync", "FlushWait"} {
+		t.Run(by, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				budget := flush.NewBudget(0, flush.BlockMemory)
+				other := flush.New(newSink(t), nil, &flush.Options{Budget: budget})
+				mustWrite(t, other, "all that the budget has")
+				body, upload := io.Pipe()
+				defer upload.Close()
+				ctx := context.WithValue(t.Context(), http.ServerContextKey, &http.Server{})
+				req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "/", body)
+				req.ContentLength = 10
+				s := newSink(t)
+				f := flush.New(deadlineSink{s}, req, &flush.Options{Budget: budget, SAPI: flush.OpenResty()})
+				f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+				mustWrite(t, f, "held,")
+				must(t, f.FlushAsync()) // the budget has no room
+				switch by {
+				case "Write":
+					mustWrite(t, f, "more,")
+				case "FlushAsync":
+					must(t, f.FlushAsync())
+				case "FlushWait":
+					must(t, f.FlushWait(noContext))
+				}
+				if n := f.Top().Len(); n >= len("held,more,") || by != "Write" && n > 0 {
+					t.Errorf("the buffer still holds %d bytes", n)
+				}
+				must(t, f.FlushWait(noContext))
+				if got := s.body(); !strings.HasPrefix(got, "held,") {
+					t.Errorf("the server has %q", got)
+				}
+				must(t, f.Close())
+				must(t, other.Close())
+			})
+		})
+	}
+}
+
+// A Broadcast waits for nobody, not even where only a caller may call the server:
+// an implicit flush, and what a filter asks for, are left to the next who may wait.
+func TestBroadcastLeavesServerToCaller(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		body, upload := io.Pipe()
+		defer upload.Close()
+		ctx := context.WithValue(t.Context(), http.ServerContextKey, &http.Server{})
+		req, _ := http.NewRequestWithContext(ctx, http.MethodPost, "/", body)
+		req.ContentLength = 10
+		s := newSink(t)
+		f := flush.New(deadlineSink{s}, req, &flush.Options{Implicit: flush.Async})
+		var g flush.Group
+		must(t, g.Add(f))
+		s.hold(0)
+		began := time.Now()
+		g.Broadcast([]byte("bare,"))
+		f.StartBuffer(&flush.BufferOptions{ChunkSize: 1, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+			f.FlushAsync()
+			return p, nil
+		}})
+		g.Broadcast([]byte("filtered,"))
+		if took := time.Since(began); took > 0 {
+			t.Errorf("it took %v", took)
+		}
+		s.release()
+		must(t, f.FlushWait(noContext))
+		if got := s.body(); got != "bare,filtered," {
+			t.Errorf("the server has %q", got)
+		}
+		must(t, f.Close())
+	})
+}
+
+// A handler that panics while another goroutine ends the response asks why the
+// client may have gone: the two do not race.
+func TestPanicBesideAbort(t *testing.T) {
+	for range 100 {
+		var wg sync.WaitGroup
+		func() {
+			defer func() {
+				if v := recover(); v != hammerPanic("handler") {
+					t.Errorf("ServeHTTP: %v", v)
+				}
+			}()
+			req, _ := http.NewRequestWithContext(t.Context(), http.MethodGet, "/", nil)
+			flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				f, _ := flush.From(w)
+				wg.Go(func() { f.Abort(errHammerAbort) })
+				runtime.Gosched()
+				panic(hammerPanic("handler"))
+			}), nil).ServeHTTP(newSink(t), req)
+		}()
+		wg.Wait()
+	}
+}
+
+// On a server without deadlines the end of a response waits for the server, but
+// not for memory that others hold: what a buffer still has is handed over without.
+func TestCloseDoesNotWaitForBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(0, flush.BlockMemory)
+		other := flush.New(newSink(t), nil, &flush.Options{Budget: budget})
+		mustWrite(t, other, "all that the budget has, and its handler idles")
+		time.AfterFunc(time.Hour, func() { other.Close() })
+		s := newSink(t)
+		f := flush.New(s, nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Second})
+		f.StartBuffer(nil)
+		mustWrite(t, f, strings.Repeat("w", 5000))
+		began := time.Now()
+		must(t, f.Close())
+		if took := time.Since(began); took > 2*time.Second {
+			t.Errorf("it took %v", took)
+		}
+		if n := len(s.body()); n != 5000 {
+			t.Errorf("the server has %d bytes", n)
+		}
+		time.Sleep(2 * time.Hour)
+		if n := budget.Stats().Held; n != 0 {
+			t.Errorf("%d bytes are held", n)
+		}
+	})
+}
+
+// What a wait has left of a buffer's bytes is counted as lost if it does not get
+// down at the end, even if a filter panics there.
+func TestLostBehindPanicOfFilter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		stuck := make(chan struct{})
+		f := flush.New(flushingServer{newFuncServer(func(p []byte) (int, error) {
+			<-stuck
+			return 0, errHammerFault
+		}), func() error { return nil }}, nil, &flush.Options{BufferSize: -1, MaxPending: 100, SendTimeout: time.Second})
+		b := f.StartBuffer(nil)
+		mustWrite(t, f, strings.Repeat("w", 5000))
+		if err := b.Flush(); !errors.Is(err, flush.ErrTimeout) {
+			t.Errorf("Flush: %v", err)
+		}
+		f.StartBuffer(&flush.BufferOptions{Filter: func([]byte, flush.Phase) ([]byte, error) { panic(hammerPanic("filter")) }})
+		time.AfterFunc(time.Hour, func() { close(stuck) })
+		func() {
+			defer func() {
+				if v := recover(); v != hammerPanic("filter") {
+					t.Errorf("Close: %v", v)
+				}
+			}()
+			f.Close()
+		}()
+		if st := f.Stats(); st.Bytes+st.Lost != 5000 {
+			t.Errorf("%d sent, %d lost of 5000", st.Bytes, st.Lost)
+		}
+	})
+}
+
+// What a Broadcast cannot tell is told at the end.
+func TestCloseTellsWhatBroadcastCannot(t *testing.T) {
+	for name, c := range map[string]struct {
+		prepare func(*flush.Flusher)
+		err     error
+	}{
+		"length": {func(f *flush.Flusher) { f.Header().Set("Content-Length", "5") }, http.ErrContentLength},
+		"filter": {func(f *flush.Flusher) {
+			f.StartBuffer(&flush.BufferOptions{ChunkSize: 1, Filter: func([]byte, flush.Phase) ([]byte, error) { return nil, errHammerFalse }})
+		}, errHammerFalse},
+		"nothing": {func(f *flush.Flusher) {}, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSink(t)
+			f := flush.New(deadlineSink{s}, nil, nil)
+			c.prepare(f)
+			var g flush.Group
+			must(t, g.Add(f))
+			for range 3 {
+				if missed := g.Broadcast([]byte("event")); len(missed) > 0 {
+					t.Error("it has room")
+				}
+			}
+			if err := f.Close(); !errors.Is(err, c.err) || c.err == nil && err != nil {
+				t.Errorf("Close: %v", err)
+			}
+		})
+	}
 }
 
 // A filter that is still running when the response ends does not make the

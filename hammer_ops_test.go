@@ -35,6 +35,12 @@ type reply struct {
 	tried   atomic.Bool // TryWrite has been called
 	ended   atomic.Bool // the response has ended
 
+	begun  atomic.Int64 // calls
+	inside atomic.Int64 // of those, under way
+
+	group        flush.Group
+	broadcasting chan struct{} // holds one while somebody broadcasts
+
 	abortedAt atomic.Int64 // when Abort was first called, counted from the begin of the run; 0: never
 
 	mu         sync.Mutex
@@ -54,7 +60,7 @@ type reply struct {
 }
 
 func newReply(h *hammerRun, i int) *reply {
-	r := &reply{replyScript: h.replies[i], h: h, id: i, cancel: func() {}}
+	r := &reply{replyScript: h.replies[i], h: h, id: i, cancel: func() {}, broadcasting: make(chan struct{}, 1)}
 	r.method = r.replyScript.method(h.has)
 	r.server, r.w = newHammerServer(r)
 	r.opts.OnClose = r.onClose
@@ -67,6 +73,9 @@ func newReply(h *hammerRun, i int) *reply {
 		ctx = context.WithValue(ctx, http.ServerContextKey, &http.Server{WriteTimeout: r.write})
 	} else if r.write > 0 {
 		r.write = 0
+	}
+	if h.has&hasConn != 0 {
+		ctx = flush.WithConn(ctx, r.server.conn())
 	}
 	req, _ := http.NewRequestWithContext(ctx, r.method, "/", nil)
 	switch {
@@ -171,6 +180,12 @@ func (r *reply) serve() {
 		if err := r.f.FlushWait(noContext); !errors.Is(err, flush.ErrClosed) && !errors.Is(err, http.ErrHijacked) {
 			r.report("after the end", "FlushWait: %v", err)
 		}
+		if err := r.f.TryWrite([]byte("late")); !errors.Is(err, flush.ErrClosed) && !errors.Is(err, http.ErrHijacked) {
+			r.report("after the end", "TryWrite: %v", err)
+		}
+		if n := r.group.Len(); n != 0 {
+			r.report("after the end", "%d are in the group", n)
+		}
 		return nil
 	})
 }
@@ -188,6 +203,9 @@ func (r *reply) over() {
 
 // handle is the handler.
 func (r *reply) handle(workers *sync.WaitGroup) {
+	if r.h.has&hasBroadcast != 0 {
+		r.group.Add(r.f)
+	}
 	if r.length > 0 {
 		r.f.Header().Set("Content-Length", fmt.Sprint(r.length))
 	}
@@ -241,7 +259,7 @@ func (r *reply) rest() {
 		return
 	}
 	r.server.calm.Store(true)
-	time.Sleep((2*r.h.stretches()+6)*r.sendTimeout() + 2*time.Second) // stalls that are under way end
+	time.Sleep((2*r.h.stretches()+6)*r.sendTimeout() + r.ownDeadline() + 2*time.Second) // stalls that are under way end
 	r.onFloor2(r.owed)
 	upTo := r.known()
 	if err, returned := r.try("FlushAsync at rest", r.mustNotWait(), 0, r.f.FlushAsync); err != nil || !returned || r.ended.Load() {
@@ -283,7 +301,10 @@ func (r *reply) try(what string, kind timeKind, most time.Duration, fn func() er
 	began := time.Now()
 	c := r.h.beginCall(what)
 	r.h.note("%s {", what)
+	r.begun.Add(1)
+	r.inside.Add(1)
 	defer func() {
+		r.inside.Add(-1)
 		took := r.h.endCall(c)
 		if v := recover(); v != nil {
 			err, returned = fmt.Errorf("panic: %v", v), false
@@ -486,6 +507,16 @@ func (k *worker) do(o op) {
 		if ok {
 			k.call("Push", bounded, 0, func() error { return p.Push("/", nil) })
 		}
+	case opBroadcast:
+		k.broadcast(o.size)
+	case opFlushAcked:
+		ctx, cancel := context.WithTimeout(context.Background(), o.d)
+		defer cancel()
+		kind := byThen
+		if body {
+			kind = waits
+		}
+		k.flush(fmt.Sprintf("FlushAcked(%v)", o.d), kind, o.d, true, r.known(), func() error { return f.FlushAcked(ctx) })
 	case opReadBody:
 		if body {
 			k.call("Body.Read", byThen, forGood, func() error { _, err := r.req.Body.Read(make([]byte, 100)); return err })
@@ -496,10 +527,34 @@ func (k *worker) do(o op) {
 				r.report("count", "%d buffered, %d available", n, m)
 			}
 			f.Stats()
+			f.Backlog()
 			f.HeadersSent()
 			f.Level()
 			return f.Err()
 		})
+	}
+}
+
+// broadcast broadcasts a record to a group that has nobody else. What becomes of
+// it where there was room is not told.
+func (k *worker) broadcast(size int) {
+	r := k.r
+	r.broadcasting <- struct{}{}
+	defer func() { <-r.broadcasting }()
+	r.tried.Store(true)
+	rec := r.begins(k.w, size)
+	missed := false
+	_, returned := k.call(fmt.Sprintf("Broadcast(%s, %d)", rec.data[:4], len(rec.data)), atOnce, 0, func() error {
+		missed = len(r.group.Broadcast(rec.data)) > 0
+		return nil
+	})
+	switch {
+	case returned && missed:
+		r.ends(rec, 0)
+	case returned && r.f.Err() == nil && !r.closing.Load() && !r.server.hijacked.Load() && r.h.has&(hasLength|hasStatus|hasHijack|hasFilterFaults) == 0:
+		r.ends(rec, len(rec.data))
+	default:
+		r.ends(rec, -1)
 	}
 }
 

@@ -70,7 +70,7 @@ func (r *reply) ends(rec *entry, n int) {
 	if n >= 0 {
 		r.accepted += int64(n)
 	} else {
-		r.inexact = "a write panicked"
+		r.inexact = "a write panicked, or did not tell"
 	}
 }
 
@@ -131,9 +131,20 @@ func (r *reply) known() returned {
 			return all
 		}
 	}
+	r.lookForBuffers()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.floor2)
+}
+
+// lookForBuffers notes that all has left the buffers if there is none, and
+// nobody is at work, the end of the response neither, who may still be passing on
+// what one held.
+func (r *reply) lookForBuffers() {
+	begun, all := r.begun.Load(), r.soFar()
+	if r.inside.Load() == 0 && r.f.Top() == nil && r.begun.Load() == begun && !r.closing.Load() {
+		r.onFloor2(all)
+	}
 }
 
 // takenBack notes that p, which came to a buffer, goes no further.
@@ -335,8 +346,8 @@ func (r *reply) checkFlushed(what string, upTo returned) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.toldLength {
-		return // what a buffer held is beyond the length, and somebody was told
+	if r.toldLength || r.length > 0 && s.got >= r.length {
+		return // what a buffer held is beyond the length, and somebody was told, or will be at the end
 	}
 	for i, n := range upTo {
 		for n > 0 && (r.writers[i].all[n-1].gone || r.writers[i].all[n-1].n < 4) {
@@ -539,9 +550,10 @@ func (r *reply) checkTime(what string, took time.Duration, kind timeKind, most t
 			factor++ // after a drain that has taken so long the response goes on
 		}
 		most = slept + factor*(send+send/16) + r.write + r.uploadTime() + time.Millisecond
-		if r.write > 0 && r.opts.SendTimeout == 0 && has&hasDeadline != 0 {
-			most += time.Hour // the handler's own deadline in the place of the server's
+		if has&hasConn != 0 {
+			most += 100 * time.Millisecond // the kernel is asked every 50
 		}
+		most += r.ownDeadline()
 		if kind == ends || has&hasNoDeadline != 0 && has&hasBuffers != 0 {
 			most += long // in line for the buffers, behind the end of the response
 		}
@@ -579,6 +591,15 @@ const (
 	bounded                 // it may wait as long as the send timeout lets it
 	ends                    // it may wait for the server, too, if that cannot be unblocked
 )
+
+// ownDeadline is how far a deadline of the handler's may be that stands in the
+// place of the server's.
+func (r *reply) ownDeadline() time.Duration {
+	if r.write > 0 && r.opts.SendTimeout == 0 && r.h.has&hasDeadline != 0 {
+		return time.Hour
+	}
+	return 0
+}
 
 // sendTimeout is the longest time without progress; 0: there is no bound.
 func (r *replyScript) sendTimeout() time.Duration {

@@ -55,6 +55,8 @@ const (
 	hasWriteTimeout
 	hasSAPI
 	hasPush
+	hasConn
+	hasBroadcast
 )
 
 // features says how many of 100 seeds have each.
@@ -103,6 +105,8 @@ var features = []struct {
 	{hasWriteTimeout, "writetimeout", 12, "http.Server.WriteTimeout"},
 	{hasSAPI, "sapi", 15, "another profile"},
 	{hasPush, "push", 10, "Push"},
+	{hasConn, "conn", 20, "a known connection, whose kernel may see that a client moves that stalls"},
+	{hasBroadcast, "broadcast", 20, "Broadcast of a Group"},
 }
 
 func featureNames() (names []string) {
@@ -151,6 +155,7 @@ type replyScript struct {
 	http2     bool
 	opts      flush.Options
 	write     time.Duration // http.Server.WriteTimeout
+	moves     time.Duration // how long a client that stalls still moves, as the kernel of a known connection sees it
 	length    int           // declared; 0: not
 	flushes   int           // how the server does: 0 not, 1 without an error, 2 with one
 	hijacks   bool
@@ -236,6 +241,8 @@ const (
 	opReadBody
 	opRoll
 	opPush
+	opBroadcast
+	opFlushAcked
 	opLook
 )
 
@@ -276,6 +283,8 @@ var ops = []struct {
 	{opReadBody, "Body.Read", 4, hasBody},
 	{opRoll, "SetWriteDeadline, again and again", 1, hasDeadline},
 	{opPush, "Push", 2, hasPush},
+	{opBroadcast, "Broadcast", 6, hasBroadcast},
+	{opFlushAcked, "FlushAcked", 2, hasConn},
 	{opLook, "Stats", 2, 0},
 }
 
@@ -354,6 +363,9 @@ func newReplyScript(rnd *rand.Rand, has feature, budget *flush.Budget) replyScri
 	if has&hasNoDeadline != 0 {
 		r.write = 0
 	}
+	if d := time.Duration(pick(0, 1, 10, 70)) * time.Millisecond; has&hasConn != 0 {
+		r.moves = d
+	}
 	sapis := []flush.SAPI{flush.OpenResty(), flush.CLI(), flush.FastCGI(), flush.Embed()}
 	if sapi := sapis[rnd.IntN(len(sapis))]; has&hasSAPI != 0 {
 		r.opts.SAPI = sapi
@@ -429,7 +441,7 @@ func newReplyScript(rnd *rand.Rand, has feature, budget *flush.Budget) replyScri
 	if r.body != nil {
 		r.noRequest, r.http2 = false, false
 	}
-	if has&(hasHTTP10|hasHead|hasLeave) != 0 {
+	if has&(hasHTTP10|hasHead|hasLeave|hasConn) != 0 {
 		r.noRequest = false
 	}
 	if has&hasHTTP10 != 0 {

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/deadline"
 )
 
@@ -36,12 +37,18 @@ type hammerServer struct {
 	flushed  int // of those
 	flushes  int
 	failure  error // what a call failed with that must have been the last
+	broken   error // what a call has met that could not tell
 	refused  bool  // bytes were refused: there is a gap where they would be
 	panicked bool
 	longest  time.Duration // stretch: a call, or a Write and the Flush right behind it
 	wrote    time.Time     // when the last call, a Write, began
 	ended    time.Time     // when the last call ended
 	until    time.Time     // the deadline
+	took     time.Time     // when bytes were taken last
+	stalled  time.Time     // when the call under way stalled; zero: it does not
+	moved    int64         // what a client has moved that stalled
+	movedAt  time.Time
+	acked    int64 // of got and moved
 	wire     wire
 	body     *hammerBody
 }
@@ -165,9 +172,10 @@ func (s *hammerServer) Header() http.Header { return s.header }
 
 func (s *hammerServer) WriteHeader(code int) {
 	defer s.begin("WriteHeader")()
-	s.weather("WriteHeader", nil)
+	_, err := s.weather("WriteHeader", nil)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.broken = err
 	if s.status == 0 && code >= 200 {
 		s.status = code
 	}
@@ -295,7 +303,13 @@ func (s *hammerServer) weather(name string, half func()) (fault, error) {
 	for range dice >> 20 & 3 {
 		runtime.Gosched()
 	}
-	if s.pastDeadline() {
+	s.mu.Lock()
+	broken := s.broken
+	s.mu.Unlock()
+	switch {
+	case broken != nil:
+		return fault, broken
+	case s.pastDeadline():
 		return fault, os.ErrDeadlineExceeded
 	}
 	if fault == faultPanic {
@@ -322,7 +336,14 @@ func (s *hammerServer) block(d time.Duration, stall bool) {
 	default:
 		d = most*(h.stretches()+2) + time.Duration(mix(s.r.seed)%1000)*time.Microsecond
 	}
+	if stall && h.has&hasNoDeadline == 0 {
+		s.stall(true)
+		defer s.stall(false)
+	}
 	h.mu.Lock()
+	if stall {
+		h.slept += s.r.moves
+	}
 	switch {
 	case !stall:
 		h.slept += d
@@ -350,6 +371,49 @@ func (s *hammerServer) block(d time.Duration, stall bool) {
 	}
 }
 
+// stall notes that the call under way stalls, or does not any more.
+func (s *hammerServer) stall(begins bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ackLocked()
+	if s.stalled = (time.Time{}); begins {
+		s.stalled = time.Now()
+	}
+}
+
+// ackLocked sees to what the client's kernel has acknowledged by now: what was
+// taken a while ago and, of a call that stalls, a little as long as it moves.
+func (s *hammerServer) ackLocked() {
+	if !s.stalled.IsZero() {
+		if now := time.Now(); now.Sub(s.stalled) <= s.r.moves && now.Sub(s.movedAt) >= time.Millisecond/2 {
+			s.moved++
+			s.movedAt = now
+		}
+	}
+	if lag := time.Duration(mix(s.r.seed)>>8&255) * time.Microsecond; time.Since(s.took) >= lag {
+		s.acked = int64(s.got) + s.moved
+	}
+}
+
+// conn is the connection as its kernel sees it.
+func (s *hammerServer) conn() flush.FakeConn {
+	return flush.FakeConn{
+		Acked: func() (int64, error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.ackLocked()
+			return s.acked, nil
+		},
+		Queued: func() (unsent, unacked int64, err error) {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			s.ackLocked()
+			return 0, int64(s.got) + s.moved - s.acked, nil
+		},
+		Room: func() (int64, error) { return 1000, nil },
+	}
+}
+
 // take is a call that is given bytes.
 func (s *hammerServer) take(name string, p []byte) (n int, err error) {
 	half := len(p)/2 + 1
@@ -357,6 +421,8 @@ func (s *hammerServer) take(name string, p []byte) (n int, err error) {
 		if to > n {
 			s.mu.Lock()
 			defer s.mu.Unlock()
+			s.ackLocked()
+			s.took = time.Now()
 			s.got += to - n
 			s.wire.feed(p[n:to])
 			n = to

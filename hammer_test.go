@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -123,6 +124,8 @@ type hammerRun struct {
 	began   time.Time // in the bubble
 	over    chan struct{}
 
+	happened atomic.Int64 // how much has been done or noted
+
 	mu      sync.Mutex
 	found   []finding
 	lines   []string
@@ -150,16 +153,29 @@ func (h *hammerRun) hammer(t *testing.T) []finding {
 		}()
 		synctest.Test(t, h.run)
 	}()
-	timer := time.NewTimer(2 * patience())
-	defer timer.Stop()
-	select {
-	case <-done:
-	case <-timer.C:
-		h.report("hang", "it spins or waits for a lock, for good:\n%s", busyStacks())
-	}
+	h.watch(done)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.Clone(h.found)
+}
+
+// watch waits until the seed has ended, or nothing happens in it any more. A busy
+// machine makes one slow in which floor 2 has room for one byte.
+func (h *hammerRun) watch(done chan struct{}) {
+	tick := time.NewTicker(2 * patience())
+	defer tick.Stop()
+	for looks, happened := 1, int64(0); ; looks++ {
+		select {
+		case <-done:
+			return
+		case <-tick.C:
+		}
+		before := happened
+		if happened = h.happened.Load(); happened == before || looks == 30 {
+			h.report("hang", "it spins or waits for a lock, for good:\n%s", busyStacks())
+			return
+		}
+	}
 }
 
 // busyStacks returns the stacks of goroutines in bubbles that wait for nothing
@@ -229,6 +245,7 @@ func (h *hammerRun) report(kind, format string, args ...any) {
 }
 
 func (h *hammerRun) note(format string, args ...any) {
+	h.happened.Add(1)
 	if !h.verbose {
 		return
 	}

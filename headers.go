@@ -459,6 +459,9 @@ func (f *Flusher) measureLocked(early bool) (measured bool) {
 	if _, ok := h["Content-Length"]; ok || h.Get("Transfer-Encoding") != "" {
 		return false
 	}
+	if !f.srv.direct && h.Get("Content-Encoding") != "" {
+		return false // a compressor may stand between, which knows of no length that it would have to take away
+	}
 	h.Set("Content-Length", strconv.Itoa(n))
 	return true
 }
@@ -508,7 +511,7 @@ func (f *Flusher) carryTrailersLocked() {
 	carry := func(k string) {
 		if vv, ok := f.header[k]; ok {
 			f.below[k] = vv
-		} else {
+		} else if f.srv.direct { // else it may be one that a writer between has set
 			delete(f.below, k)
 		}
 	}
@@ -623,7 +626,7 @@ func (f *Flusher) Clean() (err error) {
 	}
 	f.resetLocked()
 	if f.rarely().interval != nil {
-		f.rarely().interval.upTo = 0
+		f.rarely().interval.upTo, f.rarely().interval.headers = 0, false
 	}
 	f.status, f.written, f.length, f.fixed, f.eventStream = 0, 0, -1, false, false
 	f.holdLocked(f.holdsLocked())

@@ -33,6 +33,8 @@ func (f *Flusher) implicitLocked(werr error, whole bool) error {
 		if _, err := f.askFlushLocked(); err == nil {
 			f.kickLocked()
 		}
+	case whole && f.callerOnlyLocked():
+		f.askFlushLocked() // the next caller who may wait does it
 	case f.implicit == Async || whole:
 		f.flushAsyncLocked(nil)
 		return f.fail

@@ -80,7 +80,7 @@ type server struct {
 	flusher    flushErrorer   // the layer whose flush counts; nil: none can
 	deadline   writeDeadliner // nil: none is supported
 	direct     bool           // w is a server\'s own writer: nothing stands between
-	oneProcess bool           // and a panic there ends the process
+	oneProcess bool           // a panic that comes down to the server ends the process
 	netHTTP    bool           // the request came through an http.Server
 	takesInfo  bool           // a 1xx reaches the client as such
 	fixesEmpty bool           // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
@@ -117,9 +117,9 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 		switch t.String() {
 		case "*http.response", "*http.http2responseWriter", "*http2.responseWriter", "*http3.responseWriter", "*cgi.response", "*fcgi.response", "*flush.output", "*flush.deadlineOutput":
 			s.direct = true
-			s.oneProcess = t.String() == "*fcgi.response"
 		}
 	}
+	s.oneProcess = !s.netHTTP && onFastCGI(w, r)
 	s.takesInfo = s.netHTTP || !gateway(w, r)
 	return s
 }
@@ -129,9 +129,20 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 func gateway(w http.ResponseWriter, r *http.Request) bool {
 	for layer := range layers(w) {
 		switch reflect.TypeOf(layer).String() {
-		case "*cgi.response", "*fcgi.response", "*httptest.ResponseRecorder":
+		case "*cgi.response", "*httptest.ResponseRecorder":
 			return true
 		}
 	}
-	return r != nil && (fcgi.ProcessEnv(r) != nil || os.Getenv("GATEWAY_INTERFACE") != "")
+	return onFastCGI(w, r) || r != nil && os.Getenv("GATEWAY_INTERFACE") != ""
+}
+
+// onFastCGI reports whether it is net/http/fcgi that answers r, whatever writers
+// stand between.
+func onFastCGI(w http.ResponseWriter, r *http.Request) bool {
+	for layer := range layers(w) {
+		if reflect.TypeOf(layer).String() == "*fcgi.response" {
+			return true
+		}
+	}
+	return r != nil && fcgi.ProcessEnv(r) != nil
 }

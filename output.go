@@ -24,7 +24,7 @@ func NewOutput(out io.Writer, opts *Options) *Flusher {
 	}
 	f := new(Flusher)
 	f.init(newOutput(out), nil, o.compile())
-	f.start(nil)
+	f.startOwn(nil)
 	return f
 }
 

@@ -198,6 +198,12 @@ func (p *pipe) absorbLocked() {
 	}
 }
 
+// countAskLocked counts a flush that is asked for, whatever comes of it.
+func (p *pipe) countAskLocked() {
+	p.absorbLocked()
+	p.flow.flushes++
+}
+
 // askLocked notes that a flush is asked for, of all that was accepted.
 func (p *pipe) askLocked() mark {
 	p.asked.seq++
@@ -207,8 +213,7 @@ func (p *pipe) askLocked() mark {
 
 // askBareLocked notes that a flush is asked for that takes no bytes along.
 func (p *pipe) askBareLocked() mark {
-	p.absorbLocked()
-	p.flow.flushes++
+	p.countAskLocked()
 	p.asked.seq++
 	p.asked.pos = max(p.asked.pos, p.sent)
 	return p.asked
@@ -251,9 +256,21 @@ func (p *pipe) availableLocked() int {
 // any floor without being able to wait asks it first.
 func (p *pipe) overLocked() bool { return p.availableLocked() == 0 }
 
+// outgrowLocked ends the holding for a length where nothing more can enter
+// without waiting: what is held would never go down by itself.
+func (p *pipe) outgrowLocked() {
+	if p.holding {
+		p.holding = false
+		p.kickLocked()
+	}
+}
+
 // oweLocked remembers that floor 3 has more to bring down. A carrier brings it
 // once there is room.
 func (p *pipe) oweLocked() {
+	if p.overLocked() {
+		p.outgrowLocked()
+	}
 	p.owed = true
 	p.slowLocked()
 }
@@ -362,6 +379,12 @@ func (p *pipe) wrotePieceLocked(size, n int, pushed bool, err error) {
 func (p *pipe) noteSentLocked(n int) {
 	p.sent += int64(n)
 	p.flow.bytes += int64(n)
+}
+
+// noteDoneLocked notes that the flush asked for as ask was done, with its bytes.
+func (p *pipe) noteDoneLocked(ask mark) {
+	p.flow.pushes++
+	p.done = max(p.done, ask.seq)
 }
 
 // passOverLocked notes that n bytes were accepted and go nowhere.

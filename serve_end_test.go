@@ -22,8 +22,9 @@ import (
 // A fcgiServer is a child that serves FastCGI and is told to end by SIGTERM.
 type fcgiServer struct {
 	net.Listener
-	cmd  *exec.Cmd
-	told time.Time
+	cmd    *exec.Cmd
+	stderr *safeBuffer
+	told   time.Time
 }
 
 // startFastCGI starts a child on a socket. inherited hands it over as systemd
@@ -36,7 +37,7 @@ func startFastCGI(t *testing.T, inherited bool) *fcgiServer {
 	file, err := l.(*net.TCPListener).File()
 	must(t, err)
 	defer file.Close()
-	cmd, _ := serveCommand(t, serveEnv+"=signal")
+	cmd, stderr := serveCommand(t, serveEnv+"=signal")
 	if inherited {
 		// LISTEN_PID must be the child's own, which only a shell knows in time.
 		cmd.Args = append([]string{"sh", "-c", `LISTEN_PID=$$ LISTEN_FDS=1 exec "$0"`, cmd.Path}, cmd.Args[1:]...)
@@ -47,7 +48,7 @@ func startFastCGI(t *testing.T, inherited bool) *fcgiServer {
 	}
 	must(t, cmd.Start())
 	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	return &fcgiServer{Listener: l, cmd: cmd}
+	return &fcgiServer{Listener: l, cmd: cmd, stderr: stderr}
 }
 
 func (s *fcgiServer) dial(t *testing.T, keep bool, queries ...string) *bufio.Reader {
@@ -161,6 +162,41 @@ func TestServeFastCGICutsWhatIsLeft(t *testing.T) {
 		t.Errorf("it ended with %q as if it were whole", rest)
 	}
 	s.wait(t, true)
+}
+
+// On FastCGI a cut is the end of the process, and of all its other responses. Only
+// a caller's Abort, or a panic, is worth that: a response that fails otherwise ends,
+// as it does there without us, and the others go on.
+func TestServeFastCGIAbort(t *testing.T) {
+	for _, c := range []struct {
+		name, query string
+		dies        bool
+	}{
+		{"a filter that gives more than it declared", "op=resize&op=write:half", false},
+		{"Abort", "op=write:half&op=flush&op=abort", true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := startFastCGI(t, false)
+			g := newDoorway(t)
+			other := &fcgiBody{r: s.dial(t, false, query(g, "write:one", "flush", "park", "write:two"))}
+			g.wait(t)
+			readSome(t, other, "one")
+			got, err := io.ReadAll(&fcgiBody{r: s.dial(t, false, c.query)})
+			if !bytes.Contains(got, []byte("\r\n\r\n")) || c.dies != (err != nil) {
+				t.Errorf("got %q, %v", got, err)
+			}
+			if c.dies {
+				if rest, err := io.ReadAll(other); err == nil || len(rest) > 0 {
+					t.Errorf("the other got %q, %v from a process that has ended", rest, err)
+				}
+				return
+			}
+			g.goOn <- struct{}{}
+			if rest, err := io.ReadAll(other); err != nil || string(rest) != "two" {
+				t.Errorf("the other ended with %q, %v", rest, err)
+			}
+		})
+	}
 }
 
 // A command, and a CGI program, end their one response, too.

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -67,6 +68,15 @@ func serveChild(w http.ResponseWriter, r *http.Request) {
 			_, err = io.WriteString(w, arg)
 		case "flush":
 			err = flush.Flush(w, true)
+		case "close":
+			err = f.Close()
+		case "abort":
+			f.Abort(errors.New("abort"))
+		case "resize":
+			f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+				w.Header().Set("Content-Length", "1") // more follows
+				return p, nil
+			}})
 		case "header":
 			w.Header().Set("X-Test", arg)
 		case "body":
@@ -312,6 +322,57 @@ func TestServeCGI(t *testing.T) {
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
+	}
+}
+
+// An early Close hands over the whole answer while the handler goes on; only the
+// end of it, which is the server's to write, comes with the return. A web server
+// that is told the length need not wait for that.
+func TestServeEarlyClose(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		ops  []string
+		head string // holds this
+		body string
+	}{
+		{"nothing", nil, "Content-Length: 0\r\n", ""},
+		{"short", []string{"write:who", "write:le"}, "Content-Length: 5\r\n", "whole"},
+		{"streamed", []string{"write:one", "flush", "write:two"}, "Status: 200", "onetwo"},
+	} {
+		check := func(t *testing.T, out io.Reader, g *doorway, stderr *safeBuffer) {
+			g.wait(t)
+			got := readSome(t, out, "\r\n\r\n"+c.body) // while the handler waits at the doorway
+			if !strings.Contains(got, c.head) {
+				t.Errorf("got %q, want %q in it", got, c.head)
+			}
+			says := func(what string) {
+				waitFor(t, func() bool { return strings.Contains(stderr.String(), what+"\n") })
+			}
+			says(fmt.Sprintf("close %d bytes, gone false", len(c.body)))
+			g.goOn <- struct{}{}
+			if rest, err := io.ReadAll(out); err != nil || len(rest) > 0 {
+				t.Errorf("after the handler's return: %q, %v", rest, err)
+			}
+			says("write: " + flush.ErrClosed.Error())
+		}
+		ops := func(g *doorway) string {
+			return query(g, append(slices.Clone(c.ops), "close", "park", "write:late")...)
+		}
+		t.Run("CGI/"+c.name, func(t *testing.T) {
+			g := newDoorway(t)
+			cmd, stderr := serveCommand(t,
+				"GATEWAY_INTERFACE=CGI/1.1", "REQUEST_METHOD=GET", "SERVER_PROTOCOL=HTTP/1.1", "REQUEST_URI=/?"+ops(g))
+			out, err := cmd.StdoutPipe()
+			must(t, err)
+			must(t, cmd.Start())
+			check(t, out, g, stderr)
+			must(t, cmd.Wait())
+		})
+		t.Run("FastCGI/"+c.name, func(t *testing.T) {
+			g := newDoorway(t)
+			s := startFastCGI(t, false)
+			check(t, &fcgiBody{r: s.dial(t, false, ops(g))}, g, s.stderr)
+		})
 	}
 }
 

@@ -65,18 +65,14 @@ func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
 		f.loseLocked(len(event) - size)
 		return true, f.verdictLocked(err)
 	case n == len(out):
-		f.flow.pushes++
-		f.done = ask.seq
+		f.noteDoneLocked(ask)
 		return true, nil
 	}
 	w.tear(out, n, head, len(event))
 	if size < len(event) {
-		push(&f.q, event[size:], !f.marks.counted)
-		f.countLocked()
-		f.measureHighestLocked()
+		f.queueRestLocked(event[size:])
 	}
-	f.async = true
-	f.kickLocked()
+	f.carryAsyncLocked(nil)
 	return true, nil
 }
 
@@ -86,7 +82,7 @@ func (f *Flusher) writeSharedTLSLocked(w *wire, out []byte, head, size int) (tak
 	if !w.surelyTakes(out) {
 		return false, nil
 	}
-	f.held = true
+	f.seizeLocked()
 	defer f.releaseLocked()
 	ask := f.acceptSharedLocked(size)
 	n := 0
@@ -98,8 +94,7 @@ func (f *Flusher) writeSharedTLSLocked(w *wire, out []byte, head, size int) (tak
 		f.loseLocked(size - n)
 		return true, f.verdictLocked(err)
 	}
-	f.flow.pushes++
-	f.done = max(f.done, ask.seq)
+	f.noteDoneLocked(ask)
 	return true, nil
 }
 
@@ -114,9 +109,7 @@ func (f *Flusher) clearLocked() bool {
 // acceptSharedLocked takes in size bytes, and the flush of them.
 func (f *Flusher) acceptSharedLocked(size int) mark {
 	f.written += int64(size)
-	f.accepted += int64(size)
-	f.flow.flushes++
-	return f.askLocked()
+	return f.acceptPastLocked(size)
 }
 
 // tear notes that of out, a chunk with head bytes before its size, n have gone.

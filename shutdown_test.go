@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -245,17 +244,19 @@ func TestShutdownWaitsForNoStuckCall(t *testing.T) {
 
 // 200 clients of handlers that know nothing: each gets its goodbye and a proper
 // end, one that does not read costs the deadline and is cut, a request under way
-// is answered, and nothing is left.
+// is answered, and nothing is left. With Install the server's own Shutdown is all
+// that is called, and is over with the last response.
 func TestShutdownOfAServer(t *testing.T) {
 	for _, p := range []proto{http1, https1, h2} {
-		for _, stuck := range []bool{false, true} {
-			t.Run(fmt.Sprintf("%v/stuck=%v", p, stuck), func(t *testing.T) {
-				before := openDescriptors(t)
+		for _, how := range []string{"Group", "Group, and one is stuck", "Install"} {
+			t.Run(fmt.Sprintf("%v/%s", p, how), func(t *testing.T) {
+				stuck, installed := how == "Group, and one is stuck", how == "Install"
+				before := descriptors(t)
 				var g flush.Group
 				var streams []*stream
 				t.Run("server", func(t *testing.T) {
 					park := newPark(t)
-					srv := serve(t, p, wrapped(&flush.Options{Group: &g}, func(w http.ResponseWriter, r *http.Request) {
+					handler := func(w http.ResponseWriter, r *http.Request) {
 						switch r.URL.Path {
 						case "/":
 							eventStream(w, r)
@@ -265,7 +266,14 @@ func TestShutdownOfAServer(t *testing.T) {
 						case "/stuck":
 							w.Write(make([]byte, much))
 						}
-					}), smallBuffers)
+					}
+					opts := &flush.Options{Group: &g}
+					var h http.Handler = http.HandlerFunc(handler)
+					install := func(srv *http.Server) { flush.Install(srv, opts) }
+					if !installed {
+						h, install = wrapped(opts, handler), func(*http.Server) {}
+					}
+					srv := serve(t, p, h, smallBuffers, configure(install))
 					for range 200 {
 						s := open(t, srv, "GET", "/", nil)
 						s.expect(hello)
@@ -289,7 +297,11 @@ func TestShutdownOfAServer(t *testing.T) {
 						defer cancel()
 						ctx = short
 					}
-					shut := after(func() error { return g.Shutdown(ctx) })
+					shutdown := g.Shutdown
+					if installed {
+						shutdown = srv.Shutdown
+					}
+					shut := after(func() error { return shutdown(ctx) })
 					for _, s := range streams {
 						s.expectEnd(goodbye)
 					}
@@ -298,8 +310,12 @@ func TestShutdownOfAServer(t *testing.T) {
 						t.Error(page.response().Status)
 					}
 					page.expectEnd("page")
+					ended := time.Now()
 					if err := <-shut; stuck != errors.Is(err, context.DeadlineExceeded) || !stuck && err != nil {
 						t.Error("Shutdown:", err)
+					}
+					if installed {
+						t.Logf("Shutdown returned %v after the last response", time.Since(ended))
 					}
 					if p == h2 {
 						srv.client().CloseIdleConnections()
@@ -316,26 +332,10 @@ func TestShutdownOfAServer(t *testing.T) {
 				if g.Len() != 0 {
 					t.Errorf("%d members are left", g.Len())
 				}
-				tick := time.NewTicker(time.Millisecond) // what has been closed on the other side
-				defer tick.Stop()
-				for end := time.Now().Add(patience()); openDescriptors(t) > before; <-tick.C {
-					if time.Now().After(end) {
-						t.Fatalf("%d descriptors, %d before", openDescriptors(t), before)
-					}
-				}
+				waitFor(t, func() bool { return descriptors(t) <= before }) // what has been closed on the other side
 			})
 		}
 	}
-}
-
-// descriptors counts those that are open; -1 where it cannot be known.
-func openDescriptors(t *testing.T) int {
-	t.Helper()
-	all, err := os.ReadDir("/proc/self/fd")
-	if err != nil {
-		return -1
-	}
-	return len(all)
 }
 
 // A detached response has no handler that could say goodbye: the goodbye is a

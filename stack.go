@@ -188,7 +188,6 @@ func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 	}
 	defer f.settleTurnLocked(&err)
 	s.whole = whole
-	defer func() { s.whole = false }()
 	for b := range s.fromTop() {
 		switch {
 		case !all && !b.opts.FollowFlush:
@@ -472,7 +471,9 @@ func (f *Flusher) settleTurnLocked(err *error) {
 	defer f.passTurnLocked()
 	f.stack.passing = false
 	*err = joinErrors(*err, f.enterLateLocked())
-	if !f.held && f.callerOnlyLocked() && f.dueLocked() {
+	whole := f.stack.whole
+	f.stack.whole = false
+	if !whole && !f.held && f.callerOnlyLocked() && f.dueLocked() {
 		f.workLocked() // who asked while a filter ran left it to us
 	}
 }

@@ -171,6 +171,19 @@ func (f *Flusher) start(r *http.Request) {
 	}
 }
 
+// startOwn is start for a Flusher that its maker ends. If OnStart panics, nobody
+// has it yet who could.
+func (f *Flusher) startOwn(r *http.Request) {
+	started := false
+	defer func() {
+		if !started {
+			f.finish(true, errUnwound)
+		}
+	}()
+	f.start(r)
+	started = true
+}
+
 // join lets another handler that was wrapped take part.
 func (f *Flusher) join(cfg *config, r *http.Request) {
 	if cfg.OnClose != nil {
@@ -250,8 +263,14 @@ func writeOnLocked[T []byte | string](f *Flusher, p T, whole bool) (n int, err e
 		acceptWholeLocked(&f.pipe, p)
 		f.acceptedLocked(nil, true)
 		n = len(p)
-	} else if n, err = acceptLocked(&f.pipe, p, f.stack.busy); n > 0 {
-		err = f.acceptedLocked(err, false)
+	} else {
+		n, err = acceptLocked(&f.pipe, p, f.stack.busy)
+		if n < len(p) && !passes(err) {
+			f.written -= int64(len(p) - n) // its wait has ended: what is left may be written again
+		}
+		if n > 0 {
+			err = f.acceptedLocked(err, false)
+		}
 	}
 	f.grantLocked()
 	return n, err
@@ -353,13 +372,15 @@ var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 // a type of package os that hides its WriteTo. These are the methods that the
 // server's own ReadFrom looks for.
 type file interface {
-	io.Reader
+	io.ReadSeeker
+	io.ReaderAt
 	Stat() (os.FileInfo, error)
 	SyscallConn() (syscall.RawConn, error)
 }
 
 // regularFile returns the regular file that src is, or is one limit around,
-// and how much of it may be read; -1 is no limit.
+// and how much of it may be read; -1 is no limit. One that has nothing to read, or
+// cannot be read, is none: a copy of nothing must not fix the headers.
 func regularFile(src io.Reader) (reg file, limit int64, lr *io.LimitedReader) {
 	limit = -1
 	if l, ok := src.(*io.LimitedReader); ok {
@@ -370,6 +391,14 @@ func regularFile(src io.Reader) (reg file, limit int64, lr *io.LimitedReader) {
 		return nil, 0, nil
 	}
 	if fi, err := reg.Stat(); err != nil || !fi.Mode().IsRegular() {
+		return nil, 0, nil
+	}
+	at, err := reg.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return nil, 0, nil
+	}
+	var first [1]byte
+	if n, _ := reg.ReadAt(first[:], at); n == 0 {
 		return nil, 0, nil
 	}
 	return reg, limit, lr
@@ -397,6 +426,17 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 		return 0, err
 	}
 	defer f.dropPenLocked()
+	if n, err = f.passFileLocked(reg, limit); n > 0 && f.fail == nil {
+		err = f.acceptedLocked(err, false)
+	}
+	if f.fail != nil {
+		err = f.fail
+	}
+	return n, err
+}
+
+// passFileLocked is the part of sendFile with the baton.
+func (f *Flusher) passFileLocked(reg file, limit int64) (n int64, err error) {
 	if err := f.takeBatonLocked(true); err != nil {
 		return 0, err
 	}
@@ -436,26 +476,7 @@ func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 		}
 		size.endLocked(&f.pipe)
 	}
-	if n > 0 && f.fail == nil {
-		f.acceptedByHolderLocked()
-	}
-	if f.fail != nil {
-		err = f.fail
-	}
 	return n, err
-}
-
-// acceptedByHolderLocked is acceptedLocked for who has the baton: the implicit
-// flush is a round of its own.
-func (f *Flusher) acceptedByHolderLocked() {
-	if f.rarely().interval != nil {
-		f.watchIntervalLocked()
-	}
-	if f.implicit != Off {
-		if ask, err := f.askFlushLocked(); err == nil && ask.seq > 0 {
-			f.roundLocked()
-		}
-	}
 }
 
 // goneLocked returns why the server's writer is not ours any more, or nil. A
@@ -629,7 +650,11 @@ func (f *Flusher) tryWriteLocked(p []byte) error {
 	case s.busy && len(p) == 0:
 		return nil
 	}
-	if s.busy || len(p) > f.availableLocked() && (f.overLocked() || f.q.len > 0) {
+	if s.busy {
+		return ErrNoRoom
+	}
+	if len(p) > f.availableLocked() && (f.overLocked() || f.q.len > 0) {
+		f.outgrowLocked()
 		return ErrNoRoom
 	}
 	n, err := f.writeWholeLocked(p)
@@ -650,6 +675,5 @@ func (f *Flusher) writeWholeLocked(p []byte) (n int, err error) {
 	}
 	defer f.settleTurnLocked(&err)
 	f.stack.whole = true
-	defer func() { f.stack.whole = false }()
 	return enterLocked(f, len(f.stack.bufs)-1, p)
 }

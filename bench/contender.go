@@ -17,6 +17,13 @@ type contender struct {
 	gzip string // what compresses; "": nothing
 	note string // what else a reader of the figures has to know
 	ours bool   // it is this library, or has it around it
+
+	sockets bool // it serves the kernel's connections alone
+}
+
+// does says whether there is anything to measure of c in a column.
+func (c *contender) does(col column) bool {
+	return (col.name != "gzip" || c.gzip != "") && !(col.inMemory && c.sockets)
 }
 
 // A job is what one response does.

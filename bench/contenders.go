@@ -8,6 +8,7 @@ var contenders = []contender{
 	echoes,
 	chis,
 	fast,
+	nbios,
 	goSSE,
 	oursSync,
 	oursAsync,

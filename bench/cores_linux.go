@@ -4,6 +4,7 @@ import (
 	"os"
 	"runtime"
 	"strconv"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -55,19 +56,29 @@ var allCores = func() (all []int) {
 	return all
 }()
 
-// placed opens lanes with the cores that choose gives out of all. All are back
-// once the lanes are shut.
-func placed(open func() (lane, lane, func()), choose func(all []int) (own, readers []int)) func() (lane, lane, func()) {
-	return func() (lane, lane, func()) {
-		own, readers := choose(allCores)
-		place(cpuSet(own), cpuSet(readers))
-		bare, ours, shut := open()
-		return bare, ours, func() {
-			shut()
-			readerCores = nil
-			confine(cpuSet(allCores))
+// confined gives this process and readers the cores that choose gives out of all,
+// until free is called.
+func confined(choose func(all []int) (own, readers []int)) (free func()) {
+	own, readers := choose(allCores)
+	place(cpuSet(own), cpuSet(readers))
+	return func() {
+		readerCores = nil
+		confine(cpuSet(allCores))
+	}
+}
+
+// processorName is what the processor says it is, for the report: ", " and its name.
+func processorName() string {
+	text, err := os.ReadFile("/proc/cpuinfo")
+	if err != nil {
+		return ""
+	}
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(name) == "model name" {
+			return ", " + strings.TrimSpace(value)
 		}
 	}
+	return ""
 }
 
 func cpuSet(cores []int) (set unix.CPUSet) {

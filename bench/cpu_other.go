@@ -8,3 +8,5 @@ var started = time.Now()
 
 // cpuTime stands in for the processor time where the system does not tell it.
 func cpuTime() time.Duration { return time.Since(started) }
+
+func enoughFiles() error { return nil }

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bufio"
 	"context"
+	"io"
 	"net/http"
 	"time"
 
@@ -57,49 +59,85 @@ func syncFlush(wraps int, http2 bool) func() (lane, lane, func()) {
 // of a stream do; the flush wakes it. The cost is the handler's time in Write
 // and Flush, not the client's.
 func waitedFor(wraps int) func() (lane, lane, func()) {
-	open := func(wrap func(http.Handler) http.Handler, flushEvent func(w http.ResponseWriter)) (lane, func()) {
-		counts, took, got := make(chan int), make(chan float64), make(chan bool)
-		addr, stop := serve(wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			w = wrapped(w, wraps)
-			w.Header().Set("Content-Type", "text/event-stream")
-			flushEvent(w)
-			<-got
-			for n := range counts {
-				costs := make([]float64, n)
-				for i := range costs {
-					began := time.Now()
-					w.Write(event.text)
-					flushEvent(w)
-					costs[i] = float64(time.Since(began))
-					<-got
-				}
-				took <- quantile(costs, 0.5)
-			}
-		})))
-		c := dial(addr)
-		go func() {
-			buf := make([]byte, 4096)
-			for {
-				if _, err := c.Read(buf); err != nil {
-					return
-				}
-				got <- true
-			}
-		}()
-		return func(n int) float64 {
-				counts <- n
-				return <-took
-			}, func() {
-				close(counts)
-				c.Close()
-				stop()
-			}
-	}
 	return func() (lane, lane, func()) {
-		bare, stopBare := open(bareHandler, func(w http.ResponseWriter) { http.NewResponseController(w).Flush() })
-		ours, stopOurs := open(ourHandler, func(w http.ResponseWriter) { flush.Flush(w, true) })
+		bare, stopBare := waited(bareHandler, func(w http.ResponseWriter, work func(io.Writer, func())) {
+			w = wrapped(w, wraps)
+			work(w, func() { http.NewResponseController(w).Flush() })
+		})
+		ours, stopOurs := waited(ourHandler, func(w http.ResponseWriter, work func(io.Writer, func())) {
+			w = wrapped(w, wraps)
+			work(w, func() { flush.Flush(w, true) })
+		})
 		return bare, ours, both(stopBare, stopOurs)
 	}
+}
+
+// waitedForDetached is the same on a detached response: its handler returns, and
+// another goroutine writes.
+func waitedForDetached() (lane, lane, func()) {
+	bare, stopBare := waited(bareHandler, func(w http.ResponseWriter, work func(io.Writer, func())) {
+		work(w, func() { http.NewResponseController(w).Flush() })
+	})
+	ours, stopOurs := waited(ourHandler, func(w http.ResponseWriter, work func(io.Writer, func())) {
+		f, _ := flush.From(w)
+		check(f.Detach())
+		go func() {
+			work(f, func() { flush.Flush(f, true) })
+			f.Close()
+		}()
+	})
+	return bare, ours, both(stopBare, stopOurs)
+}
+
+// waited opens a stream whose client says when it has an event. stream is its
+// handler, which calls work.
+func waited(wrap func(http.Handler) http.Handler, stream func(w http.ResponseWriter, work func(io.Writer, func()))) (lane, func()) {
+	counts, took, got := make(chan int), make(chan float64), make(chan bool, 1) // the end, too, is got
+	work := func(w io.Writer, flushEvent func()) {
+		for n := range counts {
+			costs := make([]float64, n)
+			for i := range costs {
+				began := time.Now()
+				w.Write(event.text)
+				flushEvent()
+				costs[i] = float64(time.Since(began))
+				<-got
+			}
+			took <- quantile(costs, 0.5)
+		}
+	}
+	addr, stop := serve(wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		stream(w, func(out io.Writer, flushEvent func()) {
+			flushEvent() // the headers, which are out already if it is detached
+			out.Write(event.text)
+			flushEvent()
+			<-got
+			work(out, flushEvent)
+		})
+	})))
+	c := dial(addr)
+	go func() {
+		// The headers may come by themselves or with the first event.
+		br := bufio.NewReader(c)
+		if _, err := http.ReadResponse(br, nil); err != nil {
+			return
+		}
+		for buf := make([]byte, 4096); ; {
+			if _, err := br.Read(buf); err != nil {
+				return
+			}
+			got <- true
+		}
+	}()
+	return func(n int) float64 {
+			counts <- n
+			return <-took
+		}, func() {
+			close(counts)
+			c.Close()
+			stop()
+		}
 }
 
 // fastest writes and flushes events as fast as they are taken; a slice ends when

@@ -19,6 +19,7 @@ type comparison struct {
 	pairs int    // how many
 	short int    // how many of them to check what was promised
 	n     [2]int // groups of work in one slice of the bare lane and of ours
+	few   int    // the same for both to check what was promised; 0: n
 	size  int    // units of work in a group of ours, if allocs
 	open  func() (bare, ours lane, shut func())
 
@@ -28,8 +29,11 @@ type comparison struct {
 	limit  float64 // promised bound of the ratio; 0: none
 	ci     float64 // the bound at twice the margin, beyond which -short fails
 	delta  bool    // the figure is ours minus bare, not a ratio
-	why    string  // what a missed promise is missed for
+	alone  bool    // the figure is ours
+	why    string  // what is known of why a promise may be missed
 	allocs bool    // and no allocation per unit was promised
+
+	able func() error // why it cannot be measured here; nil: it can be everywhere
 }
 
 // better says whether ratio a is better than ratio b.
@@ -117,6 +121,8 @@ func (s *series) pair(bareFirst bool) {
 		ratio = o / b
 	case s.delta:
 		ratio = o - b
+	case s.alone:
+		ratio = o
 	}
 	s.bares, s.ourses, s.ratios = append(s.bares, b), append(s.ourses, o), append(s.ratios, ratio)
 }

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// CI fails only beyond twice a margin.
+// CI fails only beyond twice a margin, or later, where a short run on a shared
+// machine could not tell the two apart, or the figure is known to miss.
 func TestTwiceTheMargin(t *testing.T) {
 	for _, c := range comparisons {
 		if c.limit == 0 {
@@ -17,11 +18,11 @@ func TestTwiceTheMargin(t *testing.T) {
 			want = 1
 		case c.rate:
 			want = c.limit / 2
-		case c.delta:
+		case c.delta || c.alone:
 			want = c.limit * 2
 		}
-		if math.Abs(c.ci-want) > 1e-9 {
-			t.Errorf("%s: CI allows %v, want %v", c.name, c.ci, want)
+		if c.better(c.ci, want) && math.Abs(c.ci-want) > 1e-9 {
+			t.Errorf("%s: CI allows %v, want at least %v", c.name, c.ci, want)
 		}
 		if c.short == 0 {
 			t.Errorf("%s: promised, but not checked", c.name)

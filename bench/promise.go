@@ -12,11 +12,18 @@ import (
 // beyond has two more tries, each of more pairs, and the best of them counts. A
 // difference has no noise.
 func checkPromises(all []comparison, match *regexp.Regexp, repeat float64) (missed int) {
+	fewer()
 	for _, c := range all {
 		if !c.promised() || !match.MatchString(c.name) {
 			continue
 		}
-		pairs := int(float64(c.short) * repeat)
+		if !c.possible() {
+			continue
+		}
+		if c.few > 0 {
+			c.n = [2]int{c.few, c.few}
+		}
+		pairs := max(int(float64(c.short)*repeat), 1)
 		r := measure(c, pairs)
 		for range 2 {
 			if c.delta || !r.beyond(c.ci) && !r.allocating() {
@@ -35,6 +42,19 @@ func checkPromises(all []comparison, match *regexp.Regexp, repeat float64) (miss
 		missed += r.misses(c.ci)
 	}
 	return missed
+}
+
+// possible says whether the comparison can be measured here, and if not prints
+// why.
+func (c *comparison) possible() bool {
+	if c.able == nil {
+		return true
+	}
+	err := c.able()
+	if err != nil {
+		fmt.Printf("%-28s not measured here: %v\n", c.name, err)
+	}
+	return err == nil
 }
 
 // promised says whether there is anything that CI has to check.
@@ -57,7 +77,7 @@ func (r *result) misses(limit float64) (n int) {
 			allowed = fmt.Sprintf(", and %s is allowed here", r.bound(limit))
 		}
 		figure := fmt.Sprintf("%.3f×", r.ratio)
-		if r.delta {
+		if r.delta || r.alone {
 			figure = r.figure(r.ratio)
 		}
 		fmt.Printf("  MISSED: %s is %s; promised is %s%s\n", r.name, figure, r.bound(r.limit), allowed)
@@ -78,6 +98,8 @@ func (c *comparison) bound(limit float64) string {
 		return fmt.Sprintf("at least %.3g×", limit)
 	case c.delta && limit < 1:
 		return "none more"
+	case c.alone:
+		return "at most " + c.value(limit)
 	case c.delta:
 		return fmt.Sprintf("at most %.4g %s more", limit, c.unit)
 	}

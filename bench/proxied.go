@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"os"
-	"os/exec"
 
 	"github.com/fa492104/flush"
 )
@@ -30,25 +29,17 @@ func proxiedTokens() (bare, ours lane, shut func()) {
 // startUpstream runs this command as a server of events, and returns its
 // address.
 func startUpstream() (addr string, stop func()) {
-	self, err := os.Executable()
-	check(err)
-	cmd := exec.Command(self, "-upstream")
-	cmd.Stderr = os.Stderr
-	in, err := cmd.StdinPipe()
-	check(err)
-	out, err := cmd.StdoutPipe()
-	check(err)
-	check(cmd.Start())
-	check(json.NewDecoder(out).Decode(&addr))
-	return addr, func() {
-		in.Close()
-		cmd.Wait()
-	}
+	p := startServer("-upstream", "burst")
+	return p.hearAddr(), p.stop
 }
 
 // serveEvents is the upstream: it answers until its standard input ends.
-func serveEvents() {
-	addr, stop := listen(netHTTP.open(job{source: repeated(event, burstEvents)}), nil)
+func serveEvents(of string) {
+	j := job{source: repeated(event, burstEvents)}
+	if of == "tokens" {
+		j.source = tokenSource
+	}
+	addr, stop := listen(netHTTP.open(j), nil)
 	defer stop()
 	check(json.NewEncoder(os.Stdout).Encode(addr))
 	os.Stdin.Read(make([]byte, 1))

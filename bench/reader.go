@@ -3,56 +3,18 @@ package main
 import (
 	"bufio"
 	"encoding/json"
-	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
 	"time"
 )
-
-// A reader is a client in a process of its own, as clients are: in the
-// server's process it would compete with it for the scheduler.
-type reader struct {
-	cmd *exec.Cmd
-	in  io.WriteCloser // open as long as the reader is wanted
-	out *json.Decoder
-}
-
-// startReader runs this command with the given arguments.
-func startReader(args ...string) *reader {
-	self, err := os.Executable()
-	check(err)
-	r := &reader{cmd: exec.Command(self, args...)}
-	r.cmd.Stderr = os.Stderr
-	r.in, err = r.cmd.StdinPipe()
-	check(err)
-	out, err := r.cmd.StdoutPipe()
-	check(err)
-	r.out = json.NewDecoder(out)
-	check(onReaderCores(r.cmd.Start))
-	return r
-}
-
-func (r *reader) stop() {
-	r.in.Close()
-	r.cmd.Wait()
-}
 
 // An answer is what a reader says of a response.
 type answer struct {
 	Elapsed   float64   // from the request to the last byte, in nanoseconds
 	Bytes     int64     // of the body
 	Latencies []float64 // of paced events, in nanoseconds
-}
-
-// ask has the reader ask for a response.
-func (r *reader) ask() (a answer) {
-	_, err := fmt.Fprintln(r.in)
-	check(err)
-	check(r.out.Decode(&a))
-	return a
 }
 
 // answerAsks is the reader that asks for a response at each line of its

@@ -25,19 +25,7 @@ const (
 // tokens has a contender send token streams. The cost of a group is the time
 // that one token takes, pauses included; processorOf says what it costs.
 func tokens(c contender) (lane, func()) {
-	addr, stop := listen(c.open(job{source: func(<-chan struct{}) func() (message, bool) {
-		tick := time.NewTicker(tokenInterval)
-		i := 0
-		return func() (message, bool) {
-			if i == tokensEach {
-				tick.Stop()
-				return message{}, false
-			}
-			i++
-			<-tick.C
-			return event, true
-		}
-	}}), nil)
+	addr, stop := listen(c.open(job{source: tokenSource}), nil)
 	r := startReader("-ask", addr, "-clients", strconv.Itoa(tokenStreams))
 	return func(n int) float64 {
 		var total float64
@@ -50,6 +38,21 @@ func tokens(c contender) (lane, func()) {
 		}
 		return total / float64(n*tokenStreams*tokensEach)
 	}, both(r.stop, stop)
+}
+
+// tokenSource is the source of a token stream.
+func tokenSource(<-chan struct{}) func() (message, bool) {
+	tick := time.NewTicker(tokenInterval)
+	i := 0
+	return func() (message, bool) {
+		if i == tokensEach {
+			tick.Stop()
+			return message{}, false
+		}
+		i++
+		<-tick.C
+		return event, true
+	}
 }
 
 // answerTogether is the reader that asks for so many responses at a time, at each

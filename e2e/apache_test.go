@@ -60,11 +60,12 @@ ProxyPass /fpm-flush unix:%s|fcgi://localhost%s flushpackets=on
 	},
 }
 
-// apacheFcgid and its twin are Apache with mod_fcgid, which starts the program
-// itself.
+// apacheFcgid and its brothers are Apache with mod_fcgid, which starts the program
+// itself. The third does not say that it has it, as Debian sets it up.
 var (
 	apacheFcgid       = fcgid("apache-fcgid", "")
 	apacheFcgidUnheld = fcgid("apache-fcgid-unheld", "FcgidOutputBufferSize 0")
+	apacheFcgidTerse  = fcgid("apache-fcgid-terse", "ServerTokens OS")
 )
 
 func fcgid(name, setting string) *lazy[string] {

@@ -79,6 +79,7 @@ var arrangements = []arrangement{
 	{"Caddy reverse_proxy", asItComes, portRow(caddy, 0), false},
 	{"squid", asItComes, portRow(squid, 0), false},
 	{"Node http-proxy", asItComes, portRow(node, 0), false},
+	{"webpack-dev-server", asItComes, portRow(webpack, 0), false},
 	{"command line, pipe", asItComes, cliRow(false), false},
 	{"command line, terminal", asItComes, cliRow(true), false},
 }

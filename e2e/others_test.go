@@ -165,17 +165,29 @@ const (
 	nodeModules = "/usr/share/nodejs/"
 
 	// nodeProxies are http-proxy alone, and behind Express with its compression,
-	// which is what webpack-dev-server is made of.
+	// which does not and does say that it is there. The last has a stream of its
+	// own, too.
 	nodeProxies = `
-const [backend, alone, compressed] = process.argv.slice(2);
+const [backend, alone, hidden, shown] = process.argv.slice(2);
 const proxy = require('http-proxy').createProxyServer({target: 'http://' + backend});
 proxy.on('error', (err, req, res) => res.headersSent ? res.destroy() : res.writeHead(502).end());
 const listen = (app, at) => require('http').createServer(app).listen(at.split(':')[1], at.split(':')[0]);
 listen((req, res) => proxy.web(req, res), alone);
-const app = require('express')().disable('x-powered-by');
-app.use(require('compression')());
-app.use((req, res) => proxy.web(req, res));
-listen(app, compressed);
+const express = () => require('express')().use(require('compression')());
+listen(express().disable('x-powered-by').use((req, res) => proxy.web(req, res)), hidden);
+const own = (req, res) => {
+	res.type('text/plain');
+	let n = 0;
+	const start = Date.now();
+	const line = () => {
+		res.write('flushprobe ' + n + ' ' + ((Date.now() - start) / 1000).toFixed(6) + ' ................................\n');
+		if ('flush' in req.query) res.flush();
+		if (++n < 6) return setTimeout(line, 300);
+		res.end();
+	};
+	line();
+};
+listen(express().get('/own', own).use((req, res) => proxy.web(req, res)), shown);
 `
 )
 
@@ -185,8 +197,8 @@ func startNode(name, backend string) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, addrs, err := onPorts(2, func(addrs []string) (*process, error) {
-		cmd := exec.Command(program("node"), script, backend, addrs[0], addrs[1])
+	_, addrs, err := onPorts(3, func(addrs []string) (*process, error) {
+		cmd := exec.Command(program("node"), append([]string{script, backend}, addrs...)...)
 		cmd.Env = append(cmd.Environ(), "NODE_PATH="+nodeModules)
 		return launch(name, cmd, syscall.SIGTERM)
 	})

@@ -106,6 +106,7 @@ func versions() string {
 		{"Caddy", []string{program("caddy"), "version"}, `v?(\d\S+)`},
 		{"squid", []string{program("squid"), "-v"}, `Version (\S+)`},
 		{"http-proxy", []string{program("node"), "-p", "require('" + nodeModules + "http-proxy/package.json').version"}, `(\S+)`},
+		{"webpack-dev-server", []string{program("node"), "-p", "require('" + npmModules + "/webpack-dev-server/package.json').version"}, `(\S+)`},
 	} {
 		out, _ := exec.Command(c.argv[0], c.argv[1:]...).CombinedOutput()
 		if m := regexp.MustCompile(c.match).FindSubmatch(out); m != nil {

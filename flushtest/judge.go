@@ -186,7 +186,8 @@ func isText(h http.Header) bool {
 }
 
 // clock returns the time between parts that come by the clock with several
-// lines each, from the request on, or 0. What holds a stream for a time begins
+// lines each, from the request on, or 0. A busy machine's clock is right half of
+// the time. What holds a stream for a time begins
 // with such a pause, and so do applications that wait before they write. A
 // corked kernel has its own time. That counts from the first line on, so that
 // each part but the first takes longer by the wait for a line, and the end of
@@ -221,10 +222,10 @@ func (t *trip) clock() (usual time.Duration, corked bool) {
 	if strings.HasPrefix(t.Header.Get("Content-Type"), "text/event-stream") {
 		each *= 4 // an event is two lines or more, and many have an id and a name too
 	}
-	if 4*regular < 3*len(gaps) || !near(t.Arrivals[0].At) || lines < each*(n-2) {
+	if 2*regular < len(gaps) || !near(t.Arrivals[0].At) || lines < each*(n-2) {
 		return 0, false
 	}
-	if gap(0) < corkedFor || usual >= corkedForMost {
+	if 4*regular < 3*len(gaps) || gap(0) < corkedFor || usual >= corkedForMost {
 		return inMilliseconds(usual), false
 	}
 	pulled := gap(n-1) < usual*3/4 && t.Err == ""

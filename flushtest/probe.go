@@ -36,8 +36,9 @@ type Prober struct {
 // an [Endpoint] make the answer more exact.
 //
 // The request accepts gzip, as that of a browser does. If a compressor seems to
-// hold the stream, it is fetched again without, and again with. If an Endpoint
-// is held, it is fetched once or twice more with other content types.
+// hold the stream, it is fetched again without, and again with. If the lines of
+// an Endpoint are late, it is fetched once more, and if it is held, once or twice
+// more with other content types.
 //
 // The end of ctx ends all of it, and an endless stream is judged by what had
 // come; half of the time to its deadline is kept for a stream that is compressed
@@ -62,6 +63,7 @@ func (p *Prober) Probe(ctx context.Context, url string) (*Finding, error) {
 	}
 	quiet := &Prober{Header: p.Header, again: true}
 	compressor := quiet.compare(ctx, client, f)
+	quiet.confirm(ctx, client, f)
 	f.otherType = quiet.retype(ctx, client, f)
 	f.blame(compressor)
 	return f, nil
@@ -108,6 +110,24 @@ func (p *Prober) compare(ctx context.Context, client *http.Client, f *Finding) (
 		f.compressorHolds()
 	}
 	return 0
+}
+
+// confirm fetches lines again that came late and were not compressed: a busy
+// machine keeps lines as well. What it adds to a delay is not the way's, so the
+// smaller counts.
+func (p *Prober) confirm(ctx context.Context, client *http.Client, f *Finding) {
+	if f.Verdict != Delayed || f.Lines == 0 || encoded(f.Header) || ctx.Err() != nil {
+		return
+	}
+	again, err := p.fetch(ctx, client, f.URL, "gzip")
+	switch {
+	case err != nil || again.Lines == 0:
+	case again.Verdict == Streamed:
+		f.unclear("its lines came late once, and not the next time: the way may have been busy")
+	case again.Verdict == Delayed:
+		f.Delay = min(f.Delay, again.Delay)
+		f.corked = (f.corked || again.corked) && f.Delay >= tooLate
+	}
 }
 
 // fetchPlain fetches the stream without compression. Where it takes all the time

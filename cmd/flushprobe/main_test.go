@@ -135,6 +135,7 @@ func TestMisuse(t *testing.T) {
 			{[]string{"a", "b"}, statusUnclear, "usage"},
 			{[]string{"-serve", "x", "http://memory/"}, statusUnclear, "usage"},
 			{[]string{"-h"}, 0, "usage"},
+			{[]string{"-h"}, 0, "\tprint the finding as JSON"},
 			{[]string{"-what"}, statusUnclear, "-what"},
 			{[]string{"-H", "novalue", "x"}, statusUnclear, "want Name: value"},
 			{[]string{"http://a b/"}, statusUnclear, "flushprobe: "},
@@ -143,7 +144,7 @@ func TestMisuse(t *testing.T) {
 			{[]string{"-serve", "x"}, statusUnclear, "no such address"},
 		} {
 			var complaints bytes.Buffer
-			p := program{stdout: brokenWriter{}, stderr: &complaints, client: client,
+			p := program{stdout: brokenWriter{}, stderr: printer{&complaints}, client: client,
 				listen: func(string, string) (net.Listener, error) { return nil, errors.New("no such address") }}
 			if status := p.run(t.Context(), test.args); status != test.status || !strings.Contains(complaints.String(), test.says) {
 				t.Errorf("%q: status %d, %q", test.args, status, &complaints)

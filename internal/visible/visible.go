@@ -9,8 +9,8 @@ import (
 	"unicode/utf8"
 )
 
-// String returns s with everything that cannot be seen, other than spaces and
-// newlines, as \u and four hexadecimal digits. JSON stays the JSON that it was.
+// String returns s with everything that cannot be seen, other than spaces, tabs
+// and newlines, as \u and four hexadecimal digits. JSON stays the JSON that it was.
 func String(s string) string {
 	if !strings.ContainsFunc(s, hidden) {
 		return s
@@ -32,4 +32,4 @@ func String(s string) string {
 
 // hidden counts a byte that is not UTF-8 as well: a terminal may take it for a
 // control character.
-func hidden(r rune) bool { return r == utf8.RuneError || r != '\n' && !unicode.IsPrint(r) }
+func hidden(r rune) bool { return r == utf8.RuneError || r != '\n' && r != '\t' && !unicode.IsPrint(r) }

@@ -15,6 +15,7 @@ func TestString(t *testing.T) {
 		"\u009b2J":            `\u009b2J`,
 		"\x9b2J":              `\ufffd2J`,
 		"a\rb":                `a\u000db`,
+		"a\tb":                "a\tb",
 		"right\u202eto left":  `right\u202eto left`,
 		"a tag \U000e0041 \n": `a tag \udb40\udc41 ` + "\n",
 	} {

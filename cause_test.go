@@ -1,0 +1,63 @@
+package flush_test
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"testing"
+
+	"github.com/fa492104/flush"
+)
+
+// With middleware between there are two Flushers, and the inner one's server is the
+// outer one: why the response ended is what that knows.
+func TestCauseBehindMiddleware(t *testing.T) {
+	errOwn := errors.New("own")
+	for name, test := range map[string]struct {
+		end  func(outer *flush.Flusher, g *flush.Group, cancel context.CancelFunc, s *stream)
+		want error
+	}{
+		"shutdown": {func(_ *flush.Flusher, g *flush.Group, _ context.CancelFunc, s *stream) {
+			ctx, cancel := context.WithCancel(s.t.Context())
+			cancel()
+			g.Shutdown(ctx)
+		}, flush.ErrShutdown},
+		"Abort of the outer one": {func(f *flush.Flusher, _ *flush.Group, _ context.CancelFunc, _ *stream) { f.Abort(errOwn) }, errOwn},
+		"the client leaves":      {func(_ *flush.Flusher, _ *flush.Group, _ context.CancelFunc, s *stream) { s.leave() }, flush.ErrClientGone},
+		"a cancel between":       {func(_ *flush.Flusher, _ *flush.Group, cancel context.CancelFunc, _ *stream) { cancel() }, flush.ErrClientGone},
+	} {
+		t.Run(name, func(t *testing.T) {
+			eachProto(t, func(t *testing.T, p proto) {
+				g := new(flush.Group)
+				pk := newPark(t)
+				causes := make(chan error, 1)
+				var outer *flush.Flusher
+				var cancel context.CancelFunc
+				inner := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					w.Header().Set("Content-Type", "text/event-stream")
+					http.NewResponseController(w).Flush()
+					pk.here()
+					<-r.Context().Done()
+					if err := context.Cause(r.Context()); err != context.Canceled {
+						t.Errorf("context.Cause says %v", err)
+					}
+					causes <- flush.Cause(r.Context())
+				}), nil)
+				srv := serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					outer, _ = flush.From(w)
+					ctx, c := context.WithCancel(r.Context())
+					defer c()
+					cancel = c
+					behind(inner).ServeHTTP(w, r.WithContext(ctx))
+				}), &flush.Options{Group: g}))
+				s := open(t, srv, "GET", "/", nil)
+				pk.wait()
+				pk.resume()
+				test.end(outer, g, cancel, s)
+				if err := <-causes; !errors.Is(err, test.want) {
+					t.Errorf("cause %v, want %v", err, test.want)
+				}
+			})
+		})
+	}
+}
