@@ -162,6 +162,7 @@ func throughLocked[T []byte | string](p *pipe, b T) (n int, err error) {
 // calls it.
 func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err error) {
 	size := p.sliceSizes(firstSlice)
+	defer func() { p.passing = 0 }()
 	for len(b) > 0 && p.fail == nil && err == nil {
 		if asks && p.dueLocked() {
 			p.roundLocked()
@@ -170,9 +171,8 @@ func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err e
 			break
 		}
 		k := min(len(b), size.next)
-		if k < len(b) {
-			size.begin()
-		}
+		size.begin()
+		p.passing = size.began
 		var m int
 		switch b := any(b[:k]).(type) {
 		case []byte:

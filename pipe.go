@@ -70,6 +70,8 @@ type pipe struct {
 	asked    mark  // the last flush asked for
 	done     int64 // the number of the last flush done
 
+	passing time.Duration // since when a caller passes a piece of his own memory through, as now says; 0: nobody does
+
 	// The short way of FlushAsync, without mu: while quick is set a carrier is
 	// at work or about to be. Before it goes it clears quick and then looks at
 	// asks; a caller adds to asks and then looks at quick. So one of the two

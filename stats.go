@@ -6,7 +6,9 @@ import "time"
 //
 // Behind is 0 for a client that keeps up, however much the kernel still holds
 // for it: that is [Flusher.Backlog]. Of a byte that came while others were held it
-// may say up to as much more as the server's last call took.
+// may say up to as much more as the server's last call took. Of what a Write hands
+// down from its caller's own memory, or ReadFrom from a file, it is how long the
+// piece under way has waited: nothing of that is held here.
 type Stats struct {
 	Status     int           // as sent; 0: nothing was
 	Bytes      int64         // body bytes handed to the server
@@ -16,7 +18,7 @@ type Stats struct {
 	MaxPending int           // high-water mark of floor 2, in bytes
 	Waited     time.Duration // time writers spent waiting for room
 	Began      time.Time     // when the response began
-	Behind     time.Duration // how long the oldest byte that is still held has waited; 0: nothing is held
+	Behind     time.Duration // how long the oldest byte that is still held or under way has waited; 0: there is none
 	Detached   bool          // it lives without its handler and without the server: see Detach
 }
 
@@ -37,7 +39,7 @@ func (f *Flusher) statsLocked() Stats {
 		Pushes:     f.flow.pushes,
 		MaxPending: f.flow.highest,
 		Began:      epoch.Add(f.began),
-		Behind:     f.q.behind(),
+		Behind:     f.behindLocked(),
 		Detached:   f.detached >= taken,
 	}
 	if f.headersSent {
@@ -47,6 +49,18 @@ func (f *Flusher) statsLocked() Stats {
 		s.Waited = f.waiting.waited
 	}
 	return s
+}
+
+// behindLocked is Stats.Behind.
+func (f *Flusher) behindLocked() time.Duration {
+	d := f.q.behind()
+	if at := f.passing; at != 0 {
+		if f.timeout.since != 0 { // the piece may have got on
+			at = max(at, f.timeout.since)
+		}
+		d = max(d, now()-at, 1)
+	}
+	return d
 }
 
 // Err returns the failure that sticks, or nil.
