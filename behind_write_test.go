@@ -10,17 +10,18 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
 )
 
-// A response whose Write is stuck in the server holds nothing, and is behind all
+// A response whose Write is stuck in the harness.Server holds nothing, and is behind all
 // the same: most slow clients are of this kind. One that reads on is not.
 func TestBehindInAWrite(t *testing.T) {
 	const size = 300 << 10
 	path := filepath.Join(t.TempDir(), "file")
-	must(t, os.WriteFile(path, make([]byte, size), 0o600))
+	harness.Must(t, os.WriteFile(path, make([]byte, size), 0o600))
 	file := func(f *flush.Flusher) (int64, error) {
 		src, err := os.Open(path)
-		must(t, err)
+		harness.Must(t, err)
 		defer src.Close()
 		return f.ReadFrom(src)
 	}
@@ -47,36 +48,36 @@ func TestBehindInAWrite(t *testing.T) {
 	} {
 		for _, timeout := range []time.Duration{-1, 10 * time.Hour} {
 			t.Run(name, func(t *testing.T) {
-				bubble(t, func(t *testing.T, p proto) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 					out := make(chan *flush.Flusher, 1)
-					park := newPark(t)
-					srv := serveMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					park := harness.NewPark(t)
+					srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 						f, _ := flush.From(w)
 						f.FlushError()
 						out <- f
 						if n, err := test.write(f); n != size || err != nil {
 							t.Errorf("wrote %d, %v", n, err)
 						}
-						f.FlushWait(noContext)
-						park.here()
+						f.FlushWait(harness.NoContext)
+						park.Here()
 					}), &flush.Options{Flush: test.mode, SendTimeout: timeout}), 4096)
-					s := open(t, srv, "GET", "/", nil)
-					s.response()
-					f := next(t, out)
+					s := harness.Open(t, srv, "GET", "/", nil)
+					s.Response()
+					f := harness.Next(t, out)
 					synctest.Wait()
 					time.Sleep(time.Hour)
 					if got := f.Stats().Behind; got != time.Hour {
-						t.Errorf("behind for %v after an hour", got)
+						t.Errorf("behind for %v harness.Go an hour", got)
 					}
-					if got := s.take(size); !bytes.Equal(got, make([]byte, size)) {
+					if got := s.Take(size); !bytes.Equal(got, make([]byte, size)) {
 						t.Error("other bytes came")
 					}
-					park.wait()
+					park.Wait()
 					if got := f.Stats().Behind; got != 0 {
 						t.Errorf("behind for %v, and all has gone", got)
 					}
-					park.resume()
-					s.expectEnd("")
+					park.Resume()
+					s.ExpectEnd("")
 				})
 			})
 		}
