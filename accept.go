@@ -162,7 +162,7 @@ func throughLocked[T []byte | string](p *pipe, b T) (n int, err error) {
 // calls it.
 func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err error) {
 	size := p.sliceSizes(firstSlice)
-	defer func() { p.passing = 0 }()
+	defer p.passPieceLocked(0)
 	for len(b) > 0 && p.fail == nil && err == nil {
 		if asks && p.dueLocked() {
 			p.roundLocked()
@@ -172,7 +172,7 @@ func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err e
 		}
 		k := min(len(b), size.next)
 		size.begin()
-		p.passing = size.began
+		p.passPieceLocked(size.began)
 		var m int
 		switch b := any(b[:k]).(type) {
 		case []byte:

@@ -477,6 +477,9 @@ func (p *pipe) noteThroughLocked(n int64) {
 	p.flow.bytes += n
 }
 
+// passPieceLocked notes since when the holder passes a piece through; 0: not now.
+func (p *pipe) passPieceLocked(since time.Duration) { p.passing = since }
+
 // markCutLocked notes that the response will not be whole.
 func (p *pipe) markCutLocked() { p.cut = true }
 

@@ -283,14 +283,14 @@ func (f *Flusher) passFileLocked(reg file, limit int64) (n int64, err error) {
 	}
 	rf := f.srv.w.(io.ReaderFrom)
 	size := f.sliceSizes(2 * firstSlice)
-	defer func() { f.passing = 0 }()
+	defer f.passPieceLocked(0)
 	for f.fail == nil && limit != 0 {
 		slice := int64(size.next)
 		if limit > 0 {
 			slice = min(slice, limit)
 		}
 		size.begin()
-		f.passing = size.began
+		f.passPieceLocked(size.began)
 		var m int64
 		m, err = f.sendSliceLocked(rf, reg, slice)
 		f.written += m
