@@ -6,13 +6,18 @@ import (
 	"time"
 )
 
-// A response over the link takes what its round trips take, and is whole.
+// A response over the link takes what its round trips take, and is whole. Where
+// there can be none, nothing is measured as if there were.
 func TestLink(t *testing.T) {
-	if err := linkPossible(); err != nil {
-		t.Skip(err)
-	}
 	const roundTrip = 20 * time.Millisecond
 	link, err := openLink(roundTrip)
+	if why := linkPossible(); why != nil {
+		if err == nil {
+			link.close()
+			t.Errorf("a link, though it is told: %v", why)
+		}
+		return
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
