@@ -62,3 +62,8 @@ func TestCauseBehindMiddleware(t *testing.T) {
 		})
 	}
 }
+
+// behind puts middleware before h: its writer is not h's.
+func behind(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(harness.Unwrapper{ResponseWriter: w}, r) })
+}

@@ -1,3 +1,5 @@
+//go:build unix
+
 package flush_test
 
 import (
@@ -64,9 +66,4 @@ func TestFastCGIClientLeavesBehindMiddleware(t *testing.T) {
 			})
 		}
 	}
-}
-
-// behind puts middleware before h: its writer is not h's.
-func behind(h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(harness.Unwrapper{ResponseWriter: w}, r) })
 }
