@@ -23,7 +23,7 @@ import (
 
 // What follows, up to the test, is a whole service: server-sent events with a
 // heartbeat through gin, slow clients dropped, logs, metrics, a page of who is slow,
-// and an end that every client hears of.
+// and an end that every client hears of which keeps up.
 
 var errSlow = errors.New("client too slow")
 
@@ -90,7 +90,10 @@ func (s *service) run(ctx context.Context, l, internal net.Listener, messages <-
 	s.publish(ctx, messages, beat.C)
 	bound, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	return errors.Join(s.all.Shutdown(bound), srv.Shutdown(bound), debug.Shutdown(bound))
+	err := s.all.Shutdown(bound)
+	last, done := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // bound may be used up
+	defer done()
+	return errors.Join(err, srv.Shutdown(last), debug.Shutdown(last))
 }
 
 func TestWholeService(t *testing.T) {

@@ -1,6 +1,6 @@
 // Ops is what a service of event streams needs around its handlers: who is slow
 // right now, metrics, a line in the log for each response, slow clients that cost
-// nobody else anything, and an end on SIGTERM that every client hears of.
+// nobody else anything, and an end on SIGTERM that every client hears of which keeps up.
 //
 //	go run . &
 //	curl -N http://127.0.0.1:8080/events
@@ -89,7 +89,9 @@ func run(ctx context.Context, addr, internal string, log *slog.Logger) error {
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeIn)
 	defer cancel()
 	err := live.Shutdown(grace) // streams say goodbye; what is left after that time is cut
-	return errors.Join(err, srv.Shutdown(grace), debug.Shutdown(grace))
+	last, done := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // grace may be used up
+	defer done()
+	return errors.Join(err, srv.Shutdown(last), debug.Shutdown(last))
 }
 
 // routes are the service itself. Its handler of event streams writes to the Flusher

@@ -34,7 +34,7 @@ func liveEvents(w http.ResponseWriter, r *http.Request) {
 	for {
 		event := ": still here\n\n"
 		select {
-		case <-r.Context().Done(): // the client has left, or the server stops
+		case <-r.Context().Done(): // the client has left, or the server stops: a recipe says goodbye
 			return
 		case <-beat.C:
 		case m := <-messages:

@@ -50,13 +50,19 @@ func recipeShutdown(mux http.Handler, l net.Listener, ctx context.Context, all, 
 	defer cancel()
 	room.Broadcast([]byte("event: bye\ndata:\n\n"))
 	all.Shutdown(bound) // waits for the streams and for what is under way, and aborts what is left
-	srv.Shutdown(bound)
+
+	last, done := context.WithTimeout(context.Background(), time.Second)
+	defer done()
+	srv.Shutdown(last)
 }
 
 func recipeGoodbye(w http.ResponseWriter, r *http.Request) {
+	f, _ := flush.From(w)
 	<-r.Context().Done()
 	if errors.Is(flush.Cause(r.Context()), flush.ErrShutdown) {
-		io.WriteString(w, "event: bye\ndata:\n\n")
+		if err := f.TryWrite([]byte("event: bye\ndata:\n\n")); err != nil {
+			f.Abort(err)
+		}
 	}
 }
 
@@ -192,9 +198,11 @@ func recipeHeartbeat(r *http.Request, f *flush.Flusher) {
 		case <-r.Context().Done():
 			return
 		case <-beat.C:
-			if f.TryWrite([]byte(": still here\n\n")) != nil || f.FlushAsync() != nil {
+			if err := f.TryWrite([]byte(": still here\n\n")); err != nil {
+				f.Abort(err)
 				return
 			}
+			f.FlushAsync()
 		}
 	}
 }
@@ -268,18 +276,19 @@ func TestRecipeGap(t *testing.T) {
 	}
 }
 
-func recipeMetrics(streams *flush.Group) (*flush.Options, func() (int, time.Duration)) {
+func recipeMetrics(streams *flush.Group) (*flush.Options, func() (open, held int, behind time.Duration)) {
 	opts := &flush.Options{Group: streams, OnClose: func(r *http.Request, s flush.Stats, err error) {
 		slog.Info("response", "path", r.URL.Path, "status", s.Status, "bytes", s.Bytes, "lost", s.Lost,
 			"held at most", s.MaxPending, "took", time.Since(s.Began), "why", flush.Cause(r.Context()), "error", err)
 	}}
-	return opts, func() (int, time.Duration) {
-		held, behind := 0, time.Duration(0)
+	return opts, func() (int, int, time.Duration) {
+		open, held, behind := 0, 0, time.Duration(0)
 		for f := range streams.All() {
+			open++
 			held += f.Buffered()
 			behind = max(behind, f.Stats().Behind)
 		}
-		return held, behind
+		return open, held, behind
 	}
 }
 
@@ -294,15 +303,15 @@ func TestRecipeMetrics(t *testing.T) {
 		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
 			io.WriteString(w, "held")
 			time.Sleep(time.Minute)
-			if held, behind := look(); held != 4 || behind != time.Minute {
-				t.Errorf("%d bytes held, for %v", held, behind)
+			if open, held, behind := look(); open != 1 || held != 4 || behind != time.Minute {
+				t.Errorf("%d responses are open, %d bytes held, for %v", open, held, behind)
 			}
 		}), 0)
 		s := harness.Open(t, srv, "GET", "/path", nil)
 		s.ExpectEnd("held")
 		synctest.Wait()
-		if held, behind := look(); held != 0 || behind != 0 {
-			t.Errorf("%d bytes held, for %v", held, behind)
+		if open, held, behind := look(); open != 0 || held != 0 || behind != 0 {
+			t.Errorf("%d responses are open, %d bytes held, for %v", open, held, behind)
 		}
 		s.Leave()
 	})
