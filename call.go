@@ -116,8 +116,9 @@ func wrote(n, size int, err error) (int, error) {
 // error that does not stick is kept for the end, as nobody else can be told.
 func (f *Flusher) refusedBytesLocked(err error) error {
 	if err = f.verdictLocked(err); err != nil && f.fail == nil {
-		f.rareLocked().refused = joinErrors(f.rare.refused, err)
-		f.rare.torn = true
+		if r := f.rareLocked(); !r.torn { // one says it: each further piece may be refused, too
+			r.refused, r.torn = joinErrors(r.refused, err), true
+		}
 	}
 	return err
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -604,4 +605,34 @@ func TestFollowFlushBelowAPlainBuffer(t *testing.T) {
 		}
 	}
 	harness.Must(t, f.Close())
+}
+
+// What the server refuses piece by piece is said once at the end: the error does
+// not grow with the response.
+func TestRefusedPiecesAreSaidOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := flush.New(&refuser{ResponseRecorder: httptest.NewRecorder()}, nil, &flush.Options{Flush: flush.Async, BufferSize: -1})
+		for range 100 {
+			f.Write([]byte("piece"))
+			synctest.Wait()
+		}
+		err := f.Close()
+		if !errors.Is(err, http.ErrContentLength) {
+			t.Errorf("Close: %v", err)
+		}
+		if n := strings.Count(err.Error(), http.ErrContentLength.Error()); n != 1 {
+			t.Errorf("it is said %d times", n)
+		}
+	})
+}
+
+// A refuser takes no byte, and does not fail. Each time it says so in other words.
+type refuser struct {
+	*httptest.ResponseRecorder
+	n int
+}
+
+func (r *refuser) Write([]byte) (int, error) {
+	r.n++
+	return 0, fmt.Errorf("piece %d: %w", r.n, http.ErrContentLength)
 }

@@ -88,7 +88,7 @@ func run(ctx context.Context, addr, internal string, log *slog.Logger) error {
 	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), goodbyeIn)
 	defer cancel()
-	err := live.Shutdown(grace) // streams say goodbye; what is left after that time is cut
+	err := live.Shutdown(grace)                                                // streams say goodbye; what is left after that time is cut
 	last, done := context.WithTimeout(context.WithoutCancel(ctx), time.Second) // grace may be used up
 	defer done()
 	return errors.Join(err, srv.Shutdown(last), debug.Shutdown(last))
