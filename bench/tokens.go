@@ -18,7 +18,7 @@ import (
 // every few milliseconds.
 const (
 	tokenStreams  = 50
-	tokensEach    = 25
+	tokensEach    = 100
 	tokenInterval = 10 * time.Millisecond
 )
 
