@@ -330,6 +330,9 @@ func (s uploadScript) run(t *testing.T, wrap func(http.Handler) http.Handler) (a
 	return all
 }
 
+// bareTries is how often bare is asked again for an outcome that it has not had.
+const bareTries = 100
+
 // An upload that is read while the response streams, with and without a length,
 // closed early, on connections that end and that go on: handler, client and
 // server see what they see bare.
@@ -342,7 +345,16 @@ func TestUploadScripts(t *testing.T) {
 		s := randomUpload(seed)
 		want := s.run(t, harness.Bare)
 		for _, w := range wraps {
-			if got := s.run(t, w.wrap); !slices.Equal(got, want) {
+			got := s.run(t, w.wrap)
+			// The server drains 256 KiB. Whether it meets the end of an upload of that size
+			// depends on what has come by then: bare has either outcome, too.
+			for range bareTries {
+				if slices.Equal(got, want) {
+					break
+				}
+				want = s.run(t, harness.Bare)
+			}
+			if !slices.Equal(got, want) {
 				t.Errorf("seed %d, %s: %v\ngot  %q\nwant %q", seed, w.name, s, got, want)
 			}
 		}
