@@ -61,12 +61,7 @@ func (f *Flusher) FlushAsync() error {
 func (f *Flusher) flushAsync() error {
 	start := false
 	f.mu.Lock()
-	defer func() {
-		f.mu.Unlock()
-		if start {
-			go f.carry()
-		}
-	}()
+	defer f.unlockLocked(&start)
 	ferr := f.followAsyncLocked()
 	return joinErrors(f.flushAsyncLocked(&start), ferr)
 }
@@ -299,7 +294,7 @@ func (f *Flusher) payLocked() {
 		f.paidLocked()
 	}()
 	if err := f.flushStackLocked(all, true); err != nil && f.fail == nil {
-		f.rareLocked().refused = joinErrors(f.rare.refused, err)
+		f.noteRefusedLocked(err)
 	}
 	f.askFlushLocked() // another than the one that left them: that has gone down without them
 }

@@ -121,12 +121,7 @@ func (o *fanOut) workOn(missed *[]*Flusher) (done bool) {
 func (f *Flusher) offer(p []byte) (missed bool) {
 	start := false
 	f.mu.Lock()
-	defer func() {
-		f.mu.Unlock()
-		if start {
-			go f.carry()
-		}
-	}()
+	defer f.unlockLocked(&start)
 	err := f.tryWriteLocked(p)
 	if err == ErrNoRoom || f.refuse != nil {
 		return err == ErrNoRoom

@@ -117,10 +117,18 @@ func wrote(n, size int, err error) (int, error) {
 func (f *Flusher) refusedBytesLocked(err error) error {
 	if err = f.verdictLocked(err); err != nil && f.fail == nil {
 		if r := f.rareLocked(); !r.torn { // one says it: each further piece may be refused, too
-			r.refused, r.torn = joinErrors(r.refused, err), true
+			r.torn = true
+			f.noteRefusedLocked(err)
 		}
 	}
 	return err
+}
+
+// noteRefusedLocked keeps err for the end of the response, which says it beside the
+// failure.
+func (f *Flusher) noteRefusedLocked(err error) {
+	r := f.rareLocked()
+	r.refused = joinErrors(r.refused, err)
 }
 
 // pushLocked is one flush of the server.

@@ -108,6 +108,15 @@ func (p *pipe) carryAsyncLocked(later *bool) {
 	}
 }
 
+// unlockLocked drops mu, and then starts the carrier that carryAsyncLocked has left
+// to its caller.
+func (p *pipe) unlockLocked(start *bool) {
+	p.mu.Unlock()
+	if *start {
+		go p.carry()
+	}
+}
+
 // plainLocked reports whether a flush has nothing else to look at than the
 // bytes it is for: the case of most, once the headers are out.
 func (p *pipe) plainLocked() bool {

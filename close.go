@@ -340,7 +340,7 @@ func (f *Flusher) endLocked(whole bool, unwound error) {
 	}
 	f.ended = true
 	if unwound != nil {
-		f.rareLocked().refused = joinErrors(f.rare.refused, unwound)
+		f.noteRefusedLocked(unwound)
 	}
 	if f.hijacked {
 		f.takeAwayLocked(f.refuse)

@@ -125,7 +125,7 @@ func (f *Flusher) detachLocked() error {
 		if f.refuse != nil || err == ErrReentrant {
 			return err
 		}
-		f.rareLocked().refused = joinErrors(f.rare.refused, err)
+		f.noteRefusedLocked(err)
 	}
 	f.lendLocked()
 	defer f.takeBackLocked()

@@ -180,7 +180,7 @@ func (g *gzipper) measure(p []byte, phase Phase) (fits []byte, short bool) {
 	defer f.mu.Unlock()
 	if room := g.declared - g.in; int64(len(p)) > room {
 		f.loseLocked(len(p) - int(room))
-		f.rareLocked().refused = joinErrors(f.rare.refused, http.ErrContentLength)
+		f.noteRefusedLocked(http.ErrContentLength)
 		p = p[:room]
 	}
 	g.in += int64(len(p))

@@ -175,9 +175,7 @@ func (f *Flusher) WriteHeader(code int) {
 	if !f.fixed {
 		f.fixLocked(code)
 	}
-	if f.rarely().interval != nil {
-		f.watchIntervalLocked()
-	}
+	f.watchIntervalLocked()
 }
 
 // informLocked sends a 1xx. It overtakes nothing: as headers have not been
@@ -625,8 +623,8 @@ func (f *Flusher) Clean() (err error) {
 		}
 	}
 	f.resetLocked()
-	if f.rarely().interval != nil {
-		f.rarely().interval.upTo, f.rarely().interval.headers = 0, false
+	if i := f.rarely().interval; i != nil {
+		i.upTo, i.headers = 0, false
 	}
 	f.status, f.written, f.length, f.fixed, f.eventStream = 0, 0, -1, false, false
 	f.holdLocked(f.holdsLocked())

@@ -60,10 +60,11 @@ type flushInterval struct {
 	running bool
 }
 
-// watchIntervalLocked notes that bytes were accepted, or headers fixed.
+// watchIntervalLocked notes that bytes were accepted, or headers fixed, if there is
+// an interval.
 func (f *Flusher) watchIntervalLocked() {
 	i := f.rarely().interval
-	if !f.lyingLocked() || i.upTo > f.asked.pos || i.headers && f.accepted == 0 {
+	if i == nil || !f.lyingLocked() || i.upTo > f.asked.pos || i.headers && f.accepted == 0 {
 		return // a flush is on its way, or something older counts already
 	}
 	if !i.headers || f.headersSent {

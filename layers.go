@@ -108,24 +108,25 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 		}
 	}
 	if r != nil {
-		t := reflect.TypeOf(w)
-		s.ownHeader = t != nil && t.String() == "*http.response" && t.Elem().PkgPath() == "net/http"
 		s.netHTTP = by != nil
 		s.fixesEmpty = s.netHTTP || r.Context().Value(http.LocalAddrContextKey) != nil
 	}
 	if t := reflect.TypeOf(w); t != nil {
 		switch t.String() {
-		case "*http.response", "*http.http2responseWriter", "*http2.responseWriter", "*http3.responseWriter", "*cgi.response", "*fcgi.response", "*flush.output", "*flush.deadlineOutput":
+		case "*http.response":
+			s.direct = true
+			s.ownHeader = r != nil && t.Elem().PkgPath() == "net/http"
+		case "*http.http2responseWriter", "*http2.responseWriter", "*http3.responseWriter", "*cgi.response", "*fcgi.response", "*flush.output", "*flush.deadlineOutput":
 			s.direct = true
 		}
 	}
 	s.oneProcess = !s.netHTTP && onFastCGI(w, r)
-	s.takesInfo = s.netHTTP || !gateway(w, r)
+	s.takesInfo = s.netHTTP || !s.oneProcess && !gateway(w, r)
 	return s
 }
 
-// gateway reports whether what is below takes a 1xx for the final status: CGI
-// and FastCGI, which may be hidden by a writer without Unwrap, and recorders.
+// gateway reports whether what is below takes a 1xx for the final status, as
+// FastCGI does: CGI, which may be hidden by a writer without Unwrap, and recorders.
 func gateway(w http.ResponseWriter, r *http.Request) bool {
 	for layer := range layers(w) {
 		switch reflect.TypeOf(layer).String() {
@@ -133,7 +134,7 @@ func gateway(w http.ResponseWriter, r *http.Request) bool {
 			return true
 		}
 	}
-	return onFastCGI(w, r) || r != nil && os.Getenv("GATEWAY_INTERFACE") != ""
+	return r != nil && os.Getenv("GATEWAY_INTERFACE") != ""
 }
 
 // onFastCGI reports whether it is net/http/fcgi that answers r, whatever writers

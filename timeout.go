@@ -260,7 +260,7 @@ func (f *Flusher) stopTimersLocked() {
 	if f.timeout.timer != nil {
 		f.timeout.timer.Stop()
 	}
-	if f.rarely().interval != nil && f.rarely().interval.timer != nil {
-		f.rarely().interval.timer.Stop()
+	if i := f.rarely().interval; i != nil && i.timer != nil {
+		i.timer.Stop()
 	}
 }

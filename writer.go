@@ -108,9 +108,7 @@ func writeOnLocked[T []byte | string](f *Flusher, p T, whole bool) (n int, err e
 // came: the interval begins, and the implicit flush is done, without waiting if
 // whole. err is what their Write has met; it returns what the Write returns.
 func (f *Flusher) acceptedLocked(err error, whole bool) error {
-	if f.rarely().interval != nil {
-		f.watchIntervalLocked()
-	}
+	f.watchIntervalLocked()
 	if f.implicit != Off {
 		return f.implicitLocked(err, whole)
 	}
