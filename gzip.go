@@ -318,12 +318,9 @@ func dropTrailers(h http.Header, names []string) {
 		return
 	}
 	var kept []string
-	for _, v := range values {
-		for k := range strings.SplitSeq(v, ",") {
-			k = http.CanonicalHeaderKey(textproto.TrimString(k))
-			if !slices.Contains(names, k) {
-				kept = append(kept, k)
-			}
+	for k := range trailerNames(values) {
+		if !slices.Contains(names, k) {
+			kept = append(kept, k)
 		}
 	}
 	if len(kept) == 0 {

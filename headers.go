@@ -485,49 +485,6 @@ func hasToken(values []string, token string) bool {
 	return false
 }
 
-// hasTrailersLocked reports whether the handler has set or declared trailers.
-func (f *Flusher) hasTrailersLocked() bool {
-	return len(f.below["Trailer"]) > 0 || f.hasPrefixedTrailersLocked()
-}
-
-func (f *Flusher) hasPrefixedTrailersLocked() bool {
-	for k := range f.header {
-		if strings.HasPrefix(k, http.TrailerPrefix) {
-			return true
-		}
-	}
-	return false
-}
-
-// carryTrailersLocked copies trailers to where the server looks for them:
-// those that were declared, and those with the prefix. It runs after the last
-// byte, as HTTP/2 reads the map during every write.
-func (f *Flusher) carryTrailersLocked() {
-	if f.header == nil || f.below == nil || !f.fixed || f.shared {
-		return
-	}
-	carry := func(k string) {
-		if vv, ok := f.header[k]; ok {
-			f.below[k] = vv
-		} else if f.srv.direct { // else it may be one that a writer between has set
-			delete(f.below, k)
-		}
-	}
-	for _, v := range f.below["Trailer"] {
-		for k := range strings.SplitSeq(v, ",") {
-			k = http.CanonicalHeaderKey(textproto.TrimString(k))
-			if k != "Trailer" && k != "Content-Length" && k != "Transfer-Encoding" {
-				carry(k)
-			}
-		}
-	}
-	for k := range f.header {
-		if strings.HasPrefix(k, http.TrailerPrefix) {
-			carry(k)
-		}
-	}
-}
-
 // SendHeaders sends the headers now, the body later (ngx.send_headers). It
 // ends the holding back of an HTTP/1.0 response. Headers that have been sent
 // already, or have no place on the wire, are no error.

@@ -7,7 +7,6 @@ import (
 	"mime/multipart"
 	"net"
 	"net/http"
-	"net/textproto"
 	"strconv"
 	"strings"
 	"sync"
@@ -327,21 +326,6 @@ func (f *Flusher) closeWire() {
 	}
 }
 
-// trailersLocked are the trailers that the handler's map has, as net/http sends
-// them.
-func (f *Flusher) trailersLocked(declared []string) http.Header {
-	trailer := make(http.Header)
-	for k, vv := range f.header {
-		if k, ok := strings.CutPrefix(k, http.TrailerPrefix); ok {
-			trailer[k] = vv
-		}
-	}
-	for _, k := range declared {
-		trailer[k] = append(trailer[k], f.header[k]...)
-	}
-	return trailer
-}
-
 // noteFramingLocked keeps what the headers that are just going out say of the
 // wire. Afterwards the map may be the handler's again.
 func (f *Flusher) noteFramingLocked() {
@@ -358,12 +342,9 @@ func (f *Flusher) noteFramingLocked() {
 	default:
 		fr.odd = true
 	}
-	for _, v := range trailers {
-		for k := range strings.SplitSeq(v, ",") {
-			k = http.CanonicalHeaderKey(textproto.TrimString(k))
-			if k != "" && !strings.HasPrefix(k, "If-") && !noTrailer[k] {
-				fr.trailers = append(fr.trailers, k)
-			}
+	for k := range trailerNames(trailers) {
+		if k != "" && !strings.HasPrefix(k, "If-") && !noTrailer[k] {
+			fr.trailers = append(fr.trailers, k)
 		}
 	}
 	f.rareLocked().framing = fr
