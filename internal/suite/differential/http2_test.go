@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -42,6 +41,8 @@ type http2Client struct {
 	asks     []http2Request
 	together bool
 }
+
+func (c http2Client) title() string { return c.name }
 
 // An http2Seen is all that there is to see of one connection.
 type http2Seen struct {
@@ -188,13 +189,7 @@ func runHTTP2(t *testing.T, s wireServer, h wireHandler, c http2Client, wrap fun
 	return seen
 }
 
-// An http2Rule is a difference that is meant, as a wireRule.
-type http2Rule struct {
-	name, reason string
-	apply        func(way string, h wireHandler, c http2Client, bare *http2Seen)
-}
-
-var http2Rules = []http2Rule{
+var http2Rules = []wireRule[http2Client, http2Seen]{
 	{"HEAD takes any number of writes and flushes", "bare, they fail once headers are out (golang/go#66812)", func(_ string, _ wireHandler, c http2Client, bare *http2Seen) {
 		if c.asks[0].method == http.MethodHead {
 			bare.Notes = slices.DeleteFunc(bare.Notes, func(n string) bool {
@@ -221,14 +216,8 @@ func (s http2Seen) String() string {
 	return fmt.Sprintf("%s\nserved %q, notes %q, log %q", strings.Join(s.Answers, "\n"), s.Served, s.Notes, s.Log)
 }
 
-// improved returns what the rules make of s, all of them but the one named except.
-func (s http2Seen) improved(way string, h wireHandler, c http2Client, except string) http2Seen {
+func (s http2Seen) clone() http2Seen {
 	s.Answers, s.Served, s.Notes, s.Log = slices.Clone(s.Answers), slices.Clone(s.Served), slices.Clone(s.Notes), slices.Clone(s.Log)
-	for _, r := range http2Rules {
-		if r.name != except {
-			r.apply(way, h, c, &s)
-		}
-	}
 	return s
 }
 
@@ -236,41 +225,6 @@ func (s http2Seen) improved(way string, h wireHandler, c http2Client, except str
 // each stream has the same status, headers, body, trailers and end, and the
 // connection goes on or not as bare.
 func TestDifferentialHTTP2(t *testing.T) {
-	ways := map[string]func(http.Handler) http.Handler{"NewHandler": harness.WrappedBy(nil), "New": harness.EndedNew}
-	needed := make(map[string]bool)
-	all := true
-	for _, s := range wireServers {
-		for _, h := range wireHandlers() {
-			if slices.Contains(notOnHTTP2, h.name) {
-				continue
-			}
-			t.Run(s.name+"/"+h.name, func(t *testing.T) {
-				for _, c := range http2Clients {
-					ran := t.Run(c.name, func(t *testing.T) {
-						bare := runHTTP2(t, s, h, c, harness.Bare)
-						for _, way := range slices.Sorted(maps.Keys(ways)) {
-							ours := runHTTP2(t, s, h, c, ways[way])
-							if want := bare.improved(way, h, c, ""); !want.same(ours) {
-								t.Errorf("%s\ngot  %v\nwant %v", way, ours, want)
-								continue
-							}
-							for _, r := range http2Rules {
-								if !bare.improved(way, h, c, r.name).same(ours) {
-									needed[r.name] = true
-								}
-							}
-						}
-					})
-					all = all && ran
-				}
-			})
-		}
-	}
-	if all && !t.Failed() {
-		for _, r := range http2Rules {
-			if !needed[r.name] {
-				t.Errorf("no case needs the rule %q", r.name)
-			}
-		}
-	}
+	handlers := slices.DeleteFunc(wireHandlers(), func(h wireHandler) bool { return slices.Contains(notOnHTTP2, h.name) })
+	wireTable[http2Client, http2Seen]{handlers, http2Clients, runHTTP2, http2Rules}.compare(t)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"maps"
 	"net"
 	"net/http"
 	"regexp"
@@ -28,6 +27,8 @@ type wireClient struct {
 	sends []string
 }
 
+func (c wireClient) title() string { return c.name }
+
 // A wireServer is how the server is set up.
 type wireServer struct {
 	name  string
@@ -47,13 +48,6 @@ type wireSeen struct {
 	Served []string
 	Notes  []string
 	Log    []string
-}
-
-// A wireRule is a difference that is meant: apply edits what was seen bare into
-// what the contract promises behind the named way.
-type wireRule struct {
-	name, reason string
-	apply        func(way string, h wireHandler, c wireClient, bare *wireSeen)
 }
 
 var wireServers = []wireServer{
@@ -297,7 +291,7 @@ func runWire(t *testing.T, s wireServer, h wireHandler, c wireClient, wrap func(
 
 // wireRules are the differences that are meant. One that no case needs fails the
 // test.
-var wireRules = []wireRule{
+var wireRules = []wireRule[wireClient, wireSeen]{
 	{"no 1xx to HTTP/1.0", "RFC 9110, section 15.2, forbids it", func(_ string, _ wireHandler, _ wireClient, bare *wireSeen) {
 		bare.Bytes = oldInterim.ReplaceAllString(bare.Bytes, "")
 	}},
@@ -353,14 +347,8 @@ func (s wireSeen) String() string {
 	return fmt.Sprintf("%q (%d bytes), closed %t, served %q, notes %q, log %q", harness.Clip([]byte(s.Bytes)), len(s.Bytes), s.Closed, s.Served, s.Notes, s.Log)
 }
 
-// improved returns what the rules make of s, all of them but the one named except.
-func (s wireSeen) improved(way string, h wireHandler, c wireClient, except string) wireSeen {
+func (s wireSeen) clone() wireSeen {
 	s.Served, s.Notes, s.Log = slices.Clone(s.Served), slices.Clone(s.Notes), slices.Clone(s.Log)
-	for _, r := range wireRules {
-		if r.name != except {
-			r.apply(way, h, c, &s)
-		}
-	}
 	return s
 }
 
@@ -368,38 +356,5 @@ func (s wireSeen) improved(way string, h wireHandler, c wireClient, except strin
 // bare and wrapped: the connection carries the same bytes and ends the same way,
 // the server sees the same requests, handler and operator the same as well.
 func TestDifferentialWire(t *testing.T) {
-	ways := map[string]func(http.Handler) http.Handler{"NewHandler": harness.WrappedBy(nil), "New": harness.EndedNew}
-	needed := make(map[string]bool)
-	all := true
-	for _, s := range wireServers {
-		for _, h := range wireHandlers() {
-			t.Run(s.name+"/"+h.name, func(t *testing.T) {
-				for _, c := range wireClients() {
-					ran := t.Run(c.name, func(t *testing.T) {
-						bare := runWire(t, s, h, c, harness.Bare)
-						for _, way := range slices.Sorted(maps.Keys(ways)) {
-							ours := runWire(t, s, h, c, ways[way])
-							if want := bare.improved(way, h, c, ""); !want.same(ours) {
-								t.Errorf("%s\ngot  %v\nwant %v", way, ours, want)
-								continue
-							}
-							for _, r := range wireRules {
-								if !bare.improved(way, h, c, r.name).same(ours) {
-									needed[r.name] = true
-								}
-							}
-						}
-					})
-					all = all && ran
-				}
-			})
-		}
-	}
-	if all && !t.Failed() {
-		for _, r := range wireRules {
-			if !needed[r.name] {
-				t.Errorf("no case needs the rule %q", r.name)
-			}
-		}
-	}
+	wireTable[wireClient, wireSeen]{wireHandlers(), wireClients(), runWire, wireRules}.compare(t)
 }
