@@ -444,10 +444,7 @@ func TestPlainFlushWaitFlushesOnce(t *testing.T) {
 		{"fails", errors.New("broken"), flush.ErrClientGone, flush.ErrClientGone, 10},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			s := harness.NewSink(t)
-			f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
-			harness.MustWrite(t, f, "first")
-			harness.Must(t, f.FlushWait(harness.NoContext))
+			s, f := plainResponse(t)
 			s.OnFlush = func() error { return test.says }
 			harness.MustWrite(t, f, "event")
 			if err := f.FlushWait(harness.NoContext); !errors.Is(err, test.want) || test.want == nil && err != nil {
@@ -474,19 +471,34 @@ func TestPlainFlushWaitFlushesOnce(t *testing.T) {
 	}
 }
 
+// plainResponse is one whose next flush is plain: its headers are out, and nothing
+// is held.
+func plainResponse(t *testing.T) (*harness.Sink, *flush.Flusher) {
+	t.Helper()
+	s := harness.NewSink(t)
+	f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+	harness.MustWrite(t, f, "first")
+	harness.Must(t, f.FlushWait(harness.NoContext))
+	return s, f
+}
+
+// plainFlushUnderWay has a FlushWait of "own" stalled on such a one.
+func plainFlushUnderWay(t *testing.T, wg *sync.WaitGroup) (*harness.Sink, *flush.Flusher) {
+	t.Helper()
+	s, f := plainResponse(t)
+	s.Hold(5)
+	harness.MustWrite(t, f, "own")
+	wg.Go(func() { harness.Must(t, f.FlushWait(harness.NoContext)) })
+	synctest.Wait()
+	return s, f
+}
+
 // What is written while a plain FlushWait is under way is not its own: it
 // returns without, and that stays held until it moves by itself.
 func TestPlainFlushWaitIsForItsOwnBytes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := harness.NewSink(t)
-		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
-		harness.MustWrite(t, f, "first")
-		harness.Must(t, f.FlushWait(harness.NoContext))
-		s.Hold(5)
-		harness.MustWrite(t, f, "own")
 		var wg sync.WaitGroup
-		wg.Go(func() { harness.Must(t, f.FlushWait(harness.NoContext)) })
-		synctest.Wait()
+		s, f := plainFlushUnderWay(t, &wg)
 		harness.MustWrite(t, f, "later")
 		s.Hold(8) // its own bytes, and not one more
 		wg.Wait()
@@ -506,15 +518,8 @@ func TestPlainFlushWaitIsForItsOwnBytes(t *testing.T) {
 // what others wait for is not done before its bytes are down.
 func TestPlainFlushWaitThenOthers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := harness.NewSink(t)
-		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
-		harness.MustWrite(t, f, "first")
-		harness.Must(t, f.FlushWait(harness.NoContext))
-		s.Hold(5)
-		harness.MustWrite(t, f, "own")
 		var wg sync.WaitGroup
-		wg.Go(func() { harness.Must(t, f.FlushWait(harness.NoContext)) })
-		synctest.Wait()
+		s, f := plainFlushUnderWay(t, &wg)
 		harness.MustWrite(t, f, "asked")
 		harness.Must(t, f.FlushAsync())
 		harness.MustWrite(t, f, "waited")
