@@ -50,7 +50,7 @@ func (f *Flusher) Close() error {
 	if reentrant {
 		return ErrReentrant
 	}
-	err := f.finish(false, nil)
+	err := f.finish(byClose, nil)
 	f.rethrow()
 	return err
 }
@@ -64,21 +64,26 @@ func (f *Flusher) Close() error {
 // [http.ErrAbortHandler], the server's own way to cut a response; on CGI and
 // FastCGI a panic ends the process. With [New] the caller does that. Called by a [Filter] it only marks the response, which
 // ends with the return of the handler, Close or another Abort.
-func (f *Flusher) Abort(cause error) {
+func (f *Flusher) Abort(cause error) { f.finish(byAbort, cause) }
+
+// An ending is what ends a response.
+type ending uint8
+
+const (
+	byClose ending = iota // or the return of the handler
+	byAbort               // a caller's
+	byPanic               // or Goexit
+)
+
+// finish ends the response. Whoever comes first does; the others wait for that.
+func (f *Flusher) finish(how ending, cause error) error {
 	f.mu.Lock()
-	if !f.ended { // from then on rare is read without the lock
+	abort := how != byClose
+	if how == byAbort && !f.ended { // from then on rare is read without the lock
 		f.rareLocked().abort = true
 	}
-	f.mu.Unlock()
-	f.finish(true, cause)
-}
-
-// finish is Close and Abort. Whoever comes first ends the response; the others
-// wait for that.
-func (f *Flusher) finish(abort bool, cause error) error {
-	f.mu.Lock()
 	if abort && !f.ended && !f.hijacked {
-		if f.handlerIs(handlerReturned) || !f.headersSent {
+		if how == byPanic || !f.headersSent {
 			f.showBeforeCutLocked(cause, false)
 		}
 		f.abortLocked(cause)
@@ -190,7 +195,7 @@ const mostShown = time.Second
 func (f *Flusher) showBeforeCutLocked(cause error, all bool) {
 	switch {
 	case f.fail != nil || f.gone || f.aborted,
-		f.srv.deadline == nil && f.timeout.calling && !f.handlerIs(handlerReturned), // who waits behind a call that cannot be ended hears of an Abort at once
+		f.srv.deadline == nil && f.timeout.calling && (f.rarely().abort || !f.handlerIs(handlerReturned)), // who waits behind a call that cannot be ended hears of an Abort at once
 		!all && (!f.dueLocked() || f.asked.seq <= f.done):
 		return
 	}

@@ -486,3 +486,39 @@ func TestFlushedBeforeTheCutIsBounded(t *testing.T) {
 		})
 	}
 }
+
+// An Abort of another goroutine's, while the return of the handler waits for a
+// client that does not read, waits for nothing but the call under way: headers are
+// out, so the client has seen something. Twin: a panic shows what was flushed.
+func TestAbortBehindTheHandlersReturn(t *testing.T) {
+	for _, sends := range []time.Duration{200 * time.Millisecond, time.Hour} {
+		t.Run(sends.String(), func(t *testing.T) {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+				opts := background
+				opts.SendTimeout = sends
+				o, told := harness.TellClosing(opts)
+				got := make(chan *flush.Flusher, 1)
+				srv := harness.ServeMemory(t, p, harness.Wrapped(o, func(w http.ResponseWriter, _ *http.Request) {
+					f := harness.Flusher(w)
+					writeMuch(f)
+					f.FlushAsync()
+					got <- f
+				}), 0)
+				s := harness.Open(t, srv, "GET", "/", nil)
+				f := <-got
+				synctest.Wait() // the handler has returned
+				clock := harness.NewClock()
+				f.Abort(errEnd)
+				if took := clock.Now(); took != 0 {
+					t.Errorf("Abort took %v", took)
+				}
+				if c := harness.Next(t, told); !errors.Is(c.Err, errEnd) {
+					t.Error("OnClose:", c.Err)
+				}
+				if body, _, end := s.Rest(); end == harness.Complete || !strings.HasPrefix(muchText, body) {
+					t.Errorf("the client got %d bytes, %s", len(body), end)
+				}
+			})
+		})
+	}
+}

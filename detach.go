@@ -388,7 +388,7 @@ func (f *Flusher) endAlone() {
 	f.mu.Lock()
 	f.endContextLocked(ErrClientGone)
 	f.mu.Unlock()
-	f.finish(false, nil)
+	f.finish(byClose, nil)
 	f.rethrow()
 }
 

@@ -76,10 +76,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		f.handler.Or(handlerReturned)
 		if !returned {
-			f.finish(true, f.unwound())
+			f.finish(byPanic, f.unwound())
 			return // a panic or Goexit, which goes on
 		}
-		f.finish(false, nil)
+		f.finish(byClose, nil)
 		f.rethrow()
 		if f.broken() && f.serverHasIt() {
 			panic(http.ErrAbortHandler)

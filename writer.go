@@ -18,7 +18,7 @@ func (f *Flusher) startOwn(r *http.Request) {
 	started := false
 	defer func() {
 		if !started {
-			f.finish(true, errUnwound)
+			f.finish(byPanic, errUnwound)
 		}
 	}()
 	f.start(r)
