@@ -257,7 +257,6 @@ func (f *Flusher) followWaitLocked(ctx context.Context) (err error, ended bool) 
 		return unlessReentrant(f.flushStackLocked(false, true)), false
 	}
 	f.oweLocked()
-	f.kickLocked()
 	if !f.endsLocked(ctx) {
 		ctx = nil
 	} else {
@@ -296,7 +295,9 @@ func (f *Flusher) payLocked() {
 	if err := f.flushStackLocked(all, true); err != nil && f.fail == nil {
 		f.noteRefusedLocked(err)
 	}
-	f.askFlushLocked() // another than the one that left them: that has gone down without them
+	if f.owed { // not if it was taken back meanwhile
+		f.askFlushLocked() // another than the one that left them: that has gone down without them
+	}
 }
 
 // payOwnLocked pays on the caller's goroutine, where only a caller may call the

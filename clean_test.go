@@ -1,7 +1,10 @@
 package flush_test
 
 import (
+	"errors"
+	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,5 +54,102 @@ func TestCleanBeginsTheIntervalAnew(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// An informer is a server's writer that takes its time for a 1xx.
+type informer struct {
+	harness.DeadlineSink
+	takes time.Duration
+}
+
+func (w informer) WriteHeader(code int) {
+	if code < 200 {
+		time.Sleep(w.takes)
+	}
+	w.DeadlineSink.WriteHeader(code)
+}
+
+// A flush that found no room for what a buffer holds, and is owed, goes with what
+// it was for: after a Clean nothing of it is left. Twin: without one it is done.
+func TestCleanTakesBackAFlushThatIsOwed(t *testing.T) {
+	for name, ask := range map[string]func(f *flush.Flusher) error{
+		"FlushAsync": (*flush.Flusher).FlushAsync,
+		"FlushAll":   func(f *flush.Flusher) error { return f.FlushAll(false) },
+	} {
+		for _, cleans := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, cleans %t", name, cleans), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := harness.NewSink(t)
+					f := flush.New(informer{harness.DeadlineSink{Sink: s}, time.Second}, nil, &flush.Options{SAPI: flush.OpenResty()})
+					var phases []flush.Phase
+					f.StartBuffer(&flush.BufferOptions{FollowFlush: true, Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+						phases = append(phases, phase)
+						return p, nil
+					}})
+					harness.MustWrite(t, f, "half")
+					told := harness.Go(func() error { f.WriteHeader(http.StatusEarlyHints); return nil })
+					synctest.Wait()
+					harness.Must(t, ask(f)) // a filter may set headers, and the server is at the 103
+					want := []flush.Phase{flush.PhaseStart | flush.PhaseFlush, flush.PhaseFinal}
+					body := "half"
+					if cleans {
+						want = []flush.Phase{flush.PhaseStart | flush.PhaseClean, flush.PhaseStart | flush.PhaseFinal}
+						body = "page"
+						harness.Must(t, f.Clean()) // it waits for the 103
+					}
+					<-told
+					synctest.Wait()
+					if sent := f.HeadersSent(); sent == cleans {
+						t.Error("headers are out:", sent)
+					}
+					if cleans {
+						f.WriteHeader(http.StatusInternalServerError)
+						harness.MustWrite(t, f, "page")
+					}
+					harness.Must(t, f.Close())
+					if got := s.Body(); got != body || !slices.Equal(phases, want) {
+						t.Errorf("the client got %q, the filter ran for %v, want %q, %v", got, phases, body, want)
+					}
+				})
+			})
+		}
+	}
+}
+
+// Nor does a cut that was to come at the end of what was taken back: a filter had
+// let through more than it declared. Twin: without a Clean it comes.
+func TestCleanTakesBackACut(t *testing.T) {
+	for _, cleans := range []bool{true, false} {
+		t.Run(fmt.Sprint(cleans), func(t *testing.T) {
+			harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+				opts, told := harness.TellClosing(flush.Options{})
+				srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					f := harness.Flusher(w)
+					first := true
+					b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+						if first {
+							first = false
+							w.Header().Set("Content-Length", "2")
+						}
+						return p, nil
+					}})
+					harness.MustWrite(t, w, "half")
+					if err := b.Flush(); !errors.Is(err, http.ErrContentLength) {
+						t.Error("Flush:", err)
+					}
+					if cleans {
+						harness.Must(t, f.Clean())
+						w.WriteHeader(http.StatusInternalServerError)
+						harness.MustWrite(t, w, "page")
+					}
+				}), 0)
+				s := harness.Open(t, srv, "GET", "/", nil)
+				body, _, end := s.Rest()
+				if c := harness.Next(t, told); cleans && (body != "page" || end == harness.Cut || c.Err != nil) || !cleans && (end != harness.Cut || c.Err == nil) {
+					t.Errorf("the client got %q, %s; OnClose: %v", body, end, c.Err)
+				}
+			})
+		})
 	}
 }

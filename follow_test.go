@@ -341,3 +341,35 @@ func TestContextEndsTheWaitForFollowers(t *testing.T) {
 		}
 	}
 }
+
+// What is owed because others hold the whole budget comes down whatever the flush
+// itself has to do: nothing, before there is output that headers leave with.
+func TestOwedBehindAFullBudget(t *testing.T) {
+	for _, sapi := range []flush.SAPI{flush.NetHTTP(), flush.OpenResty(), flush.CLI()} {
+		for _, ask := range asks {
+			t.Run(sapi.Name+"/"+ask.name, func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					budget := flush.NewBudget(0, 4096)
+					other := harness.HoldBudget(budget, 1)
+					s := harness.NewSink(t)
+					opts := ask.opts
+					opts.SAPI, opts.Budget = sapi, budget
+					f := flush.New(harness.DeadlineSink{Sink: s}, nil, &opts)
+					f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+					harness.MustWrite(t, f, "event")
+					if n := f.Available(); n != 0 {
+						t.Error("available:", n)
+					}
+					harness.Must(t, ask.do(f))
+					synctest.Wait()
+					if at, _ := s.LastFlush(); s.Body() != "event" || at != len("event") {
+						t.Errorf("%q came, %d bytes of it flushed", s.Body(), at)
+					}
+					harness.Must(t, f.Close())
+					other.Abort(nil)
+					harness.ExpectNothingHeld(t, budget)
+				})
+			})
+		}
+	}
+}

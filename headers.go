@@ -580,8 +580,11 @@ func (f *Flusher) Clean() (err error) {
 		}
 	}
 	f.resetLocked()
-	if i := f.rarely().interval; i != nil {
-		i.upTo, i.headers = 0, false
+	if r := f.rare; r != nil {
+		r.cutBy = nil
+		if i := r.interval; i != nil {
+			i.upTo, i.headers = 0, false
+		}
 	}
 	f.status, f.written, f.length, f.fixed, f.eventStream = 0, 0, -1, false, false
 	f.holdLocked(f.holdsLocked())

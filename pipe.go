@@ -273,6 +273,7 @@ func (p *pipe) oweLocked() {
 	}
 	p.owed = true
 	p.slowLocked()
+	p.kickLocked() // the flush itself may have nothing to do
 }
 
 // paidLocked ends that.
@@ -432,6 +433,8 @@ func (p *pipe) resetLocked() {
 	p.absorbLocked()
 	p.dropLocked()
 	p.slowLocked()
+	p.paidLocked() // what was owed has gone with the rest
+	p.cut = false
 	p.accepted, p.moveTo, p.asked.pos, p.done = 0, 0, 0, p.asked.seq
 }
 

@@ -258,7 +258,7 @@ func (f *Flusher) cleanStackLocked() (err error) {
 	if h := f.headerLocked(); s.sniffed != "" && h.Get("Content-Type") == s.sniffed {
 		delete(h, "Content-Type") // it was that of the body
 	}
-	s.rest, s.grown, s.resized, s.ownLength, s.sniffed = nil, 0, false, false, ""
+	s.rest, s.grown, s.resized, s.ownLength, s.owesAll, s.sniffed = nil, 0, false, false, false, ""
 	return wrapReentrant(err)
 }
 
