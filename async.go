@@ -190,10 +190,22 @@ func (f *Flusher) askFlushLocked() (mark, error) {
 	if f.holding {
 		return mark{}, ErrBuffering
 	}
-	if f.accepted == 0 && f.cfg.SAPI.Headers != HeadersFirst && !f.headersSent && (!f.fixed || f.cfg.SAPI.Headers == OutputOnly || bodyAllowed(f.status) && !f.head) {
+	if f.nothingLeavesLocked() {
 		return mark{}, nil
 	}
 	return f.askLocked(), nil
+}
+
+// nothingLeavesLocked reports whether a flush has nothing to do: the headers leave
+// with the first output, and there is none yet.
+func (f *Flusher) nothingLeavesLocked() bool {
+	switch {
+	case f.accepted > 0 || f.headersSent || f.cfg.SAPI.Headers == HeadersFirst || f.detached == detaching:
+		return false
+	case f.cfg.SAPI.Headers == OutputOnly || !f.fixed:
+		return true
+	}
+	return bodyAllowed(f.status) && !f.head
 }
 
 // A flush of the response goes through the buffers with FollowFlush first. One

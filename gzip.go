@@ -17,8 +17,9 @@ import (
 // ob_gzhandler. r is the request that is answered; level is one of
 // [compress/gzip], -1 for the default.
 //
-// The filter makes up its mind when it first runs. It leaves alone: responses
-// with status 204, and partial ones; those with a Content-Encoding, or whose
+// The filter makes up its mind when it first runs, but not by a flush of nothing
+// that no header leaves with. It leaves alone: responses
+// with status 204, empty and partial ones; those with a Content-Encoding, or whose
 // Cache-Control says no-transform; those whose Content-Type is compressed by
 // itself (images but SVG, video, audio, archives, WOFF, PDF); and those that
 // end below 512 bytes before a flush. It adds Accept-Encoding to Vary in any
@@ -78,6 +79,7 @@ type gzipper struct {
 	ext      string // of the path that was asked for
 
 	decided  bool
+	flushed  bool // it was, before there was anything to decide by
 	z        *gzipStream
 	unsaid   bool  // z holds back some of what it was given
 	begun    bool  // z was given something: it needs its end
@@ -125,12 +127,16 @@ func (g *gzipper) release() {
 func (g *gzipper) filter(p []byte, phase Phase) ([]byte, error) {
 	if phase&PhaseStart != 0 {
 		g.release()
-		g.decided, g.unsaid, g.begun, g.declared, g.in = false, false, false, -1, 0
+		g.decided, g.flushed, g.unsaid, g.begun, g.declared, g.in = false, false, false, false, -1, 0
 	}
 	if phase&PhaseClean != 0 {
 		return nil, nil
 	}
 	if !g.decided {
+		if len(p) == 0 && phase&PhaseFinal == 0 && g.canWait() {
+			g.flushed = true
+			return nil, nil
+		}
 		g.decided = true
 		if g.decide(p, phase) {
 			g.open()
@@ -224,6 +230,28 @@ func (g *gzipper) takeBack() bool {
 	return true
 }
 
+// canWait reports whether no headers leave before there is some of the body, or its
+// end: it is the buffer alone that is flushed, or the response in vain. The handler
+// may still set headers then, and the body tells its type.
+func (g *gzipper) canWait() bool {
+	f := g.f
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.headersSent || f.stack.flushing && !f.nothingLeavesLocked() {
+		return false
+	}
+	g.varyLocked()
+	return true
+}
+
+// varyLocked says that the response depends on what the client accepts.
+func (g *gzipper) varyLocked() {
+	h := g.f.headerLocked()
+	if vary := h["Vary"]; !hasToken(vary, "Accept-Encoding") && !hasToken(vary, "*") {
+		h.Add("Vary", "Accept-Encoding")
+	}
+}
+
 // decide reports whether to compress, and sets the headers for that. What it
 // looks at cannot change before they are out: see stack.
 func (g *gzipper) decide(p []byte, phase Phase) bool {
@@ -241,10 +269,8 @@ func (g *gzipper) decide(p []byte, phase Phase) bool {
 			}
 		}
 	}
+	g.varyLocked()
 	h := f.headerLocked()
-	if vary := h["Vary"]; !hasToken(vary, "Accept-Encoding") && !hasToken(vary, "*") {
-		h.Add("Vary", "Accept-Encoding")
-	}
 	status := http.StatusOK
 	if f.fixed {
 		status = f.status
@@ -265,6 +291,9 @@ func (g *gzipper) decide(p []byte, phase Phase) bool {
 	if compressedType(kind) {
 		return false
 	}
+	if status != http.StatusNotModified && parseLength(h["Content-Length"], f.http1) == 0 {
+		return false // there is nothing to compress
+	}
 	bodiless := status == http.StatusNotModified || g.head && len(p) == 0
 	if phase&PhaseFinal != 0 && status != http.StatusNotModified {
 		size := int64(len(p))
@@ -275,7 +304,7 @@ func (g *gzipper) decide(p []byte, phase Phase) bool {
 		}
 		// A buffer that is closed before the response ends is not the last
 		// word: the rest would not be compressed.
-		if size < minGzip || !f.closing {
+		if size < minGzip && !g.flushed || size == 0 && !g.head || !f.closing {
 			return false
 		}
 	}

@@ -320,79 +320,169 @@ func TestGzipAcceptEncoding(t *testing.T) {
 	}
 }
 
-// HEAD and 304 describe what GET would have brought.
+// HEAD and 304 describe what GET would have brought, under every profile.
 func TestGzipHead(t *testing.T) {
 	page := strings.Repeat("All work and no play. ", 100)
 	whole := func(w http.ResponseWriter, r *http.Request) {
 		w.Header().Set("Etag", `"1"`)
 		io.WriteString(w, page)
 	}
-	declared := func(n int, kind string) http.HandlerFunc {
+	// bodiless sets headers, and leaves the body of a HEAD away. Before that it does
+	// first, and at its end last.
+	bodiless := func(n int, kind string, length bool, first, last func(f *flush.Flusher)) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Etag", `"1"`)
 			w.Header().Set("Content-Digest", "sha-256=:x:")
 			w.Header().Set("Content-Type", kind)
-			w.Header().Set("Content-Length", fmt.Sprint(n))
+			if length {
+				w.Header().Set("Content-Length", fmt.Sprint(n))
+			}
+			first(harness.Flusher(w))
 			if r.Method != "HEAD" {
 				io.WriteString(w, page[:n])
 			}
+			last(harness.Flusher(w))
 		}
 	}
+	nothing := func(*flush.Flusher) {}
+	flushes := func(f *flush.Flusher) { flush.Flush(f, true) }
+	asks := func(f *flush.Flusher) { flush.Flush(f, false) }
+	closes := func(f *flush.Flusher) { f.Close() }
 	for name, h := range map[string]http.HandlerFunc{
 		"whole":        whole,
-		"length":       declared(len(page), "text/plain"),
-		"short length": declared(100, "text/plain"),
-		"image":        declared(len(page), "image/png"),
+		"length":       bodiless(len(page), "text/plain", true, nothing, nothing),
+		"short length": bodiless(100, "text/plain", true, nothing, nothing),
+		"image":        bodiless(len(page), "image/png", true, nothing, nothing),
 		"large": func(w http.ResponseWriter, r *http.Request) {
 			whole(w, r)
 			io.CopyN(w, rand.NewChaCha8([32]byte{}), 100000)
 		},
-		"short":         func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "short") },
-		"flushed":       func(w http.ResponseWriter, r *http.Request) { whole(w, r); flush.Flush(w, true); whole(w, r) },
-		"flushed first": func(w http.ResponseWriter, r *http.Request) { flush.Flush(w, false); whole(w, r) },
-		"nothing":       func(w http.ResponseWriter, r *http.Request) {},
-		"only a type": func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Type", "text/plain")
-			w.Header().Set("Etag", `"1"`)
-			if r.Method != "HEAD" {
-				io.WriteString(w, page)
-			}
-		},
-		"only a type, its buffer flushed": func(w http.ResponseWriter, r *http.Request) {
-			w.Header().Set("Content-Type", "text/plain")
-			w.Header().Set("Etag", `"1"`)
-			f, _ := flush.From(w)
+		"short":                      func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "short") },
+		"flushed":                    func(w http.ResponseWriter, r *http.Request) { whole(w, r); flush.Flush(w, true); whole(w, r) },
+		"flushed first":              func(w http.ResponseWriter, r *http.Request) { flush.Flush(w, false); whole(w, r) },
+		"nothing":                    func(w http.ResponseWriter, r *http.Request) {},
+		"length 0, flushed":          bodiless(0, "text/plain", true, flushes, flushes),
+		"length 0, closed":           bodiless(0, "text/plain", true, nothing, closes),
+		"only a type":                bodiless(len(page), "text/plain", false, nothing, nothing),
+		"only a type, closed":        bodiless(len(page), "text/plain", false, nothing, closes),
+		"length, closed":             bodiless(len(page), "text/plain", true, nothing, closes),
+		"short length, closed":       bodiless(100, "text/plain", true, nothing, closes),
+		"only a type, flushed":       bodiless(len(page), "text/plain", false, flushes, flushes),
+		"only a type, asked":         bodiless(len(page), "text/plain", false, asks, asks),
+		"length, flushed":            bodiless(len(page), "text/plain", true, flushes, flushes),
+		"short length, flushed":      bodiless(100, "text/plain", true, flushes, flushes),
+		"image, flushed":             bodiless(len(page), "image/png", true, flushes, flushes),
+		"only a type, flushed late":  bodiless(len(page), "text/plain", false, nothing, flushes),
+		"length, flushed late":       bodiless(len(page), "text/plain", true, nothing, flushes),
+		"short length, flushed late": bodiless(100, "text/plain", true, nothing, flushes),
+		"length, asked late":         bodiless(len(page), "text/plain", true, nothing, asks),
+		"length, headers sent":       bodiless(len(page), "text/plain", true, func(f *flush.Flusher) { f.SendHeaders() }, nothing),
+		"only a type, its buffer flushed": bodiless(len(page), "text/plain", false, func(f *flush.Flusher) {
 			f.Top().Flush()
-			if r.Method != "HEAD" {
-				io.WriteString(w, page)
-			}
-		},
+		}, nothing),
 		"an error": func(w http.ResponseWriter, r *http.Request) { http.Error(w, page, http.StatusNotFound) },
 		"ServeContent": func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Etag", `"1"`)
 			http.ServeContent(w, r, "page.txt", time.Unix(1e9, 0), strings.NewReader(page))
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
-				srv := harness.Serve(t, p, flush.NewHandler(h, gzipEverything()))
-				get, head := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip), harness.Open(t, srv, "HEAD", "/", nil, harness.AcceptGzip)
-				want, got := get.Header().Clone(), head.Header().Clone()
-				for _, h := range []http.Header{want, got} {
-					delete(h, "Date")
-					delete(h, "Connection")
-				}
-				if name == "nothing" || strings.HasPrefix(name, "only a type") || name == "length" || name == "ServeContent" {
-					delete(want, "Content-Length") // nothing tells it: that of the compressed body, or none
-				}
-				if want, got := fmt.Sprint(want), fmt.Sprint(got); want != got || get.Response().StatusCode != head.Response().StatusCode {
-					t.Errorf("HEAD says %v, GET %v", got, want)
-				}
-				get.Rest()
-				head.ExpectEnd("")
+		for _, sapi := range []flush.SAPI{flush.NetHTTP(), flush.FPM(), flush.OpenResty()} {
+			t.Run(name+"/"+sapi.Name, func(t *testing.T) {
+				harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+					opts := gzipEverything()
+					opts.SAPI = sapi
+					srv := harness.Serve(t, p, flush.NewHandler(h, opts))
+					get, head := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip), harness.Open(t, srv, "HEAD", "/", nil, harness.AcceptGzip)
+					want, got := get.Header().Clone(), head.Header().Clone()
+					for _, h := range []http.Header{want, got} {
+						delete(h, "Date")
+						delete(h, "Connection")
+					}
+					if got["Content-Length"] == nil && want["Content-Encoding"] != nil || name == "nothing" {
+						delete(want, "Content-Length") // nothing tells it: that of the compressed body, or none
+					}
+					if want, got := fmt.Sprint(want), fmt.Sprint(got); want != got || get.Response().StatusCode != head.Response().StatusCode {
+						t.Errorf("HEAD says %v, GET %v", got, want)
+					}
+					get.Rest()
+					head.ExpectEnd("")
+				})
 			})
-		})
+		}
 	}
+}
+
+// A flush of nothing, after which no header leaves, decides nothing: the handler may
+// still say what the body is, and the body itself does. Twin: headers that leave
+// without a body.
+func TestGzipDecidesWithTheBody(t *testing.T) {
+	page := strings.Repeat("All work and no play. ", 100)
+	png := "\x89PNG\x0D\x0A\x1A\x0A" + page
+	inVain := map[string]func(f *flush.Flusher){
+		"flush":          func(f *flush.Flusher) { flush.Flush(f, true) },
+		"ask":            func(f *flush.Flusher) { flush.Flush(f, false) },
+		"all":            func(f *flush.Flusher) { f.FlushAll(true) },
+		"its own buffer": func(f *flush.Flusher) { f.Top().Flush() },
+	}
+	for name, test := range map[string]struct {
+		header, value string
+		body          string
+		plain         bool
+		kind          string
+	}{
+		"nothing":      {body: page, kind: "text/plain; charset=utf-8"},
+		"an image":     {body: png, plain: true, kind: "image/png"},
+		"a type":       {"Content-Type", "text/css", page, false, "text/css"},
+		"a type of it": {"Content-Type", "image/png", page, true, "image/png"},
+		"an encoding":  {"Content-Encoding", "br", page, true, ""},
+		"no-transform": {"Cache-Control", "no-transform", page, true, "text/plain; charset=utf-8"},
+		"a length":     {"Content-Length", fmt.Sprint(len(page)), page, false, "text/plain; charset=utf-8"},
+	} {
+		for first, flushes := range inVain {
+			for _, sapi := range []flush.SAPI{flush.OpenResty(), flush.NetHTTP()} {
+				if sapi.Headers == flush.HeadersFirst && first != "its own buffer" {
+					continue
+				}
+				t.Run(name+"/"+first+"/"+sapi.Name, func(t *testing.T) {
+					harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+						opts := gzipEverything()
+						opts.SAPI = sapi
+						srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, r *http.Request) {
+							flushes(harness.Flusher(w))
+							if test.header != "" {
+								w.Header().Set(test.header, test.value)
+							}
+							io.WriteString(w, test.body)
+						}), 0)
+						s := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip)
+						h := s.Header()
+						got, _, end := s.Rest()
+						if zipped := h.Get("Content-Encoding") == "gzip"; zipped == test.plain {
+							t.Errorf("compressed: %t", zipped)
+						} else if zipped {
+							got = unzip(t, []byte(got))
+						}
+						if got != test.body || end == harness.Cut || h.Get("Content-Type") != test.kind || h.Get("Vary") != "Accept-Encoding" {
+							t.Errorf("%q, %s, %v, want type %q", harness.Clip([]byte(got)), end, h, test.kind)
+						}
+					})
+				})
+			}
+		}
+	}
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		srv := harness.ServeMemory(t, p, harness.Wrapped(gzipEverything(), func(w http.ResponseWriter, r *http.Request) {
+			flush.Flush(w, true)
+			io.WriteString(w, page)
+		}), 0)
+		s := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip)
+		if e := s.Header().Get("Content-Encoding"); e != "gzip" {
+			t.Errorf("headers first: Content-Encoding %q", e)
+		}
+		if got, _, _ := s.Rest(); unzip(t, []byte(got)) != page {
+			t.Error("another body")
+		}
+	})
 }
 
 func TestGzipNotModified(t *testing.T) {

@@ -126,6 +126,7 @@ type stack struct {
 	passing   bool        // the top has been flushed and its bytes are on their way: Level does not count it
 	cleaning  bool        // the turn is Clean's
 	unwinding bool        // the turn is the end's
+	flushing  bool        // the turn is that of a flush of the response
 	whole     bool        // what comes down meanwhile enters floor 2 whole: the operation must not wait
 	owesAll   bool        // what is owed is every buffer, not only those with FollowFlush
 	paying    bool        // a carrier is at what is owed
@@ -187,7 +188,7 @@ func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 		return err
 	}
 	defer f.settleTurnLocked(&err)
-	s.whole = whole
+	s.flushing, s.whole = true, whole
 	for b := range s.fromTop() {
 		switch {
 		case !all && !b.opts.FollowFlush:
@@ -472,7 +473,7 @@ func (f *Flusher) settleTurnLocked(err *error) {
 	f.stack.passing = false
 	*err = joinErrors(*err, f.enterLateLocked())
 	whole := f.stack.whole
-	f.stack.whole = false
+	f.stack.flushing, f.stack.whole = false, false
 	if !whole && !f.held && f.callerOnlyLocked() && f.dueLocked() {
 		f.workLocked() // who asked while a filter ran left it to us
 	}
