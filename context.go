@@ -276,6 +276,7 @@ func (c *requestContext) leave() {
 	f := c.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.leaveServerLocked()
 	reason := f.causeLocked()
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -207,6 +207,7 @@ func (f *Flusher) takeConnectionLocked() (conn net.Conn, err error) {
 func (f *Flusher) takeOverLocked(conn net.Conn) {
 	w := f.newWire(conn)
 	f.detached = taken
+	f.leaveServerLocked()
 	f.srv = server{w: w, flusher: w, deadline: w}
 	f.body = nil
 	f.shared, f.below = false, nil

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -100,6 +101,53 @@ func TestDetachedClientLeaves(t *testing.T) {
 			if _, err := f.Write([]byte("x")); !errors.Is(err, flush.ErrClosed) {
 				t.Errorf("Write: %v", err)
 			}
+		})
+	})
+}
+
+// A channel of CloseNotify's is told of the client's leaving whenever it was asked
+// for: before Detach, behind it, or when the handler has returned. Until then it is
+// not told.
+func TestDetachedCloseNotify(t *testing.T) {
+	eachWatch(t, func(t *testing.T) {
+		harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+			var before, again, behind <-chan bool
+			out := make(chan *flush.Flusher, 1)
+			srv := harness.Serve(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+				f := harness.Flusher(w)
+				before = w.(interface{ CloseNotify() <-chan bool }).CloseNotify()
+				again = f.CloseNotify()
+				if err := f.Detach(); err != nil {
+					t.Error(err)
+				}
+				behind = f.CloseNotify()
+				out <- f
+			}))
+			s := harness.Open(t, srv, "GET", "/", nil)
+			f := harness.Next(t, out)
+			s.Response()
+			io.WriteString(f, "event")
+			harness.Must(t, f.FlushWait(harness.NoContext))
+			s.Expect("event")
+			asked := map[<-chan bool]string{before: "before", again: "again", behind: "behind"} // some may be one
+			if p != harness.HTTP2 {
+				for !f.Stats().Detached { // the handler returns
+					runtime.Gosched()
+				}
+				asked[f.CloseNotify()] = "later"
+			}
+			for gone, when := range asked {
+				select {
+				case <-gone:
+					t.Errorf("asked %s: the client counts as gone", when)
+				default:
+				}
+			}
+			s.Leave()
+			for gone := range asked {
+				harness.Next(t, gone)
+			}
+			f.Close()
 		})
 	})
 }

@@ -77,6 +77,7 @@ type rare struct {
 	hooks           []closeHook    // of handlers that joined
 	interval        *flushInterval // nil: none
 	handover        *handover      // until the handler returns; nil: Detach was not called
+	leaving         *leaving       // of the client, as CloseNotify tells it; nil: nobody has asked
 	framing         *framing       // of a response that may be detached though its headers are out; nil: the plain one
 }
 

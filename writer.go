@@ -2,7 +2,6 @@ package flush
 
 import (
 	"bufio"
-	"context"
 	"fmt"
 	"io"
 	"net"
@@ -378,27 +377,6 @@ func (f *Flusher) hijackConnLocked(h http.Hijacker) (conn net.Conn, rw *bufio.Re
 	defer func() { f.hijacking = false }()
 	f.callLocked(func() { conn, rw, err = h.Hijack() })
 	return conn, rw, err
-}
-
-// CloseNotify is there for code that still asks for http.CloseNotifier. Where
-// the server has none it follows the request's context. After the end of the
-// response it reports the client as gone.
-func (f *Flusher) CloseNotify() <-chan bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	gone := make(chan bool, 1)
-	if f.ended {
-		gone <- true
-		return gone
-	}
-	type closeNotifier interface{ CloseNotify() <-chan bool }
-	if cn, ok := find[closeNotifier](f.srv.w); ok {
-		return cn.CloseNotify()
-	}
-	if ctx := f.ownContextLocked(); ctx != nil {
-		context.AfterFunc(ctx, func() { gone <- true })
-	}
-	return gone
 }
 
 // EnableFullDuplex lets the handler read the request body after the response

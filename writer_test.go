@@ -650,13 +650,20 @@ func TestUnsupported(t *testing.T) {
 
 func TestCloseNotify(t *testing.T) {
 	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
-		for _, leaves := range []bool{true, false} {
+		for i := range 4 {
+			leaves, closes := i&1 != 0, i&2 != 0
 			late := make(chan (<-chan bool), 1)
 			srv := harness.ServeMemory(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
 				gone := harness.Flusher(w).CloseNotify()
 				flush.Flush(w, true)
+				if closes {
+					harness.Flusher(w).Close() // the handler goes on, and so does the client
+				}
 				select {
 				case <-gone:
+					if !leaves {
+						t.Error("the client is there")
+					}
 				case <-time.After(time.Hour):
 					if leaves {
 						t.Error("the client has left unnoticed")
