@@ -92,7 +92,11 @@ type server struct {
 func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 	s := server{w: w}
 	for layer := range layers(w) {
-		if s.flusher == nil {
+		flushes, hasDeadlines := true, true
+		if below, ok := flusherOf(layer); ok && below != nil {
+			flushes, hasDeadlines = below.serverCan()
+		}
+		if s.flusher == nil && flushes {
 			switch t := layer.(type) {
 			case flushErrorer:
 				s.flusher = t
@@ -100,7 +104,7 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 				s.flusher = onlyFlush{t}
 			}
 		}
-		if s.deadline == nil {
+		if s.deadline == nil && hasDeadlines {
 			s.deadline, _ = layer.(writeDeadliner)
 		}
 		if s.flusher != nil && s.deadline != nil {
@@ -123,6 +127,14 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 	s.oneProcess = !s.netHTTP && onFastCGI(w, r)
 	s.takesInfo = s.netHTTP || !s.oneProcess && !gateway(w, r)
 	return s
+}
+
+// serverCan says what a Flusher below another, with middleware between, has from its
+// own server: it has the methods in any case.
+func (f *Flusher) serverCan() (flush, deadlines bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.srv.flusher != nil, f.srv.deadline != nil
 }
 
 // gateway reports whether what is below takes a 1xx for the final status, as

@@ -85,6 +85,7 @@ var waitPlaces = []struct{ name, noRow string }{
 	{"passTurnLocked", "its channel has room"},
 	{"filterLocked", "its channels have room"},
 	{"CloseNotify", "its channel has room"},
+	{"leavingLocked", "behind the end of the server's context, for its channel or the end of the handler"},
 }
 
 // A wait cannot be added without a row of the table, or a reason.

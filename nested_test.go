@@ -1,0 +1,139 @@
+package flush_test
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
+)
+
+// Two handlers that NewHandler has wrapped, with middleware between, are two
+// Flushers, one on the other. The waits of the inner one end with its SendTimeout,
+// whatever the outer one has and whatever the server can: the outer one has the
+// methods in any case. Twin: they do not end before.
+func TestNestedWaitsEnd(t *testing.T) {
+	const limit = 3 * time.Second
+	large := strings.Repeat("x", 1<<20)
+	write := func(f *flush.Flusher, n int) error { _, err := io.WriteString(f, large[:n]); return err }
+	many := func(n int, do func() error) (err error) {
+		for range n {
+			if err = do(); err != nil {
+				break
+			}
+		}
+		return err
+	}
+	for name, call := range map[string]func(f *flush.Flusher) error{
+		"Write":            func(f *flush.Flusher) error { return write(f, len(large)) },
+		"Writes":           func(f *flush.Flusher) error { return many(300, func() error { return write(f, 1000) }) },
+		"ReadFrom":         func(f *flush.Flusher) error { _, err := f.ReadFrom(strings.NewReader(large)); return err },
+		"Flush":            func(f *flush.Flusher) error { write(f, 200); return flush.Flush(f, true) },
+		"Flush of more":    func(f *flush.Flusher) error { write(f, 20_000); return flush.Flush(f, true) },
+		"implicit":         func(f *flush.Flusher) error { f.SetImplicit(flush.Wait); return write(f, 200) },
+		"buffer":           func(f *flush.Flusher) error { b := f.StartBuffer(nil); write(f, 200_000); return b.Flush() },
+		"FollowFlush":      func(f *flush.Flusher) error { follow(f); write(f, 200_000); return flush.Flush(f, true) },
+		"FollowFlush, ask": func(f *flush.Flusher) error { follow(f); write(f, 200_000); f.FlushAsync(); return write(f, 1) },
+		"behind a carrier": func(f *flush.Flusher) error { write(f, 200); f.FlushAsync(); return flush.Flush(f, true) },
+		"SendHeaders behind a carrier": func(f *flush.Flusher) error {
+			write(f, 200)
+			f.FlushAsync()
+			synctest.Wait()
+			f.SendHeaders() // they are out
+			return flush.Flush(f, true)
+		},
+	} {
+		for _, between := range []struct {
+			name string
+			wrap func(w http.ResponseWriter) http.ResponseWriter
+		}{
+			{"hides", func(w http.ResponseWriter) http.ResponseWriter { return opaque{w} }},
+			{"unwraps", func(w http.ResponseWriter) http.ResponseWriter { return harness.Unwrapper{ResponseWriter: w} }},
+		} {
+			for _, deadlines := range []bool{true, false} {
+				for _, outer := range []flush.Options{{SendTimeout: -1}, {SendTimeout: -1, Flush: flush.Async}, {SendTimeout: time.Hour}} {
+					for _, comes := range []time.Duration{0, limit - 1} { // when the client goes on; 0: never
+						t.Run(fmt.Sprintf("%s/%s/deadlines=%t/%v,%v/%v", name, between.name, deadlines, outer.SendTimeout, outer.Flush, comes), func(t *testing.T) {
+							synctest.Test(t, func(t *testing.T) {
+								s := harness.NewSink(t)
+								s.Hold(0)
+								var server http.ResponseWriter = s
+								if deadlines {
+									server = harness.DeadlineSink{Sink: s}
+								}
+								returned := make(chan error, 1)
+								inner := harness.Wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
+									returned <- call(harness.Flusher(w))
+								})
+								h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+									inner.ServeHTTP(between.wrap(w), r)
+								}), &outer)
+								ended := harness.Go(func() (err error) {
+									defer func() {
+										if v := recover(); v != nil && v != http.ErrAbortHandler {
+											err = fmt.Errorf("panic: %v", v)
+										}
+									}()
+									h.ServeHTTP(server, (&http.Request{Method: "GET", ProtoMajor: 1, ProtoMinor: 1}).WithContext(t.Context()))
+									return nil
+								})
+								clock := harness.NewClock()
+								if comes > 0 {
+									time.AfterFunc(comes, s.Release)
+								}
+								var err error
+								select {
+								case err = <-returned:
+								case <-time.After(time.Minute):
+									t.Error("it waits for ever")
+								}
+								took := clock.Now()
+								s.Release()
+								switch {
+								case comes > 0 && err != nil:
+									t.Errorf("after %v: %v", took, err)
+								case comes == 0 && took > 0 && (!errors.Is(err, flush.ErrTimeout) || took > 2*limit):
+									t.Errorf("it returned %v after %v", err, took)
+								}
+								harness.Must(t, <-ended)
+							})
+						})
+					}
+				}
+			}
+		}
+	}
+}
+
+func follow(f *flush.Flusher) { f.StartBuffer(&flush.BufferOptions{FollowFlush: true}) }
+
+// Nor can the inner one flush where the server cannot: its handler may still answer
+// with that.
+func TestNestedCannotFlush(t *testing.T) {
+	for _, can := range []bool{false, true} {
+		p := harness.NewPlain()
+		var server http.ResponseWriter = p
+		if can {
+			server = harness.Flushable{Plain: p}
+		}
+		inner := harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+			if err := flush.Flush(w, true); errors.Is(err, http.ErrNotSupported) == can {
+				t.Error(can, err)
+			} else if err != nil {
+				http.Error(w, "no streams here", http.StatusNotImplemented)
+			}
+		})
+		flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			inner.ServeHTTP(harness.Unwrapper{ResponseWriter: w}, r)
+		}), nil).ServeHTTP(server, new(http.Request))
+		if got, want := strings.HasPrefix(p.String(), "501"), !can; got != want {
+			t.Errorf("can flush: %t, the server got %q", can, p)
+		}
+	}
+}
