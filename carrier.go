@@ -121,7 +121,7 @@ func (p *pipe) unlockLocked(start *bool) {
 // bytes it is for: the case of most, once the headers are out.
 func (p *pipe) plainLocked() bool {
 	return !p.held && p.q.head != nil && p.q.head == p.q.tail && p.refuse == nil &&
-		p.asked.seq == p.done && p.asks.Load() == p.absorbed && p.down.shortPushLocked()
+		p.asked.seq == p.done && p.asks.Load() == 0 && p.down.shortPushLocked()
 }
 
 // pushPlainLocked is a flush and its round on the caller's goroutine, for that
