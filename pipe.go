@@ -118,15 +118,10 @@ type down interface {
 	pushLocked() bool
 	lastPushLocked() error
 
-	// These report whether a Write, a FlushAsync or a flush on the caller's
-	// goroutine has nothing else to look at than the pipe.
+	// These report whether a Write or a FlushAsync has nothing else to look at
+	// than the pipe.
 	shortWriteLocked() bool
 	shortAskLocked() bool
-	shortPushLocked() bool
-
-	// takesAtOnceLocked reports whether floor 1 is sure to take n bytes, and to
-	// flush them, without waiting for the client. The next call is that one.
-	takesAtOnceLocked(n int) bool
 
 	// tookLongLocked reports whether a call of length d was slow, as the send
 	// timeout goes.
