@@ -69,7 +69,9 @@ func (f *Flusher) flushAsync() error {
 // flushAsyncLocked asks for a flush. If later is given, it says that the caller
 // is to start the carrier, with mu dropped.
 func (f *Flusher) flushAsyncLocked(later *bool) error {
-	if f.pushAtOnceLocked() {
+	if f.atOnceLocked() {
+		f.turnAsyncLocked()
+		f.pushPlainLocked()
 		f.timeout.progress.room.at = now()
 		return f.fail
 	}
@@ -106,19 +108,9 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 		}
 	}
 	if (ctx == nil || ctx.Done() == nil) && f.plainLocked() {
-		f.pushPlainLocked()
-		return joinErrors(f.pushErrLocked(), ferr)
+		return joinErrors(f.pushPlainLocked(), ferr)
 	}
 	return joinErrors(f.flushWaitLocked(ctx), ferr)
-}
-
-// pushErrLocked is the failure, or what the last flush said that does not
-// stick.
-func (f *Flusher) pushErrLocked() error {
-	if f.fail != nil {
-		return f.fail
-	}
-	return f.lastPushLocked()
 }
 
 func (f *Flusher) flushWaitLocked(ctx context.Context) error {

@@ -75,6 +75,11 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 	if !f.enterCallLocked(push, len(p)) {
 		return 0, false, f.fail
 	}
+	return f.writeEnteredLocked(p, push)
+}
+
+// writeEnteredLocked is writeLocked whose turn has come.
+func (f *Flusher) writeEnteredLocked(p []byte, push bool) (n int, pushed bool, err error) {
 	f.mu.Unlock()
 	returned := false
 	defer func() {

@@ -117,45 +117,6 @@ func (p *pipe) unlockLocked(start *bool) {
 	}
 }
 
-// plainLocked reports whether a flush has nothing else to look at than the
-// bytes it is for: the case of most, once the headers are out.
-func (p *pipe) plainLocked() bool {
-	return !p.held && p.q.head != nil && p.q.head == p.q.tail && p.refuse == nil &&
-		p.asked.seq == p.done && p.asks.Load() == p.absorbed && p.down.shortPushLocked()
-}
-
-// pushPlainLocked is a flush and its round on the caller's goroutine, for that
-// case.
-func (p *pipe) pushPlainLocked() {
-	p.held = true
-	defer p.regrantLocked()
-	p.flow.flushes++
-	ask := p.askLocked()
-	if !p.handPieceLocked(p.q.front(blockSize), p.accepted, true) && p.fail == nil && p.down.pushLocked() {
-		p.flow.pushes++
-	}
-	if p.fail == nil {
-		p.done = ask.seq
-	}
-}
-
-// pushAtOnceLocked is pushPlainLocked for a caller who must not wait for the
-// client. It reports whether it was done; else it is for a carrier.
-func (p *pipe) pushAtOnceLocked() bool {
-	if !p.plainLocked() || !p.down.takesAtOnceLocked(p.q.len) {
-		return false
-	}
-	p.async = true
-	p.pushPlainLocked()
-	return true
-}
-
-// regrantLocked is releaseLocked, and settles what the next Writes may do.
-func (p *pipe) regrantLocked() {
-	p.releaseLocked()
-	p.grantLocked()
-}
-
 // startCarrierLocked hands the baton, which the caller has, to a carrier. It
 // may drop mu before.
 func (p *pipe) startCarrierLocked() {

@@ -232,8 +232,7 @@ func (f *Flusher) handRestLocked() {
 	}
 	defer f.releaseLocked()
 	early := f.completesLocked()
-	f.timeout.closing = true
-	f.timeout.quiet = !early && f.srv.ownHeader && f.flow.bytes+int64(f.q.len) <= serverMeasures
+	f.timeout.closeLocked(!early && f.srv.ownHeader && f.flow.bytes+int64(f.q.len) <= serverMeasures)
 	for f.dueLocked() {
 		f.roundLocked()
 	}

@@ -77,9 +77,8 @@ type pipe struct {
 	// asks; a caller adds to asks and then looks at quick. So one of the two
 	// sees the other. Every Write looks at asks before it enters, so that the
 	// position is exact.
-	asks     atomic.Int64
-	absorbed int64  // asks that asked knows of
-	carry    func() // p.carrier, made once: starting it allocates nothing
+	asks  atomic.Int64
+	carry func() // p.carrier, made once: starting it allocates nothing
 
 	cond    *sync.Cond // on mu; made by the first to wait, in waitLocked
 	waiting *waiting   // nil: nobody has waited in turn
@@ -119,18 +118,10 @@ type down interface {
 	pushLocked() bool
 	lastPushLocked() error
 
-	// These report whether a Write, a FlushAsync or a flush on the caller's
-	// goroutine has nothing else to look at than the pipe.
+	// These report whether a Write or a FlushAsync has nothing else to look at
+	// than the pipe.
 	shortWriteLocked() bool
 	shortAskLocked() bool
-	shortPushLocked() bool
-
-	// takesAtOnceLocked reports whether floor 1 is sure to take n bytes, and to
-	// flush them, without waiting for the client. The next call is that one.
-	takesAtOnceLocked(n int) bool
-
-	// calledLocked is when the last call began or got on, as now says.
-	calledLocked() time.Duration
 
 	// tookLongLocked reports whether a call of length d was slow, as the send
 	// timeout goes.
@@ -190,9 +181,8 @@ func (p *pipe) haltedLocked(begun bool) error {
 
 // absorbLocked notes the flushes that were asked for the short way.
 func (p *pipe) absorbLocked() {
-	if n := p.asks.Load(); n != p.absorbed {
-		p.flow.flushes += n - p.absorbed
-		p.absorbed = n
+	if p.asks.Load() != 0 {
+		p.flow.flushes += p.asks.Swap(0)
 		p.asked.seq++
 		p.asked.pos = p.accepted
 	}
@@ -342,6 +332,7 @@ func (p *pipe) writePieceLocked(size *sliceSizes, goal int64, push bool) (pushed
 }
 
 func (p *pipe) handPieceLocked(piece []byte, goal int64, push bool) (pushed bool) {
+	p.q.lend(len(piece))
 	n, pushed, err := p.down.writeLocked(piece, push && p.sent+int64(len(piece)) == goal)
 	p.wrotePieceLocked(len(piece), n, pushed, err)
 	return pushed
@@ -364,12 +355,7 @@ func (p *pipe) wrotePieceLocked(size, n int, pushed bool, err error) {
 		p.flow.lost -= int64(more) // a failure has dropped what the call took of a copy
 		n = p.q.len
 	}
-	p.q.pop(n)
-	if p.q.renewed() {
-		// It came during the call, or little before: a Write that finds bytes in
-		// the block does not read the clock.
-		p.q.head.at = max(p.q.head.at, p.down.calledLocked())
-	}
+	p.q.regain(n)
 	p.countLocked()
 	if p.q.len <= p.marks.low {
 		p.wakeLocked()

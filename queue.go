@@ -50,10 +50,17 @@ type queue struct {
 	// credit is how many bytes may be appended to tail, or to a first block,
 	// with no further question. See grantLocked.
 	credit int32
+
+	// more is when the first byte came that a call of the server under way does not
+	// hand down, as now says; noMore while there is none; 0 when there is no call.
+	more time.Duration
 }
+
+const noMore = -1
 
 // push appends p, all of it, with long in long blocks where it fills them.
 func push[T []byte | string](q *queue, p T, long bool) {
+	q.markMore()
 	q.len += len(p)
 	q.credit = 0
 	for len(p) > 0 {
@@ -136,15 +143,37 @@ func spend[T []byte | string](q *queue, p T) {
 		q.head, q.tail = b, b
 		q.blocks++
 	}
+	q.markMore()
 	n := copy(b.data[b.w:], p)
 	b.w += int32(n)
 	q.len += n
 	q.credit -= int32(n)
 }
 
-// renewed reports whether the first block was popped in part, so that what is
-// left of it came later than it says.
-func (q *queue) renewed() bool { return q.head != nil && q.head.r > 0 }
+// lend notes that a call of the server begins that hands down the first n bytes.
+func (q *queue) lend(n int) {
+	q.more = noMore
+	if n < q.len {
+		q.more = now() // a little late
+	}
+}
+
+// markMore notes when the first byte comes meanwhile. A Write that finds bytes in
+// a block does not read the clock, but nothing else may be left of that block.
+func (q *queue) markMore() {
+	if q.more == noMore {
+		q.more = now()
+	}
+}
+
+// regain drops the first n bytes after that call.
+func (q *queue) regain(n int) {
+	q.pop(n)
+	if q.head != nil && q.head.r > 0 && q.more != noMore {
+		q.head.at = q.more
+	}
+	q.more = 0
+}
 
 // behind is how long the oldest byte has been held.
 func (q *queue) behind() time.Duration {

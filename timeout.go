@@ -23,33 +23,89 @@ func now() time.Duration { return time.Since(epoch) }
 // last chunk of a response. One timer a response is started by the first call
 // and lets itself run out when it finds the response idle.
 //
+// Since when the call under way makes no progress is known in two ways:
+//
+//	slow   each call reads the clock as it begins
+//	brisk  calls come so close that this would be a good part of what the
+//	       library costs. They are only counted, and the timer ticks. A call
+//	       that had not begun at the last tick began no longer ago than that: its
+//	       stretch counts from the tick that finds it, and ends at most a tick late
+//
+// A response becomes brisk with the last of briskCalls calls of which each began
+// soon after the one before. It is slow again from a tick that finds a call under
+// way, or few counted: so many calls pay for a tick, and the timer of an idle
+// response runs out. Whenever mu is free:
+//
+//  1. Slow, with a call under way: since is when that began, or got on, or when a
+//     tick has found it.
+//  2. Brisk: the timer fires within briskTick. Who needs to know when a call
+//     began makes the response slow: a Budget, the end of the response, a piece
+//     that is passed through.
+//  3. With a call under way that has no deadline on the connection: the timer
+//     runs, or the watcher looks.
+//
 // All of it is guarded by Flusher.mu.
 type sendTimeout struct {
 	d       time.Duration // 0: none; asked by passed and begin alone
-	since   time.Duration // when the present call began or last showed progress, as now says
+	since   time.Duration // slow: when the present call began or last showed progress, as now says
 	timer   *time.Timer   // made by the first call
 	running bool          // the timer will fire
 	calling bool          // a call of the server is under way
 	expired bool          // a call was ended by us
 	closing bool          // the response is ending: see beginCallLocked
 	quiet   bool          // and what is left stays with the server until we have returned
+	brisk   bool
+	calls   uint8 // brisk: since the last tick; else those in a row that came soon
 
 	progress *progress // nil: only what the server takes is progress
 }
 
+const (
+	briskCalls = 16
+
+	// leastBrisk is the least send timeout of which a sixteenth is as long as
+	// what may add up: a tick, and twice until the watcher looks.
+	leastBrisk = 4 * time.Second
+)
+
+// briskTick is how often the timer of a brisk response fires.
+func briskTick(d time.Duration) time.Duration { return d / 32 }
+
+// slowLocked has the calls read the clock.
+func (t *sendTimeout) slowLocked() { t.brisk, t.calls = false, 0 }
+
+// closeLocked notes that the response is ending.
+func (t *sendTimeout) closeLocked(quiet bool) {
+	t.closing, t.quiet = true, quiet
+	t.slowLocked()
+}
+
 // beginCallLocked notes that a call of the server begins.
-//
-// While the response ends, the deadline is set on the connection instead: the
-// server writes closing bytes after we have returned, and nobody but the
-// connection can bound those.
 func (f *Flusher) beginCallLocked() {
 	t := &f.timeout
 	t.calling = true
 	if t.progress != nil {
 		t.progress.room.begin()
 	}
+	if t.brisk && f.passing == 0 {
+		if t.calls < briskCalls {
+			t.calls++
+		}
+		return
+	}
+	f.beginSlowCallLocked()
+}
+
+// beginSlowCallLocked is beginCallLocked with a look at the clock.
+//
+// While the response ends, the deadline is set on the connection instead: the
+// server writes closing bytes after we have returned, and nobody but the
+// connection can bound those.
+func (f *Flusher) beginSlowCallLocked() {
+	t := &f.timeout
 	closing := t.closing && t.progress == nil && !f.drainingLocked()
 	budget := f.cfg.Budget != nil && !t.quiet
+	before := t.since
 	if budget || t.d > 0 && !closing {
 		f.progressedLocked()
 	}
@@ -57,6 +113,12 @@ func (f *Flusher) beginCallLocked() {
 		f.setClosingDeadlineLocked(false)
 	}
 	f.watchCallLocked()
+	if t.d < leastBrisk || budget || t.closing || f.passing != 0 || t.since-before >= briskTick(t.d)/briskCalls {
+		t.slowLocked()
+	} else if t.calls++; t.calls == briskCalls {
+		t.brisk, t.calls = true, 0
+		t.timer.Reset(briskTick(t.d))
+	}
 }
 
 // watchCallLocked starts the timer for the call under way, unless it runs.
@@ -115,6 +177,7 @@ func (p *progress) watchLocked() {
 		return // the write will say so itself
 	}
 	p.acked = acked
+	p.f.progressedLocked() // there may have been some that nobody saw
 	p.watched, p.looked = true, true
 	p.conn.Watcher.Add(p, pollEvery(p.f.timeout.d))
 }
@@ -144,15 +207,6 @@ func (p *progress) Look() {
 // passed reports whether a stretch of length d without progress is too long.
 func (t *sendTimeout) passed(d time.Duration) bool { return t.d > 0 && d >= t.d }
 
-// calledLocked is when the last call began or got on. Where nothing watches the
-// calls that is not known, and it is now.
-func (f *Flusher) calledLocked() time.Duration {
-	if f.timeout.d <= 0 && f.cfg.Budget == nil || f.timeout.closing {
-		return now()
-	}
-	return f.timeout.since
-}
-
 // tookLongLocked reports whether a call of length d was slow: a client as slow
 // as that in all of a larger one would come near the send timeout.
 func (f *Flusher) tookLongLocked(d time.Duration) bool { return f.timeout.passed(64 * d) }
@@ -179,6 +233,9 @@ func (f *Flusher) sendTimeoutFired() {
 	defer f.mu.Unlock()
 	t := &f.timeout
 	t.running = false
+	if t.brisk && f.tickLocked() {
+		return
+	}
 	if !t.calling || f.gone {
 		if f.detached == released {
 			t.timer = nil
@@ -245,12 +302,30 @@ func (f *Flusher) sendTimeoutFired() {
 	t.timer.Reset(t.d)
 }
 
+// tickLocked is what the timer of a brisk response does. It reports whether that
+// stays brisk.
+func (f *Flusher) tickLocked() bool {
+	t := &f.timeout
+	calls := t.calls
+	if t.calls = 0; !t.calling && !f.gone && calls >= briskCalls/2 {
+		t.running = true
+		t.timer.Reset(briskTick(t.d))
+		return true
+	}
+	t.brisk = false
+	if t.calling && calls > 0 {
+		f.progressedLocked()
+	}
+	return false
+}
+
 // dropTimerLocked gives back the send timeout's timer, which the next call makes
 // anew, unless a call is under way: one that idles is a good part of what a
 // detached response costs.
 func (f *Flusher) dropTimerLocked() {
 	if t := &f.timeout; !t.calling && t.timer != nil && t.timer.Stop() {
 		t.timer, t.running = nil, false
+		t.slowLocked()
 	}
 }
 

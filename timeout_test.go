@@ -387,6 +387,73 @@ func TestSendTimeoutOfTheServersOwnBytes(t *testing.T) {
 	}
 }
 
+// A response whose calls come close together is timed by ticks. Wherever between
+// two of them its client stops, it lives just short of SendTimeout, and is dead at
+// most a sixteenth after it; bytes that the client's kernel has acknowledged
+// meanwhile count from when they have been.
+func TestSendTimeoutOfBriskStream(t *testing.T) {
+	const limit = time.Minute
+	for _, way := range []struct {
+		name  string
+		known bool          // the connection is
+		acked time.Duration // when the client has acknowledged something, once it has stopped
+	}{
+		{"unknown", false, 0},
+		{"known", true, 0},
+		{"acknowledged at once", true, 1},
+		{"acknowledged soon", true, 20 * time.Millisecond},
+		{"acknowledged after a tick", true, limit / 30},
+		{"acknowledged late", true, limit - 1},
+	} {
+		for _, gap := range []time.Duration{0, time.Millisecond, 100 * time.Millisecond, 150 * time.Millisecond} {
+			for _, async := range []bool{false, true} {
+				for _, calls := range []int{1, 15, 16, 17, 18, 40, 57, 1000} {
+					for _, goesOn := range []bool{false, true} {
+						t.Run(fmt.Sprintf("%s/%v/%t/%d/%t", way.name, gap, async, calls, goesOn), func(t *testing.T) {
+							synctest.Test(t, func(t *testing.T) {
+								opts := &flush.Options{SendTimeout: limit}
+								f, s, c := overConn(t, t.Context(), opts)
+								if !way.known {
+									s = harness.NewSink(t)
+									f = flush.New(harness.DeadlineSink{Sink: s}, nil, opts)
+								}
+								for range calls {
+									harness.MustWrite(t, f, "event")
+									harness.Must(t, flush.Flush(f, !async))
+									time.Sleep(gap)
+								}
+								synctest.Wait()
+								s.Hold(0)
+								clock, ends := harness.NewClock(), way.acked+limit
+								if way.acked > 0 {
+									time.AfterFunc(way.acked, func() { grow(c, 0, 0, 100) })
+								}
+								if goesOn {
+									time.AfterFunc(ends-1, s.Release)
+								}
+								f.WriteString("the last")
+								if async {
+									harness.Must(t, f.FlushAsync())
+								}
+								err := f.FlushWait(harness.NoContext)
+								switch at := clock.Now(); {
+								case goesOn && (err != nil || at != ends-1):
+									t.Errorf("%v after %v: it has gone on after %v", err, at, ends-1)
+								case !goesOn && (!errors.Is(err, flush.ErrTimeout) || at < ends || at > ends+limit/16):
+									t.Errorf("%v after %v", err, at)
+								}
+								s.Release()
+								f.Close()
+								<-time.After(time.Second) // the watcher ends
+							})
+						})
+					}
+				}
+			}
+		}
+	}
+}
+
 // A stuck writer stands for a server without deadlines (CGI, FastCGI): it
 // takes nothing until its gate opens.
 type stuck struct {

@@ -11,7 +11,7 @@ import (
 )
 
 // pipeFiles are those of floor 2.
-var pipeFiles = []string{"pipe.go", "carrier.go", "accept.go", "await.go", "queue.go"}
+var pipeFiles = []string{"pipe.go", "carrier.go", "accept.go", "await.go", "queue.go", "plain.go"}
 
 // No file but floor 2's writes what is floor 2's: who sees a field at a value
 // knows where it came from.

@@ -123,11 +123,6 @@ func (f *Flusher) shortWriteLocked() bool {
 // shortAskLocked is the same for FlushAsync.
 func (f *Flusher) shortAskLocked() bool { return f.stack.follow == 0 && f.srv.flusher != nil }
 
-// shortPushLocked is the same for FlushWait.
-func (f *Flusher) shortPushLocked() bool {
-	return f.headersSent && !f.head && f.srv.flusher != nil && !f.carrierOnly()
-}
-
 // admitLocked says whether n more bytes may enter, as net/http would, and
 // fixes the headers.
 func (f *Flusher) admitLocked(n int) error {
