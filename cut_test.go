@@ -223,6 +223,48 @@ func TestBulkGoesInLargePieces(t *testing.T) {
 	}
 }
 
+// Slices grow over all the Writes of a response, up to what one of them is: then
+// net/http's own two writes of the connection for a chunk are all that there are. In
+// asynchronous mode nothing is left behind for a carrier.
+func TestSlicesGrowFromWriteToWrite(t *testing.T) {
+	const size, each = 32 << 20, 1 << 20
+	for _, test := range []struct {
+		name string
+		opts flush.Options
+		most int64 // Writes of the connection for each MiB
+	}{
+		{"synchronous", flush.Options{}, 3},
+		{"asynchronous", flush.Options{Flush: flush.Async}, 3},
+		{"interval", flush.Options{FlushInterval: time.Hour}, 3},
+		{"twin: all is held", flush.Options{Flush: flush.Async, MaxPending: 1 << 20}, 64},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var writes atomic.Int64
+			opts, told := harness.TellClosing(test.opts)
+			srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+				p := make([]byte, each)
+				for range size / each {
+					if _, err := w.Write(p); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}), harness.WrapConn(func(c net.Conn) net.Conn { return countedConn{c, &writes} }))
+			s := harness.Open(t, srv, "GET", "/", nil)
+			n, err := io.Copy(io.Discard, s.Response().Body)
+			if n != size || err != nil {
+				t.Errorf("%d bytes, %v", n, err)
+			}
+			if each := writes.Load() / (n >> 20); each > test.most {
+				t.Errorf("%d writes of the connection for each MiB, want at most %d", each, test.most)
+			}
+			if c := <-told; c.MaxPending > max(opts.MaxPending, 64<<10) {
+				t.Errorf("%d bytes were held", c.MaxPending)
+			}
+		})
+	}
+}
+
 // With a known connection the end of a healthy response comes as early as
 // without: no round trip is waited for.
 func TestEndOfAHealthyResponseIsNotHeldBack(t *testing.T) {

@@ -303,9 +303,8 @@ func (p *pipe) roundLocked() {
 		p.sent = p.accepted
 	}
 	pushed := false
-	size := p.sliceSizes(firstSlice)
 	for p.sent < goal && p.fail == nil {
-		pushed = p.writePieceLocked(&size, goal, push)
+		pushed = p.writePieceLocked(goal, push)
 	}
 	if push && p.fail == nil {
 		if !pushed && p.down.pushLocked() {
@@ -323,15 +322,15 @@ func (p *pipe) roundLocked() {
 //
 // A piece is one block, unless so much is held that a copy of several costs less
 // than their calls, and takes little beside it.
-func (p *pipe) writePieceLocked(size *sliceSizes, goal int64, push bool) (pushed bool) {
+func (p *pipe) writePieceLocked(goal int64, push bool) (pushed bool) {
 	left := goal - p.sent
 	long := p.q.head != nil && p.q.head.long != nil
 	if left <= blockSize || !long && p.marks.high < 4*copySize {
 		return p.handPieceLocked(p.q.front(int(min(left, blockSize))), goal, push)
 	}
-	size.begin()
-	defer size.endLocked(p)
-	most := int(min(left, int64(size.next), copySize))
+	began := now()
+	most := int(min(left, int64(p.pace.slice()), copySize))
+	defer func() { p.tookSliceLocked(most, began) }()
 	if long {
 		return p.handPieceLocked(p.q.front(most), goal, push)
 	}

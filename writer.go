@@ -280,27 +280,26 @@ func (f *Flusher) passFileLocked(reg file, limit int64) (n int64, err error) {
 		f.sendHeadersLocked(false)
 	}
 	rf := f.srv.w.(io.ReaderFrom)
-	size := f.sliceSizes(2 * firstSlice)
 	defer f.passPieceLocked(0)
 	for f.fail == nil && limit != 0 {
-		slice := int64(size.next)
+		size := int64(max(f.pace.slice(), 2*firstSlice))
 		if limit > 0 {
-			slice = min(slice, limit)
+			size = min(size, limit)
 		}
-		size.begin()
-		f.passPieceLocked(size.began)
+		began := now()
+		f.passPieceLocked(began)
 		var m int64
-		m, err = f.sendSliceLocked(rf, reg, slice)
+		m, err = f.sendSliceLocked(rf, reg, size)
 		f.written += m
 		f.noteThroughLocked(m)
 		n += m
 		if limit > 0 {
 			limit -= m
 		}
-		if err != nil || m < slice {
+		if err != nil || m < size {
 			break // failed, or the end of the file
 		}
-		size.endLocked(&f.pipe)
+		f.tookSliceLocked(int(m), began)
 	}
 	return n, err
 }
