@@ -92,7 +92,7 @@ func acceptLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err error
 
 // appendLocked puts b on floor 2, whatever the marks say.
 func appendLocked[T []byte | string](p *pipe, b T) {
-	push(&p.q, b, !p.marks.counted)
+	push(&p.q, b, p.marks.long())
 	p.accepted += int64(len(b))
 	p.countLocked()
 }
@@ -108,7 +108,7 @@ func (p *pipe) acceptPastLocked(n int) mark {
 // queueRestLocked puts b on floor 2, the rest of what was accepted so, and has it
 // carried.
 func (p *pipe) queueRestLocked(b []byte) {
-	push(&p.q, b, !p.marks.counted)
+	push(&p.q, b, p.marks.long())
 	p.countLocked()
 	p.measureHighestLocked()
 }
@@ -241,8 +241,9 @@ func (c pace) slice() int {
 	return firstSlice << (c / paceStep)
 }
 
-// quick reports whether the client has shown that it is.
-func (c pace) quick() bool { return c >= paceStep && c != paceSlow }
+// quick reports whether the client has shown that it is: the slices until then are
+// more than a send buffer holds.
+func (c pace) quick() bool { return c == paceLast }
 
 // tookSliceLocked notes that floor 1 has taken a slice of size bytes, since began.
 func (p *pipe) tookSliceLocked(size int, began time.Duration) {

@@ -131,7 +131,7 @@ func (p *pipe) pushPlainLocked() {
 	defer p.regrantLocked()
 	p.flow.flushes++
 	ask := p.askLocked()
-	if !p.handPieceLocked(p.q.front(blockSize), p.accepted, true) && p.fail == nil && p.down.pushLocked() {
+	if !p.handPieceLocked(p.q.front(p.q.len), p.accepted, true) && p.fail == nil && p.down.pushLocked() {
 		p.flow.pushes++
 	}
 	if p.fail == nil {

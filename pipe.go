@@ -163,6 +163,11 @@ type marks struct {
 	counted bool // the blocks count in a budget
 }
 
+// long reports whether a large Write is held in one piece. In a budget that counts
+// small ones; and where little is held, the client's taking of a part of it is to be
+// seen.
+func (m *marks) long() bool { return !m.counted && m.high >= copySize }
+
 // flow is what went through a pipe.
 type flow struct {
 	bytes   int64 // handed to floor 1
@@ -330,13 +335,17 @@ func (p *pipe) writePieceLocked(goal int64, push bool) (pushed bool) {
 	}
 	began := now()
 	most := int(min(left, int64(p.pace.slice()), copySize))
-	defer func() { p.tookSliceLocked(most, began) }()
+	var piece []byte
 	if long {
-		return p.handPieceLocked(p.q.front(most), goal, push)
+		piece = p.q.front(most)
+	} else {
+		buf := copyBuffers.Get().(*[copySize]byte)
+		defer func() { p.freeCopyLocked(buf, nil) }()
+		piece = p.q.gather(buf[:most])
 	}
-	buf := copyBuffers.Get().(*[copySize]byte)
-	defer func() { p.freeCopyLocked(buf, nil) }()
-	return p.handPieceLocked(p.q.gather(buf[:most]), goal, push)
+	size := len(piece)
+	defer func() { p.tookSliceLocked(size, began) }()
+	return p.handPieceLocked(piece, goal, push)
 }
 
 func (p *pipe) handPieceLocked(piece []byte, goal int64, push bool) (pushed bool) {

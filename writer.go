@@ -28,7 +28,9 @@ func (f *Flusher) startOwn(r *http.Request) {
 // Write accepts p. It goes to the top buffer if there is one, and else onto
 // floor 2, which moves down by itself at [Options.BufferSize]: on the caller's
 // goroutine, or in the background once the response is asynchronous. Write
-// then waits only while floor 2 holds [Options.MaxPending] bytes.
+// then waits only while floor 2 holds [Options.MaxPending] bytes; one of several
+// times as many goes down from p itself, and waits for its last bytes, too, if the
+// client has been quick so far.
 //
 // It returns the number of bytes accepted. Errors are the failure that sticks
 // ([ErrTimeout], [ErrClientGone]), [ErrClosed], and [http.ErrContentLength],
