@@ -282,9 +282,11 @@ func (f *Flusher) passFileLocked(reg file, limit int64) (n int64, err error) {
 		f.sendHeadersLocked(false)
 	}
 	rf := f.srv.w.(io.ReaderFrom)
+	f.watchFileLocked(reg)
+	defer f.unwatchFileLocked()
 	defer f.passPieceLocked(0)
 	for f.fail == nil && limit != 0 {
-		size := int64(max(f.pace.slice(), 2*firstSlice))
+		size := int64(f.fileSliceLocked())
 		if limit > 0 {
 			size = min(size, limit)
 		}
