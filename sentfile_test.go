@@ -51,7 +51,7 @@ func TestSendTimeoutOfASlowFile(t *testing.T) {
 				e := <-ended
 				if test.takes == size {
 					s.ExpectEnd("")
-					if e.err != nil || e.at < 4*limit {
+					if e.err != nil || e.at < 3*limit {
 						t.Errorf("%v after %v", e.err, e.at)
 					}
 					return

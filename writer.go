@@ -157,7 +157,8 @@ const copySize = 64 << 10
 //
 // A regular [os.File], bare or in one [io.LimitedReader], keeps the server's
 // own ReadFrom (sendfile) if no buffer stands in the way; it is handed over in
-// slices, so that the send timeout rolls, on the caller's goroutine. Any other
+// slices of at most 1 MiB, so that the send timeout rolls, on the caller's
+// goroutine. Any other
 // source is read with no lock held, then written; with implicit flush on it
 // flushes after each read, so that io.Copy streams.
 func (f *Flusher) ReadFrom(src io.Reader) (n int64, err error) {
