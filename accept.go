@@ -172,7 +172,7 @@ func passThroughLocked[T []byte | string](p *pipe, b T, asks bool, held int) (n 
 		}
 		size := p.pace.slice()
 		k := min(len(b), size)
-		if !much || !p.pace.quick() {
+		if !much || p.pace != paceQuick {
 			k = min(k, len(b)-held)
 		}
 		if k <= 0 {
@@ -217,8 +217,8 @@ const (
 	lastSlice  = 1 << 20
 )
 
-// A pace is how a client has taken slices in this response: how many of full size
-// it has taken quickly, or paceSlow.
+// A pace is how a client has taken slices in this response: how many, of more than
+// half their size, it has taken quickly, or paceSlow.
 //
 // What need not be copied is given to floor 1 in slices. A slice is the grain of
 // the send timeout: large ones cost less, and small ones keep a slow client alive.
@@ -228,9 +228,9 @@ const (
 type pace uint8
 
 const (
-	paceStep      = 4    // slices of a size
-	paceLast pace = 20   // slices are as large as they become
-	paceSlow pace = 0xff // once: they do not grow any more
+	paceStep       = 2    // slices of a size
+	paceQuick pace = 10   // they are as large as they become: the client has taken 2 MiB
+	paceSlow  pace = 0xff // once: they do not grow any more
 )
 
 // slice is the size of the next slice.
@@ -241,17 +241,13 @@ func (c pace) slice() int {
 	return firstSlice << (c / paceStep)
 }
 
-// quick reports whether the client has shown that it is: the slices until then are
-// more than a send buffer holds.
-func (c pace) quick() bool { return c == paceLast }
-
 // tookSliceLocked notes that floor 1 has taken a slice of size bytes, since began.
 func (p *pipe) tookSliceLocked(size int, began time.Duration) {
 	switch {
 	case p.pace == paceSlow:
 	case p.down.tookLongLocked(now() - began):
 		p.pace = paceSlow
-	case size >= p.pace.slice() && p.pace < paceLast:
+	case 2*size > p.pace.slice() && p.pace < paceQuick:
 		p.pace++
 	}
 }

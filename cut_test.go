@@ -287,7 +287,7 @@ func TestSlicesGrowFromWriteToWrite(t *testing.T) {
 func TestBulkWaitsForWhatIsBeyondMaxPending(t *testing.T) {
 	const capacity, pending = 1 << 20, 64 << 10
 	for _, first := range []int{0, 10, pending, 300 << 10} {
-		for _, last := range []int{100 << 10, capacity, 2 << 20} {
+		for _, last := range []int{100 << 10, capacity, 3 << 19} {
 			t.Run(fmt.Sprintf("%d, %d", first, last), func(t *testing.T) {
 				edge(t, func(t *testing.T) {
 					wrote := make(chan bool)
