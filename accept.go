@@ -1,7 +1,6 @@
 package flush
 
 import (
-	"math/bits"
 	"slices"
 	"time"
 )
@@ -93,7 +92,7 @@ func acceptLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err error
 
 // appendLocked puts b on floor 2, whatever the marks say.
 func appendLocked[T []byte | string](p *pipe, b T) {
-	push(&p.q, b, !p.marks.counted)
+	push(&p.q, b, p.marks.long())
 	p.accepted += int64(len(b))
 	p.countLocked()
 }
@@ -109,7 +108,7 @@ func (p *pipe) acceptPastLocked(n int) mark {
 // queueRestLocked puts b on floor 2, the rest of what was accepted so, and has it
 // carried.
 func (p *pipe) queueRestLocked(b []byte) {
-	push(&p.q, b, !p.marks.counted)
+	push(&p.q, b, p.marks.long())
 	p.countLocked()
 	p.measureHighestLocked()
 }
@@ -148,7 +147,7 @@ func throughLocked[T []byte | string](p *pipe, b T) (n int, err error) {
 		p.sent = p.accepted
 		return n + len(b), nil
 	}
-	m, err := passThroughLocked(p, b, false)
+	m, err := passThroughLocked(p, b, false, 0)
 	if p.fail != nil {
 		return n + m, p.fail
 	}
@@ -156,13 +155,14 @@ func throughLocked[T []byte | string](p *pipe, b T) (n int, err error) {
 	return n + m, err
 }
 
-// passThroughLocked hands b to floor 1 from the caller's own memory, in slices. With
-// asks it does between them what others have asked for meanwhile, and b's bytes
-// count as accepted one slice at a time; without, they are already. The holder
-// calls it.
-func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err error) {
-	size := p.sliceSizes(firstSlice)
+// passThroughLocked hands b to floor 1 from the caller's own memory, in slices. The
+// holder calls it. With asks it does between them what others have asked for
+// meanwhile, and b's bytes count as accepted one slice at a time; without, they are
+// already. It leaves the last bytes, held of them, unless b is much more and the
+// client quick.
+func passThroughLocked[T []byte | string](p *pipe, b T, asks bool, held int) (n int, err error) {
 	defer p.passPieceLocked(0)
+	much := len(b) >= 4*held
 	for len(b) > 0 && p.fail == nil && err == nil {
 		if asks && p.dueLocked() {
 			p.roundLocked()
@@ -170,9 +170,16 @@ func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err e
 		if p.down.leadLocked(true, false); p.fail != nil {
 			break
 		}
-		k := min(len(b), size.next)
-		size.begin()
-		p.passPieceLocked(size.began)
+		size := p.pace.slice()
+		k := min(len(b), size)
+		if !much || p.pace != paceQuick {
+			k = min(k, len(b)-held)
+		}
+		if k <= 0 {
+			break
+		}
+		began := now()
+		p.passPieceLocked(began)
 		var m int
 		switch b := any(b[:k]).(type) {
 		case []byte:
@@ -189,8 +196,8 @@ func passThroughLocked[T []byte | string](p *pipe, b T, asks bool) (n int, err e
 		}
 		p.noteSentLocked(m)
 		n, b = n+m, b[m:]
-		if len(b) > 0 {
-			size.endLocked(p)
+		if k > firstSlice || k == size {
+			p.tookSliceLocked(k, began)
 		}
 	}
 	return n, err
@@ -210,39 +217,38 @@ const (
 	lastSlice  = 1 << 20
 )
 
-// sliceSizes are the sizes in which floor 1 is given what need not be copied. A
-// slice is the grain of the send timeout: large ones cost less, and small ones
-// keep a slow client alive. So they grow, while the client has never been slow.
-type sliceSizes struct {
-	next  int
-	quick int // slices of this size that have gone quickly
-	began time.Duration
-}
-
-// A pace is how a client has taken large pieces: the power of two by which they
-// have grown, or paceSlow.
+// A pace is how a client has taken slices in this response: how many, of more than
+// half their size, it has taken quickly, or paceSlow.
+//
+// What need not be copied is given to floor 1 in slices. A slice is the grain of
+// the send timeout: large ones cost less, and small ones keep a slow client alive.
+// So they grow, while the client has never been slow: several of a size, and the
+// next are twice as large. It is one count for all Writes: each by itself may be too
+// small for another size.
 type pace uint8
 
-const paceSlow pace = 0xff // once: they do not grow any more
+const (
+	paceStep       = 2    // slices of a size
+	paceQuick pace = 10   // they are as large as they become: the client has taken 2 MiB
+	paceSlow  pace = 0xff // once: they do not grow any more
+)
 
-// sliceSizes begins with first, or more.
-func (p *pipe) sliceSizes(first int) sliceSizes {
-	if p.pace != paceSlow {
-		first = max(first, firstSlice<<p.pace)
+// slice is the size of the next slice.
+func (c pace) slice() int {
+	if c == paceSlow {
+		return firstSlice
 	}
-	return sliceSizes{next: first}
+	return firstSlice << (c / paceStep)
 }
 
-func (s *sliceSizes) begin() { s.began = now() }
-
-func (s *sliceSizes) endLocked(p *pipe) {
-	if p.pace == paceSlow || p.down.tookLongLocked(now()-s.began) {
-		s.next, p.pace = firstSlice, paceSlow
-		return
-	}
-	if s.quick++; s.quick == 4 && s.next < lastSlice {
-		s.next, s.quick = 2*s.next, 0
-		p.pace = max(p.pace, pace(bits.TrailingZeros(uint(s.next/firstSlice))))
+// tookSliceLocked notes that floor 1 has taken a slice of size bytes, since began.
+func (p *pipe) tookSliceLocked(size int, began time.Duration) {
+	switch {
+	case p.pace == paceSlow:
+	case p.down.tookLongLocked(now() - began):
+		p.pace = paceSlow
+	case 2*size > p.pace.slice() && p.pace < paceQuick:
+		p.pace++
 	}
 }
 
@@ -275,7 +281,7 @@ func enqueueLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err erro
 		defer p.dropPenLocked()
 	}
 	if len(b) > max(p.marks.high, firstSlice) && !p.down.carrierOnly() && !p.down.callerOnlyLocked() && !p.down.skipsLocked() {
-		n, err = passBulkLocked(p, b[:len(b)-p.marks.high], begun)
+		n, err = passBulkLocked(p, b, begun)
 		if b = b[n:]; err != nil {
 			return n, err
 		}
@@ -309,8 +315,10 @@ func enqueueLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err erro
 }
 
 // passBulkLocked takes the baton and hands b down from the caller's own memory,
-// behind what is held. b is what the caller would wait for anyway, as it is
-// beyond the high mark: so nothing of it is held. The pen is the caller's.
+// behind what is held. He would wait anyway for what is beyond the high mark, so
+// nothing of that is held; and nothing of much more, while the client is quick: to
+// copy the rest and have it carried costs more than to hand it down with the others.
+// The pen is the caller's.
 func passBulkLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err error) {
 	p.stopHoldingLocked()
 	p.wanted = true
@@ -325,7 +333,7 @@ func passBulkLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err err
 	}
 	defer p.releaseLocked()
 	p.moveLocked()
-	if n, err = passThroughLocked(p, b, true); p.fail != nil {
+	if n, err = passThroughLocked(p, b, true, p.marks.high); p.fail != nil {
 		err = p.fail
 	}
 	return n, err

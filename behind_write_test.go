@@ -66,7 +66,8 @@ func TestBehindInAWrite(t *testing.T) {
 					f := harness.Next(t, out)
 					synctest.Wait()
 					time.Sleep(time.Hour)
-					if got := f.Stats().Behind; got != time.Hour {
+					// Of a file that got on it is known when that was seen.
+					if got := f.Stats().Behind; got > time.Hour || got < time.Hour-time.Second || got != time.Hour && name != "ReadFrom" {
 						t.Errorf("behind for %v harness.Go an hour", got)
 					}
 					if got := s.Take(size); !bytes.Equal(got, make([]byte, size)) {

@@ -63,7 +63,9 @@ func TestFailedResponseDropsWhatIsBehindTheCall(t *testing.T) {
 		client := harness.NewTap(false)
 		client.Stuck = true
 		f := flush.New(client, nil, &flush.Options{Flush: flush.Async, SendTimeout: time.Second})
-		f.Write(make([]byte, 60_000))
+		for range 6 {
+			f.Write(make([]byte, 10_000))
+		}
 		time.Sleep(2 * time.Second)
 		if n := f.Buffered(); n > harness.BlockBytes {
 			t.Errorf("%d bytes are held", n)

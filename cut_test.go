@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fa492104/flush"
@@ -188,6 +189,15 @@ func TestBulkGoesInLargePieces(t *testing.T) {
 				}
 				return nil
 			}},
+			{"Writes of 32 KiB", func(w http.ResponseWriter) error {
+				p := make([]byte, 32<<10)
+				for range size / len(p) {
+					if _, err := w.Write(p); err != nil {
+						return err
+					}
+				}
+				return nil
+			}},
 			{"declared", func(w http.ResponseWriter) error {
 				w.Header().Set("Content-Length", fmt.Sprint(size))
 				p := make([]byte, each)
@@ -212,12 +222,111 @@ func TestBulkGoesInLargePieces(t *testing.T) {
 					t.Errorf("%d bytes, %v", n, err)
 				}
 				most := test.most
-				if way.name == "WriteString" && most == 40 {
+				switch {
+				case way.name == "WriteString" && most == 40:
 					most = 260 // what net/http itself makes of a large string
+				case way.name == "Writes of 32 KiB" && test.opts.Implicit == flush.Wait:
+					most = 96 // what net/http itself makes of them, flushed
+				case way.name == "Writes of 32 KiB" && test.opts.Budget != nil:
+					most = 257 // a budget counts blocks of 4 KiB, which are handed down one by one
+				case way.name == "Writes of 32 KiB":
+					most = 64 // what net/http itself makes of them
 				}
 				if each := writes.Load() / (size >> 20); each > most {
 					t.Errorf("%d writes of the connection for each MiB, want at most %d", each, most)
 				}
+			})
+		}
+	}
+}
+
+// Slices grow over all the Writes of a response, up to what one of them is: then
+// net/http's own two writes of the connection for a chunk are all that there are. In
+// asynchronous mode nothing is left behind for a carrier.
+func TestSlicesGrowFromWriteToWrite(t *testing.T) {
+	const size, each = 32 << 20, 1 << 20
+	for _, test := range []struct {
+		name string
+		opts flush.Options
+		most int64 // Writes of the connection for each MiB
+	}{
+		{"synchronous", flush.Options{}, 3},
+		{"asynchronous", flush.Options{Flush: flush.Async}, 3},
+		{"interval", flush.Options{FlushInterval: time.Hour}, 3},
+		{"twin: all is held", flush.Options{Flush: flush.Async, MaxPending: 1 << 20}, 64},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var writes atomic.Int64
+			opts, told := harness.TellClosing(test.opts)
+			srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+				p := make([]byte, each)
+				for range size / each {
+					if _, err := w.Write(p); err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			}), harness.WrapConn(func(c net.Conn) net.Conn { return countedConn{c, &writes} }))
+			s := harness.Open(t, srv, "GET", "/", nil)
+			n, err := io.Copy(io.Discard, s.Response().Body)
+			if n != size || err != nil {
+				t.Errorf("%d bytes, %v", n, err)
+			}
+			if each := writes.Load() / (n >> 20); each > test.most {
+				t.Errorf("%d writes of the connection for each MiB, want at most %d", each, test.most)
+			}
+			if c := <-told; c.MaxPending > max(opts.MaxPending, 64<<10) {
+				t.Errorf("%d bytes were held", c.MaxPending)
+			}
+		})
+	}
+}
+
+// An asynchronous Write waits for what is beyond MaxPending, and no longer, however
+// large it is and however much the connection took at once.
+func TestBulkWaitsForWhatIsBeyondMaxPending(t *testing.T) {
+	const capacity, pending = 1 << 20, 64 << 10
+	for _, first := range []int{0, 10, pending, 300 << 10} {
+		for _, last := range []int{100 << 10, capacity, 3 << 19} {
+			t.Run(fmt.Sprintf("%d, %d", first, last), func(t *testing.T) {
+				edge(t, func(t *testing.T) {
+					wrote := make(chan bool)
+					opts, told := harness.TellClosing(flush.Options{Flush: flush.Async, SendTimeout: time.Hour})
+					srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+						w.Write(make([]byte, first))
+						w.Write(make([]byte, last))
+						close(wrote)
+					}), capacity)
+					s := harness.Open(t, srv, "GET", "/", nil)
+					body := s.Response().Body
+					returned := func() bool {
+						synctest.Wait()
+						select {
+						case <-wrote:
+							return true
+						default:
+							return false
+						}
+					}
+					// What there is of framing, and what the client's end holds, is less than this.
+					const around = 16 << 10
+					if most := first + last - capacity - pending; most > around {
+						if io.CopyN(io.Discard, body, int64(most-around)); returned() {
+							t.Errorf("it returned with more than MaxPending to go")
+						}
+						io.CopyN(io.Discard, body, 2*around)
+					}
+					if !returned() {
+						t.Error("it waits")
+					}
+					rest, err := io.Copy(io.Discard, body)
+					if err != nil {
+						t.Error(err)
+					}
+					if c := <-told; c.Err != nil || c.Bytes != int64(first+last) || c.MaxPending > pending {
+						t.Errorf("%d bytes, %d held, OnClose %v; %d came last", c.Bytes, c.MaxPending, c.Err, rest)
+					}
+				})
 			})
 		}
 	}

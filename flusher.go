@@ -76,6 +76,7 @@ type rare struct {
 	cutBy           error          // why the response is cut at its end; nil: a Write that had begun did not finish
 	hooks           []closeHook    // of handlers that joined
 	interval        *flushInterval // nil: none
+	file            *sentFile      // that the server is sending; nil: none
 	handover        *handover      // until the handler returns; nil: Detach was not called
 	leaving         *leaving       // of the client, as CloseNotify tells it; nil: nobody has asked
 	framing         *framing       // of a response that may be detached though its headers are out; nil: the plain one

@@ -154,6 +154,11 @@ type marks struct {
 	counted bool // the blocks count in a budget
 }
 
+// long reports whether a large Write is held in one piece. In a budget that counts
+// small ones; and where little is held, the client's taking of a part of it is to be
+// seen.
+func (m *marks) long() bool { return !m.counted && m.high >= copySize }
+
 // flow is what went through a pipe.
 type flow struct {
 	bytes   int64 // handed to floor 1
@@ -294,9 +299,8 @@ func (p *pipe) roundLocked() {
 		p.sent = p.accepted
 	}
 	pushed := false
-	size := p.sliceSizes(firstSlice)
 	for p.sent < goal && p.fail == nil {
-		pushed = p.writePieceLocked(&size, goal, push)
+		pushed = p.writePieceLocked(goal, push)
 	}
 	if push && p.fail == nil {
 		if !pushed && p.down.pushLocked() {
@@ -314,21 +318,25 @@ func (p *pipe) roundLocked() {
 //
 // A piece is one block, unless so much is held that a copy of several costs less
 // than their calls, and takes little beside it.
-func (p *pipe) writePieceLocked(size *sliceSizes, goal int64, push bool) (pushed bool) {
+func (p *pipe) writePieceLocked(goal int64, push bool) (pushed bool) {
 	left := goal - p.sent
 	long := p.q.head != nil && p.q.head.long != nil
 	if left <= blockSize || !long && p.marks.high < 4*copySize {
 		return p.handPieceLocked(p.q.front(int(min(left, blockSize))), goal, push)
 	}
-	size.begin()
-	defer size.endLocked(p)
-	most := int(min(left, int64(size.next), copySize))
+	began := now()
+	most := int(min(left, int64(p.pace.slice()), copySize))
+	var piece []byte
 	if long {
-		return p.handPieceLocked(p.q.front(most), goal, push)
+		piece = p.q.front(most)
+	} else {
+		buf := copyBuffers.Get().(*[copySize]byte)
+		defer func() { p.freeCopyLocked(buf, nil) }()
+		piece = p.q.gather(buf[:most])
 	}
-	buf := copyBuffers.Get().(*[copySize]byte)
-	defer func() { p.freeCopyLocked(buf, nil) }()
-	return p.handPieceLocked(p.q.gather(buf[:most]), goal, push)
+	size := len(piece)
+	defer func() { p.tookSliceLocked(size, began) }()
+	return p.handPieceLocked(piece, goal, push)
 }
 
 func (p *pipe) handPieceLocked(piece []byte, goal int64, push bool) (pushed bool) {

@@ -17,8 +17,8 @@ const (
 // A block is a piece of floor 2. Bytes data[r:w] are held; a holder of the
 // baton may read them unlocked while others append behind w.
 //
-// What fills a long block comes in one, and can be handed down by one call of the
-// server: in small ones a large Write would cost a call each.
+// A large Write opens a long block, which can be handed down by one call of the
+// server: in small ones it would cost a call each. What comes behind goes on in it.
 type block struct {
 	next *block
 	r, w int32
@@ -27,14 +27,18 @@ type block struct {
 	data [blockSize]byte
 }
 
-func (b *block) held() []byte {
+// space is the memory of the block.
+func (b *block) space() []byte {
 	if b.long != nil {
-		return b.long[b.r:b.w]
+		return b.long[:]
 	}
-	return b.data[b.r:b.w]
+	return b.data[:]
 }
 
-func (b *block) full() bool { return b.w >= blockSize }
+func (b *block) held() []byte { return b.space()[b.r:b.w] }
+
+// free is the memory that takes more.
+func (b *block) free() []byte { return b.space()[b.w:] }
 
 var blocks = sync.Pool{New: func() any { return new(block) }}
 
@@ -58,15 +62,19 @@ type queue struct {
 
 const noMore = -1
 
-// push appends p, all of it, with long in long blocks where it fills them.
+// A Write of this size is large: it would take several blocks.
+const largeWrite = 16 << 10
+
+// push appends p, all of it, with long in long blocks if it is large.
 func push[T []byte | string](q *queue, p T, long bool) {
 	q.markMore()
 	q.len += len(p)
 	q.credit = 0
+	long = long && len(p) >= largeWrite
 	for len(p) > 0 {
-		if q.tail == nil || q.tail.full() {
+		if q.room() == 0 || q.tail == nil {
 			b := newBlock()
-			if long && len(p) >= copySize {
+			if long && len(p) > blockSize {
 				b.long = copyBuffers.Get().(*[copySize]byte)
 			}
 			q.blocks++
@@ -77,12 +85,7 @@ func push[T []byte | string](q *queue, p T, long bool) {
 			}
 			q.tail = b
 		}
-		var n int
-		if b := q.tail; b.long != nil {
-			n = copy(b.long[:], p)
-		} else {
-			n = copy(b.data[b.w:], p)
-		}
+		n := copy(q.tail.free(), p)
 		q.tail.w += int32(n)
 		p = p[n:]
 	}
@@ -131,7 +134,7 @@ func (q *queue) pop(n int) {
 		if b.long != nil {
 			copyBuffers.Put(b.long)
 		}
-		b.free()
+		b.giveBack()
 	}
 }
 
@@ -144,7 +147,7 @@ func spend[T []byte | string](q *queue, p T) {
 		q.blocks++
 	}
 	q.markMore()
-	n := copy(b.data[b.w:], p)
+	n := copy(b.free(), p)
 	b.w += int32(n)
 	q.len += n
 	q.credit -= int32(n)
@@ -188,7 +191,7 @@ func (q *queue) room() int {
 	if q.tail == nil {
 		return blockSize
 	}
-	return max(blockSize-int(q.tail.w), 0)
+	return len(q.tail.free())
 }
 
 // dropBehind drops all but the first block, which a call of the server may be
@@ -209,16 +212,16 @@ func (q *queue) reset() int {
 	n := q.len
 	for b := q.head; b != nil; {
 		next := b.next
-		b.free()
+		b.giveBack()
 		b = next
 	}
 	*q = queue{}
 	return n
 }
 
-// free gives b back, but for what is long: after a failure the server may still
+// giveBack gives b back, but for what is long: after a failure the server may still
 // be reading that, see freeCopyLocked.
-func (b *block) free() {
+func (b *block) giveBack() {
 	b.next, b.long, b.r, b.w = nil, nil, 0, 0
 	blocks.Put(b)
 }

@@ -111,6 +111,39 @@ func TestQueuePassThrough(t *testing.T) {
 	}
 }
 
+// A flush takes along all that is held, in whatever pieces that came and lies.
+func TestFlushTakesAllOfALargeWriteAlong(t *testing.T) {
+	for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
+		for _, size := range []int{4000, 5000, 16 << 10, 32 << 10, 64 << 10, 100 << 10} {
+			for _, then := range []int{0, 1, 20_000} {
+				t.Run(fmt.Sprintf("%v/%d/%d", mode, size, then), func(t *testing.T) {
+					edges(t, func(t *testing.T, p harness.Proto) {
+						text := harness.Numbered(10 + size + then)
+						done := make(chan bool)
+						opts := &flush.Options{Flush: mode, BufferSize: 128 << 10}
+						srv := harness.ServeMemory(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+							f := harness.Flusher(w)
+							io.WriteString(w, text[:10])
+							harness.Must(t, f.FlushWait(t.Context()))
+							io.WriteString(w, text[10:10+size])
+							io.WriteString(w, text[10+size:])
+							harness.Must(t, f.FlushWait(context.Background()))
+							if n := f.Buffered(); n > 0 {
+								t.Errorf("%d bytes are still held", n)
+							}
+							<-done
+						}), 1<<20)
+						s := harness.Open(t, srv, "GET", "/", nil)
+						s.Expect(text)
+						close(done)
+						s.ExpectEnd("")
+					})
+				})
+			}
+		}
+	}
+}
+
 // A blocked producer may emit MaxPending and what is in the server's call, and
 // not a byte more.
 func TestQueueHoldsTheProducer(t *testing.T) {

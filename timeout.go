@@ -132,6 +132,8 @@ func (f *Flusher) watchCallLocked() {
 	first := t.d
 	if t.progress != nil {
 		first = pollEvery(t.d)
+	} else if f.watchesFileLocked() {
+		first = fileTick(t.d)
 	}
 	if budget && (first <= 0 || first > lookEvery) {
 		first = lookEvery
@@ -242,6 +244,11 @@ func (f *Flusher) sendTimeoutFired() {
 		}
 		return
 	}
+	if f.watchesFileLocked() {
+		if f.lookAtFileLocked(); !t.calling || f.gone {
+			return
+		}
+	}
 	look := f.lookLocked()
 	if t.d <= 0 || t.closing && t.progress == nil && !f.drainingLocked() {
 		if look > 0 {
@@ -272,6 +279,9 @@ func (f *Flusher) sendTimeoutFired() {
 			left = min(left, look)
 		} else if f.cfg.Budget != nil {
 			left = min(left, max(t.d/16, lookEvery)) // d may shrink meanwhile
+		}
+		if f.watchesFileLocked() {
+			left = min(left, fileTick(t.d))
 		}
 		t.running = true
 		t.timer.Reset(left)

@@ -82,11 +82,15 @@ func TestSendTimeoutOfStalledClient(t *testing.T) {
 			t.Run(fmt.Sprintf("%s/%t", way.name, lives), func(t *testing.T) {
 				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
 					clock := harness.NewClock()
+					inTime := func(way string) bool {
+						late := clock.Now() - limit
+						return late == 0 || way == "sendfile" && 0 < late && late <= grain(limit)-limit // its file's position is looked at now and then
+					}
 					ended := make(chan error, 1)
 					opts := way.opts
 					opts.SendTimeout = limit
 					opts.OnClose = func(_ *http.Request, st flush.Stats, err error) {
-						if !lives && clock.Now() != limit {
+						if !lives && !inTime(way.name) {
 							t.Errorf("ended after %v", clock.Now())
 						}
 						if st.Bytes+st.Lost > harness.Much || lives && st.Bytes != harness.Much {
@@ -111,7 +115,7 @@ func TestSendTimeoutOfStalledClient(t *testing.T) {
 							}
 							return
 						}
-						if !errors.Is(err, flush.ErrTimeout) || !errors.Is(err, os.ErrDeadlineExceeded) || clock.Now() != limit {
+						if !errors.Is(err, flush.ErrTimeout) || !errors.Is(err, os.ErrDeadlineExceeded) || !inTime(way.name) {
 							t.Errorf("%v after %v", err, clock.Now())
 						}
 						// It sticks, and everybody says the same.

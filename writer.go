@@ -27,7 +27,9 @@ func (f *Flusher) startOwn(r *http.Request) {
 // Write accepts p. It goes to the top buffer if there is one, and else onto
 // floor 2, which moves down by itself at [Options.BufferSize]: on the caller's
 // goroutine, or in the background once the response is asynchronous. Write
-// then waits only while floor 2 holds [Options.MaxPending] bytes.
+// then waits only while floor 2 holds [Options.MaxPending] bytes; one of several
+// times as many goes down from p itself, and waits for its last bytes, too, if the
+// client has been quick so far.
 //
 // It returns the number of bytes accepted. Errors are the failure that sticks
 // ([ErrTimeout], [ErrClientGone]), [ErrClosed], and [http.ErrContentLength],
@@ -149,7 +151,8 @@ const copySize = 64 << 10
 //
 // A regular [os.File], bare or in one [io.LimitedReader], keeps the server's
 // own ReadFrom (sendfile) if no buffer stands in the way; it is handed over in
-// slices, so that the send timeout rolls, on the caller's goroutine. Any other
+// slices of at most 1 MiB, so that the send timeout rolls, on the caller's
+// goroutine. Any other
 // source is read with no lock held, then written; with implicit flush on it
 // flushes after each read, so that io.Copy streams.
 func (f *Flusher) ReadFrom(src io.Reader) (n int64, err error) {
@@ -274,27 +277,28 @@ func (f *Flusher) passFileLocked(reg file, limit int64) (n int64, err error) {
 		f.sendHeadersLocked(false)
 	}
 	rf := f.srv.w.(io.ReaderFrom)
-	size := f.sliceSizes(2 * firstSlice)
+	f.watchFileLocked(reg)
+	defer f.unwatchFileLocked()
 	defer f.passPieceLocked(0)
 	for f.fail == nil && limit != 0 {
-		slice := int64(size.next)
+		size := int64(f.fileSliceLocked())
 		if limit > 0 {
-			slice = min(slice, limit)
+			size = min(size, limit)
 		}
-		size.begin()
-		f.passPieceLocked(size.began)
+		began := now()
+		f.passPieceLocked(began)
 		var m int64
-		m, err = f.sendSliceLocked(rf, reg, slice)
+		m, err = f.sendSliceLocked(rf, reg, size)
 		f.written += m
 		f.noteThroughLocked(m)
 		n += m
 		if limit > 0 {
 			limit -= m
 		}
-		if err != nil || m < slice {
+		if err != nil || m < size {
 			break // failed, or the end of the file
 		}
-		size.endLocked(&f.pipe)
+		f.tookSliceLocked(int(m), began)
 	}
 	return n, err
 }

@@ -1,0 +1,161 @@
+package flush_test
+
+import (
+	"errors"
+	"io"
+	"net/http"
+	"runtime"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/harness"
+)
+
+// A client that takes a file slowly lives, though the server's call that sends it
+// lasts longer than SendTimeout: each part that the connection takes is progress.
+// One that stops dies, in time.
+func TestSendTimeoutOfASlowFile(t *testing.T) {
+	const size, limit = 400_000, 12 * time.Second
+	for _, test := range []struct {
+		name  string
+		takes int // bytes; then it stops
+	}{
+		{"lives", size},
+		{"stops at once", 0},
+		{"stops in the middle", size / 2},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			edge(t, func(t *testing.T) {
+				file, text := harness.TempFile(t, size)
+				clock := harness.NewClock()
+				type end struct {
+					err error
+					at  time.Duration
+				}
+				ended := make(chan end, 1)
+				srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
+					_, err := io.Copy(w, file)
+					ended <- end{err, clock.Now()}
+				}), 4096)
+				s := harness.Open(t, srv, "GET", "/", nil)
+				s.Response()
+				for taken := 0; taken < test.takes; taken += size / 50 {
+					time.Sleep(time.Second)
+					if got := string(s.Take(size / 50)); got != text[taken:taken+len(got)] {
+						t.Fatalf("other bytes after %d", taken)
+					}
+				}
+				stopped := clock.Now()
+				e := <-ended
+				if test.takes == size {
+					s.ExpectEnd("")
+					if e.err != nil || e.at < 3*limit {
+						t.Errorf("%v after %v", e.err, e.at)
+					}
+					return
+				}
+				// A piece of the server's own 32 KiB may have been complete seconds before.
+				if !errors.Is(e.err, flush.ErrTimeout) || e.at < stopped+limit-10*time.Second || e.at > stopped+grain(limit) {
+					t.Errorf("%v after %v, it had stopped after %v", e.err, e.at, stopped)
+				}
+			})
+		})
+	}
+}
+
+// A copier counts what of files the server's own ReadFrom is asked for.
+type copier struct {
+	http.ResponseWriter
+	calls *atomic.Int64
+}
+
+func (c copier) Unwrap() http.ResponseWriter { return c.ResponseWriter }
+
+func (c copier) ReadFrom(src io.Reader) (int64, error) {
+	c.calls.Add(1)
+	return c.ResponseWriter.(io.ReaderFrom).ReadFrom(src)
+}
+
+// A file goes to the server in slices of 1 MiB from the start, where progress
+// within one can be seen, or need not be.
+func TestFileGoesInLargeSlices(t *testing.T) {
+	const size = 8 << 20
+	file, _ := harness.TempFile(t, size)
+	for _, test := range []struct {
+		name  string
+		opts  flush.Options
+		known bool
+		seen  bool // on every system
+	}{
+		{"unknown", flush.Options{}, false, false},
+		{"known", flush.Options{}, true, false},
+		{"no timeout", flush.Options{SendTimeout: -1}, false, true},
+		{"asynchronous", flush.Options{Flush: flush.Async}, false, false},
+		{"budget", flush.Options{Budget: flush.NewBudget(1<<20, 1<<20)}, false, false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			var calls atomic.Int64
+			var options []harness.ServeOption
+			if test.known {
+				options = append(options, func(s *harness.Server) { s.ConnContext = flush.ConnContext })
+			}
+			h := harness.Wrapped(&test.opts, func(w http.ResponseWriter, r *http.Request) {
+				http.ServeFile(w, r, file.Name())
+			})
+			srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				h.ServeHTTP(copier{w, &calls}, r)
+			}), options...)
+			s := harness.Open(t, srv, "GET", "/", nil)
+			if n, err := io.Copy(io.Discard, s.Response().Body); n != size || err != nil {
+				t.Errorf("%d bytes, %v", n, err)
+			}
+			most := int64(size >> 20)
+			if runtime.GOOS != "linux" && !test.seen {
+				most = 24
+			}
+			if n := calls.Load(); n > most {
+				t.Errorf("%d calls, want at most %d", n, most)
+			}
+		})
+	}
+}
+
+// What all this stands on: Linux moves the position of a file with each part of it
+// that a connection has taken, while the call that sends it is under way.
+func TestLinuxMovesAFileThatIsBeingSent(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("elsewhere it moves at the end")
+	}
+	const size = 4 << 20
+	file, _ := harness.TempFile(t, size)
+	done := make(chan bool)
+	srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		defer close(done)
+		w.Header().Set("Content-Length", "4194304")
+		w.(io.ReaderFrom).ReadFrom(&io.LimitedReader{R: file, N: size})
+	}), harness.SmallBuffers)
+	s := harness.Open(t, srv, "GET", "/", nil)
+	body := s.Response().Body
+	positions := make(map[int64]bool)
+	for last := int64(0); last < size; {
+		at := last
+		for began := time.Now(); at == last; runtime.Gosched() {
+			var err error
+			if at, err = file.Seek(0, io.SeekCurrent); err != nil {
+				t.Fatal(err)
+			}
+			if time.Since(began) > 10*time.Second {
+				t.Fatalf("it stays at %d", at)
+			}
+		}
+		last = at
+		positions[at] = true
+		io.CopyN(io.Discard, body, size/16)
+	}
+	<-done
+	if len(positions) < 4 {
+		t.Errorf("%d positions were seen", len(positions))
+	}
+}
