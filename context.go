@@ -276,7 +276,12 @@ func (c *requestContext) leave() {
 	f := c.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	reason := f.causeLocked()
+	c.letGoLocked()
+}
+
+// letGoLocked is the second half of leave. Flusher.mu is held.
+func (c *requestContext) letGoLocked() {
+	reason := c.f.causeLocked()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.reason, c.f = reason, nil
