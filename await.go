@@ -8,9 +8,10 @@ import (
 	"time"
 )
 
-// waiting is who waits in turn.
+// waiting is who waits, and who does so in turn.
 type waiting struct {
-	line    []uint64 // Writes that wait for the pen, first come first served
+	cond    sync.Cond // on the pipe's mu
+	line    []uint64  // Writes that wait for the pen, first come first served
 	tickets uint64
 	flushes []flushWait   // flushes that somebody waits for, in the order asked
 	waited  time.Duration // that Writes have waited
@@ -35,10 +36,10 @@ func (p *pipe) settleFlushesLocked(err error) {
 	}
 }
 
-// waitingLocked returns who waits in turn, to join them.
+// waitingLocked returns who waits, to join them.
 func (p *pipe) waitingLocked() *waiting {
 	if p.waiting == nil {
-		p.waiting = new(waiting)
+		p.waiting = &waiting{cond: sync.Cond{L: &p.mu}}
 	}
 	return p.waiting
 }
@@ -67,18 +68,16 @@ func (p *pipe) awaitLocked(begun bool, ctx context.Context, ready func() bool) e
 
 // waitLocked gives mu up until somebody calls wakeLocked.
 func (p *pipe) waitLocked() {
-	if p.cond == nil {
-		p.cond = sync.NewCond(&p.mu)
-	}
+	q := p.waitingLocked()
 	p.waiters++
-	p.cond.Wait()
+	q.cond.Wait()
 	p.waiters--
 }
 
 // wakeLocked wakes every waiter; each decides for itself.
 func (p *pipe) wakeLocked() {
 	if p.waiters > 0 {
-		p.cond.Broadcast()
+		p.waiting.cond.Broadcast()
 	}
 }
 

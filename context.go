@@ -65,18 +65,43 @@ type (
 type requestContext struct {
 	server context.Context // never changed
 
-	// A stream that waits for its client holds one of these: its size counts.
-	mu     sync.Mutex
+	// Each response has one of these, an idle stream too: its size counts.
+	mu       sync.Mutex
+	ended    bool
+	own      bool // it ended by itself, and not with the server's
+	cutOff   bool // from the server's context
+	hijacked bool // whoever inherits it lives on a connection that is not the response's any more
+	closed   bool // what Cause says is ErrClosed, failures apart
+
+	f    *Flusher // nil: left
+	rare *rareContext
+}
+
+// A rareContext is what few contexts have: that somebody waits for their end, or
+// another reason for it than ErrClosed.
+type rareContext struct {
 	child  context.Context    // nil: nobody has asked for Done. After the end only its channel, as a closedContext
 	cancel context.CancelFunc // ends child; nil: not watched
 	unlink func() bool        // has child not end with the server's context; nil: it does not
-	ended  bool
-	own    bool // it ended by itself, and not with the server's
-	cutOff bool // from the server's context
+	reason error              // what Cause says, failures apart; nil: not settled, or closed
+}
 
-	hijacked bool     // whoever inherits it lives on a connection that is not the response's any more
-	f        *Flusher // nil: left
-	reason   error    // what Cause says, failures apart; nil: not settled. Written with Flusher.mu and mu, read with either
+var noRareContext rareContext
+
+// rarely returns c.rare for reading.
+func (c *requestContext) rarely() *rareContext {
+	if c.rare == nil {
+		return &noRareContext
+	}
+	return c.rare
+}
+
+// rareLocked returns c.rare for writing.
+func (c *requestContext) rareLocked() *rareContext {
+	if c.rare == nil {
+		c.rare = new(rareContext)
+	}
+	return c.rare
 }
 
 // A closedContext is what is kept of a child that has ended.
@@ -97,14 +122,15 @@ func (f *Flusher) newContext(server context.Context) *requestContext {
 func (c *requestContext) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
-	case c.child != nil:
+	switch r := c.rarely(); {
+	case r.child != nil:
+		return r.child.Done()
 	case c.ended:
-		c.child = alreadyDone
-	default:
-		c.child, c.cancel = context.WithCancel(c.parent())
+		return alreadyDone.Done()
 	}
-	return c.child.Done()
+	r := c.rareLocked()
+	r.child, r.cancel = context.WithCancel(c.parent())
+	return r.child.Done()
 }
 
 var alreadyDone = func() closedContext {
@@ -119,8 +145,8 @@ func (c *requestContext) Err() error {
 	switch {
 	case c.own:
 		return context.Canceled
-	case c.child != nil && !c.ended:
-		return c.child.Err()
+	case c.rarely().child != nil && !c.ended:
+		return c.rare.child.Err()
 	}
 	return c.serverErrLocked()
 }
@@ -170,8 +196,8 @@ func (c *requestContext) Value(key any) any {
 		switch {
 		case c.own:
 			return nil // there is no cause but Err
-		case c.child != nil && !c.ended:
-			return c.child.Value(key)
+		case c.rarely().child != nil && !c.ended:
+			return c.rare.child.Value(key)
 		case c.cutOff:
 			return nil
 		}
@@ -208,8 +234,9 @@ var neverDone = make(chan struct{})
 // AfterFunc is what package context calls instead of waiting for Done. The child
 // is being made, with mu held.
 func (l serverLink) AfterFunc(f func()) func() bool {
-	l.c.unlink = context.AfterFunc(l.c.server, f)
-	return l.c.unlink
+	r := l.c.rareLocked()
+	r.unlink = context.AfterFunc(l.c.server, f)
+	return r.unlink
 }
 
 // cutOffServer ends all ties to the server's context but for its values. It
@@ -218,13 +245,16 @@ func (l serverLink) AfterFunc(f func()) func() bool {
 func (c *requestContext) cutOffServer() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch {
+	switch r := c.rarely(); {
 	case c.ended || c.server.Err() != nil:
 		return false
-	case c.child != nil && (c.child.Err() != nil || c.unlink == nil || !c.unlink()):
+	case r.child == nil:
+	case r.child.Err() != nil || r.unlink == nil || !r.unlink():
 		return false
+	default:
+		r.unlink = nil
 	}
-	c.cutOff, c.unlink = true, nil
+	c.cutOff = true
 	return true
 }
 
@@ -250,7 +280,7 @@ func (r keyRecorder) Value(key any) any {
 // end ends the context, and the watch on the server's.
 func (c *requestContext) end() {
 	c.mu.Lock()
-	child, cancel := c.child, c.cancel
+	child, cancel := c.rarely().child, c.rarely().cancel
 	if !c.ended && cancel == nil {
 		c.ended, c.own = true, c.serverErrLocked() == nil
 	}
@@ -265,7 +295,7 @@ func (c *requestContext) end() {
 	defer c.mu.Unlock()
 	if !c.ended {
 		c.ended, c.own = true, !byServer
-		c.child, c.cancel, c.unlink = closedContext(child.Done()), nil, nil
+		c.rare.child, c.rare.cancel, c.rare.unlink = closedContext(child.Done()), nil, nil
 	}
 }
 
@@ -276,17 +306,23 @@ func (c *requestContext) leave() {
 	f := c.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.leaveServerLocked()
-	reason := f.causeLocked()
+	c.letGoLocked()
+}
+
+// letGoLocked is the second half of leave. Flusher.mu is held.
+func (c *requestContext) letGoLocked() {
+	c.f.leaveServerLocked()
+	reason := c.f.causeLocked()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.reason, c.f = reason, nil
+	c.setReasonLocked(reason)
+	c.f = nil
 }
 
 // why is Cause.
 func (c *requestContext) why() error {
 	c.mu.Lock()
-	f, reason := c.f, c.reason
+	f, reason := c.f, c.reasonLocked()
 	c.mu.Unlock()
 	if f == nil {
 		return reason
@@ -318,29 +354,56 @@ func (f *Flusher) endContextLocked(reason error) {
 // reasonLocked settles what Cause says, if the server's context has not ended
 // before.
 func (f *Flusher) reasonLocked(reason error) {
-	if c := f.context; c != nil && c.reason == nil && c.serverErr() == nil {
-		c.settleLocked(reason)
+	c := f.context
+	if c == nil || reason == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reasonLocked() == nil && c.serverErrLocked() == nil {
+		c.setReasonLocked(reason)
 	}
 }
 
-// settleLocked has reason be what Cause says. Flusher.mu is held.
-func (c *requestContext) settleLocked(reason error) {
+// setReasonLocked has reason be what Cause says. It is called with both mutexes
+// held, and read with c.mu.
+func (c *requestContext) setReasonLocked(reason error) {
+	if c.closed = reason == ErrClosed; c.closed {
+		reason = nil
+	}
+	if c.rare != nil || reason != nil {
+		c.rareLocked().reason = reason
+	}
+}
+
+func (c *requestContext) reasonLocked() error {
+	if c.closed {
+		return ErrClosed
+	}
+	return c.rarely().reason
+}
+
+// settled is what Cause says, if that does not change any more but for a failure.
+func (c *requestContext) settled() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.reason = reason
+	return c.reasonLocked()
 }
 
 // causeLocked is Cause for the response of f.
 func (f *Flusher) causeLocked() error {
-	switch {
-	case f.fail != nil:
+	if f.fail != nil {
 		return f.fail
-	case f.context.reason != nil:
-		return f.context.reason
+	}
+	c := f.context
+	if reason := c.settled(); reason != nil {
+		return reason
 	}
 	reason := f.serverCauseLocked()
-	if reason != context.Canceled {
-		f.context.settleLocked(reason) // what the kernel says may still change: a TLS client says goodbye before its end is seen
+	if reason != nil && reason != context.Canceled { // what the kernel says may still change: a TLS client says goodbye before its end is seen
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.setReasonLocked(reason)
 	}
 	return reason
 }

@@ -237,6 +237,12 @@ func (f *Flusher) liftWriteTimeoutLocked() {
 // being detached say that the connection ends with it: a client that had kept it
 // would meet its end under the next request. HTTP/2 knows no such header.
 func (f *Flusher) closeConnectionLocked() {
+	if f.noted != nil {
+		if f.detached != detaching {
+			return // a note says nothing of it
+		}
+		f.readNoteLocked()
+	}
 	if f.detached == detaching && f.http1 && !hasToken(f.below["Connection"], "close") {
 		f.belowLocked().Set("Connection", "close")
 	}

@@ -53,9 +53,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	own := r.WithContext(f.newContext(r.Context()))
 	f.giveBody(own, r)
 
-	returned, lives := false, false
+	returned, lives, left := false, false, false
 	defer func() {
-		if !lives {
+		if !lives && !left {
 			f.context.leave()
 		}
 		// The server removes multipart files through its own request, and
@@ -70,6 +70,12 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}()
 	defer func() {
 		if returned {
+			if left = f.endBrief(); left {
+				if f.broken() {
+					panic(http.ErrAbortHandler)
+				}
+				return
+			}
 			if lives = f.outlives(own); lives {
 				return
 			}
@@ -223,12 +229,18 @@ func (w http2Writer) Push(target string, opts *http.PushOptions) error {
 // http.TimeoutHandler's writer, holds the whole response: it pushes nothing
 // ahead of it.
 func (f *Flusher) handlerWriter() http.ResponseWriter {
-	if !f.http1 && f.srv.flusher != nil {
-		if _, ok := find[http.Pusher](f.srv.w); ok {
+	f.mu.Lock()
+	w, own, flushes := f.srv.w, f.srv.ownHeader, f.srv.flusher != nil
+	f.mu.Unlock()
+	if own {
+		return http1Writer{face{f}} // net/http's own, which need not be asked
+	}
+	if !f.http1 && flushes {
+		if _, ok := find[http.Pusher](w); ok {
 			return http2Writer{face{f}}
 		}
 	}
-	if _, ok := find[http.Hijacker](f.serverWriter()); ok {
+	if _, ok := find[http.Hijacker](w); ok {
 		return http1Writer{face{f}}
 	}
 	return plainWriter{face{f}}

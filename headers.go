@@ -54,6 +54,7 @@ type headers struct {
 	written int64       // body bytes that were offered to floor 2, refused ones included
 	header  http.Header // the handler's; nil until it asked
 	below   http.Header // the fixed ones; nil until they were needed
+	noted   *headerNote // the fixed ones instead; nil: below has them
 }
 
 // Header returns the header map, as [http.ResponseWriter.Header]. Changes after
@@ -88,6 +89,10 @@ func (f *Flusher) belowLocked() http.Header {
 	case f.below != nil:
 	case f.shared:
 		f.below = headerMaps.Get().(http.Header)
+		if f.noted != nil {
+			f.noted.fill(f.below)
+			f.dropNoteLocked()
+		}
 	default:
 		f.below = f.srv.w.Header()
 	}
@@ -98,6 +103,12 @@ var headerMaps = sync.Pool{New: func() any { return make(http.Header) }}
 
 // writeHeaderLocked hands status and fixed headers to the server.
 func (f *Flusher) writeHeaderLocked() {
+	if f.noted != nil && f.noted.says(f.header) {
+		f.dropNoteLocked()
+		f.srv.w.WriteHeader(f.status)
+		f.below = f.header
+		return
+	}
 	below := f.belowLocked() // now or never: the handler may ask for its headers while we write
 	if !f.srv.ownHeader {
 		f.callLocked(func() { f.srv.w.WriteHeader(f.status) })
@@ -233,15 +244,16 @@ func (f *Flusher) freezeLocked() {
 	if f.header == nil {
 		return
 	}
-	below := f.belowLocked()
-	if !sameHeader(f.header, below) {
-		copyHeader(below, f.header)
+	if !f.noteHeaderLocked() {
+		if below := f.belowLocked(); !sameHeader(f.header, below) {
+			copyHeader(below, f.header)
+		}
 	}
 	f.length = -1
-	if values := below["Content-Length"]; len(values) > 0 && values[0] != "" {
+	if values := f.header["Content-Length"]; len(values) > 0 && values[0] != "" {
 		f.length = parseLength(values, f.http1)
 		if f.length < 0 && !f.http1 {
-			delete(below, "Content-Length") // as the server does
+			delete(f.below, "Content-Length") // as the server does
 		}
 	}
 	if f.stack.resized && !f.stack.ownLength && f.length >= 0 {
@@ -282,6 +294,7 @@ func (f *Flusher) voidLengthLocked() {
 	f.length = -1
 	delete(f.header, "Content-Length")
 	if f.fixed {
+		f.readNoteLocked()
 		delete(f.below, "Content-Length")
 	}
 }
@@ -298,7 +311,10 @@ type filterView struct {
 
 // showHeaderLocked makes the handler's map what a filter is to see.
 func (f *Flusher) showHeaderLocked(v *filterView) {
-	if !f.fixed || f.headersSent || f.header == nil || sameHeader(f.header, f.below) {
+	if !f.fixed || f.headersSent || f.header == nil {
+		return
+	}
+	if f.readNoteLocked(); sameHeader(f.header, f.below) {
 		return
 	}
 	v.late, v.shown = make(http.Header), make(http.Header)
@@ -588,6 +604,7 @@ func (f *Flusher) Clean() (err error) {
 	}
 	f.status, f.written, f.length, f.fixed, f.eventStream = 0, 0, -1, false, false
 	f.holdLocked(f.holdsLocked())
+	f.dropNoteLocked()
 	for _, k := range bodyHeaders {
 		delete(f.headerLocked(), k)
 	}

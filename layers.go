@@ -6,6 +6,7 @@ import (
 	"net/http/fcgi"
 	"os"
 	"reflect"
+	"sync/atomic"
 	"time"
 )
 
@@ -87,9 +88,19 @@ type server struct {
 	ownHeader  bool           // it reads its header map only inside WriteHeader: see headerLocked
 }
 
+// ownWriter is the type of net/http's own writer of HTTP/1, once newServer has
+// met it: what it can do need be looked up only once.
+var ownWriter atomic.Pointer[reflect.Type]
+
 // newServer looks at the layers of w. by is what the request says of the
 // http.Server that it came through.
 func newServer(w http.ResponseWriter, r *http.Request, by any) server {
+	if own := ownWriter.Load(); own != nil && by != nil && reflect.TypeOf(w) == *own {
+		return server{
+			w: w, flusher: w.(flushErrorer), deadline: w.(writeDeadliner),
+			direct: true, netHTTP: true, takesInfo: true, fixesEmpty: true, ownHeader: true,
+		}
+	}
 	s := server{w: w}
 	for layer := range layers(w) {
 		flushes, hasDeadlines := true, true
@@ -120,6 +131,10 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 		case "*http.response":
 			s.direct = true
 			s.ownHeader = r != nil && t.Elem().PkgPath() == "net/http"
+			if s.ownHeader {
+				own := t
+				ownWriter.Store(&own)
+			}
 		case "*http.http2responseWriter", "*http2.responseWriter", "*http3.responseWriter", "*cgi.response", "*fcgi.response", "*flush.output", "*flush.deadlineOutput":
 			s.direct = true
 		}

@@ -80,8 +80,7 @@ type pipe struct {
 	asks  atomic.Int64
 	carry func() // p.carrier, made once: starting it allocates nothing
 
-	cond    *sync.Cond // on mu; made by the first to wait, in waitLocked
-	waiting *waiting   // nil: nobody has waited in turn
+	waiting *waiting // nil: nobody has waited
 
 	refuse error // what a new operation gets; nil: it may go on
 	fail   error // the failure that sticks
