@@ -117,11 +117,12 @@ type gatewayEnd struct {
 	in     bytes.Buffer
 	out    bytes.Buffer
 	closed int
+	err    error // of Write and Close
 }
 
 func (c *gatewayEnd) Read(p []byte) (int, error)  { return c.in.Read(p) }
-func (c *gatewayEnd) Write(p []byte) (int, error) { return c.out.Write(p) }
-func (c *gatewayEnd) Close() error                { c.closed++; return nil }
+func (c *gatewayEnd) Write(p []byte) (int, error) { n, _ := c.out.Write(p); return n, c.err }
+func (c *gatewayEnd) Close() error                { c.closed++; return c.err }
 
 // conns is a listener that has these connections, and fails then.
 type conns struct {
@@ -237,6 +238,22 @@ func TestFastCGIDrainIsOver(t *testing.T) {
 	b.Close()
 	harness.Next(t, empty)
 	b.Close()
+}
+
+// What the connection says is what the server's package hears.
+func TestFastCGIConnectionTellsErrors(t *testing.T) {
+	l, _ := flush.WatchFastCGI(&conns{left: []net.Conn{&gatewayEnd{err: io.ErrShortBuffer}}})
+	c, err := l.Accept()
+	harness.Must(t, err)
+	if n, err := c.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+		t.Errorf("Read: %d, %v", n, err)
+	}
+	if n, err := c.Write([]byte("abc")); n != 3 || err != io.ErrShortBuffer {
+		t.Errorf("Write: %d, %v", n, err)
+	}
+	if err := c.Close(); err != io.ErrShortBuffer {
+		t.Errorf("Close: %v", err)
+	}
 }
 
 func (l *conns) Close() error {
