@@ -285,6 +285,37 @@ func TestAbortInAFilter(t *testing.T) {
 	}
 }
 
+// An Abort by a filter only marks the response: it ends once the filter has
+// returned, with whoever ends it.
+func TestAbortInAFilterDoesNotEndTheResponse(t *testing.T) {
+	for name, end := range map[string]func(*flush.Flusher) error{
+		"Close":         (*flush.Flusher).Close,
+		"another Abort": func(f *flush.Flusher) error { f.Abort(io.ErrNoProgress); return f.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ends := make(chan error, 2)
+			f := flush.NewOutput(io.Discard, &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { ends <- err }})
+			b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+				f.Abort(harness.ErrBoom)
+				if len(ends) > 0 {
+					t.Error("OnClose ran while the filter did")
+				}
+				return p, nil
+			}})
+			f.WriteString("x")
+			expectError(t, "Flush", b.Flush(), harness.ErrBoom)
+			if len(ends) > 0 {
+				t.Error("the filter has ended the response")
+			}
+			expectError(t, name, end(f), harness.ErrBoom)
+			expectError(t, "OnClose", <-ends, harness.ErrBoom)
+			if len(ends) > 0 {
+				t.Error("it ended twice")
+			}
+		})
+	}
+}
+
 // Goroutines share a stack of buffers: no line is torn, each one's lines keep
 // their order, and none is lost or doubled.
 func TestBuffersAreShared(t *testing.T) {

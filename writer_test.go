@@ -224,6 +224,37 @@ func TestWriteErrorsOfNetHTTP(t *testing.T) {
 	}
 }
 
+// A Content-Length that the server takes for one holds from the first Write, and
+// no other does.
+func TestLengthsThatAreNone(t *testing.T) {
+	for _, c := range []struct {
+		value        string
+		http1, http2 bool // it is one
+	}{
+		{"5", true, true},
+		{"+5", true, false},
+		{"05", true, true},
+		{"-5", false, false},
+		{"five", false, false},
+		{"5 ", false, false},
+		{"0x5", false, false},
+		{"", false, false},
+		{"99999999999999999999", false, false},
+	} {
+		for _, major := range []int{1, 2} {
+			r := httptest.NewRequest("GET", "/", nil)
+			r.ProtoMajor = major
+			f := flush.New(harness.NewPlain(), r, nil)
+			f.Header().Set("Content-Length", c.value)
+			n, err := f.Write([]byte("longer"))
+			if is := major == 1 && c.http1 || major == 2 && c.http2; is && (n != 0 || err != http.ErrContentLength) || !is && (n != 6 || err != nil) {
+				t.Errorf("HTTP/%d, %q: Write: %d, %v", major, c.value, n, err)
+			}
+			f.Abort(nil)
+		}
+	}
+}
+
 // A sender stands for a server's writer with a ReadFrom of its own. It notes
 // what that was given.
 type sender struct {
