@@ -255,6 +255,38 @@ func TestLengthsThatAreNone(t *testing.T) {
 	}
 }
 
+// A copy of nothing fixes no headers, be it of a file or not.
+func TestCopyOfNothingLeavesTheHeaders(t *testing.T) {
+	empty, _ := harness.TempFile(t, 0)
+	atEnd, _ := harness.TempFile(t, 100)
+	if _, err := atEnd.Seek(0, io.SeekEnd); err != nil {
+		t.Fatal(err)
+	}
+	whole, _ := harness.TempFile(t, 100)
+	for name, src := range map[string]io.Reader{
+		"an empty file": empty, "a file at its end": atEnd, "none of a file": io.LimitReader(whole, 0),
+		"less than none of a file": &io.LimitedReader{R: whole, N: -1}, "a reader": strings.NewReader(""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+				srv := harness.Serve(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+					if n, err := harness.Flusher(w).ReadFrom(src); n != 0 || err != nil {
+						t.Errorf("ReadFrom: %d, %v", n, err)
+					}
+					w.Header().Set("X-Late", "yes")
+					w.WriteHeader(404)
+				}))
+				s := harness.Open(t, srv, "GET", "/", nil)
+				s.Start()
+				if r := s.Response(); r.StatusCode != 404 || r.Header.Get("X-Late") != "yes" {
+					t.Errorf("got %d, %v", r.StatusCode, r.Header)
+				}
+				s.Rest()
+			})
+		})
+	}
+}
+
 // A sender stands for a server's writer with a ReadFrom of its own. It notes
 // what that was given.
 type sender struct {
