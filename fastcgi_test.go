@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"net/http/fcgi"
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/fa492104/flush"
@@ -70,6 +71,21 @@ func TestFastCGIClientLeavesBehindMiddleware(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+func TestInspectFastCGI(t *testing.T) {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	harness.Must(t, err)
+	defer ln.Close()
+	reports := make(chan flush.Report, 1)
+	go fcgi.Serve(ln, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { reports <- flush.Inspect(w) }))
+	c, err := net.Dial("tcp", ln.Addr().String())
+	harness.Must(t, err)
+	defer c.Close()
+	fcgiRequest(t, c, map[string]string{"REQUEST_METHOD": "GET", "SERVER_PROTOCOL": "HTTP/1.1", "REQUEST_URI": "/"})
+	if r := harness.Next(t, reports); r.Fate != flush.FateErrorLost || !strings.Contains(r.String(), "no deadlines") {
+		t.Errorf("%v", r)
 	}
 }
 

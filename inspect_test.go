@@ -289,6 +289,55 @@ func TestInspectBuffers(t *testing.T) {
 	}
 }
 
+// The methods are told apart.
+func TestInspectMethods(t *testing.T) {
+	type (
+		flushErrorer   interface{ FlushError() error }
+		readDeadliner  interface{ SetReadDeadline(time.Time) error }
+		writeDeadliner interface{ SetWriteDeadline(time.Time) error }
+		below          = http.ResponseWriter
+	)
+	for want, w := range map[string]http.ResponseWriter{
+		"":       sealed{},
+		"Unwrap": onlyUnwrap{},
+		"Flush": struct {
+			below
+			http.Flusher
+		}{},
+		"FlushError": struct {
+			below
+			flushErrorer
+		}{},
+		"SetReadDeadline": struct {
+			below
+			readDeadliner
+		}{},
+		"SetWriteDeadline": struct {
+			below
+			writeDeadliner
+		}{},
+		"Hijack": struct {
+			below
+			http.Hijacker
+		}{},
+	} {
+		if got := strings.Join(flush.Inspect(w).Layers[0].Methods, " "); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+func TestInspectOutput(t *testing.T) {
+	for name, out := range map[string]io.Writer{"plain": io.Discard, "with deadlines": new(net.TCPConn)} {
+		f := flush.NewOutput(out, nil)
+		r := flush.Inspect(f)
+		if last := r.Layers[len(r.Layers)-1]; r.Fate != flush.FatePassed || !strings.Contains(last.Note, "plain output") {
+			t.Errorf("%s: %v", name, r)
+		}
+		f.Abort(nil)
+	}
+}
+
 func TestFateString(t *testing.T) {
 	for f, want := range map[flush.Fate]string{
 		flush.FateUnknown: "unknown", flush.FatePassed: "passed on", flush.FateErrorLost: "error lost",
