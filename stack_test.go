@@ -316,6 +316,35 @@ func TestAbortInAFilterDoesNotEndTheResponse(t *testing.T) {
 	}
 }
 
+// Once the response has failed a flush of it leaves the buffers alone.
+func TestFlushOfAFailedResponseLeavesTheBuffers(t *testing.T) {
+	s := harness.NewSink(t)
+	s.OnFlush = func() error { return harness.ErrBoom }
+	f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+	runs := 0
+	f.WriteString("x")
+	f.StartBuffer(&flush.BufferOptions{FollowFlush: true, Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+		runs++
+		return p, nil
+	}})
+	failed := f.FlushWait(t.Context())
+	expectError(t, "FlushWait", failed, harness.ErrBoom)
+	f.WriteString("y")
+	before := runs
+	for name, call := range map[string]func() error{
+		"Flush": f.FlushError, "FlushAsync": f.FlushAsync, "FlushWait": func() error { return f.FlushWait(t.Context()) },
+		"FlushWait, no end": func() error { return f.FlushWait(context.Background()) },
+	} {
+		if err := call(); err == nil || err.Error() != failed.Error() {
+			t.Errorf("%s: %v, want %v", name, err, failed)
+		}
+	}
+	if runs != before {
+		t.Errorf("the filter ran %d times", runs-before)
+	}
+	f.Close()
+}
+
 // Goroutines share a stack of buffers: no line is torn, each one's lines keep
 // their order, and none is lost or doubled.
 func TestBuffersAreShared(t *testing.T) {
