@@ -20,7 +20,7 @@ import (
 //     (headers.go).
 
 // callLocked calls the server with mu dropped. The holder of the baton calls
-// it, and then verdictLocked.
+// it, and then verdictLocked with the error of the call, if it has one.
 func (f *Flusher) callLocked(call func()) { f.handLocked(false, 0, call) }
 
 // handLocked is callLocked for a call that hands size bytes over, and flushes

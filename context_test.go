@@ -447,3 +447,40 @@ func TestKeptContextIsSmall(t *testing.T) {
 		}
 	}
 }
+
+// OnClose meets a context that has ended, and so does a handler that goes on after
+// it has let its response go and closed it.
+func TestContextHasEndedInOnClose(t *testing.T) {
+	for name, handle := range map[string]func(t *testing.T, f *flush.Flusher, r *http.Request){
+		"returns": func(*testing.T, *flush.Flusher, *http.Request) {},
+		"detached": func(t *testing.T, f *flush.Flusher, _ *http.Request) {
+			harness.Must(t, f.Detach())
+			go f.Close()
+		},
+		"detached and closed": func(t *testing.T, f *flush.Flusher, r *http.Request) {
+			harness.Must(t, f.Detach())
+			if err := r.Context().Err(); err != nil {
+				t.Errorf("before Close: %v", err)
+			}
+			harness.Must(t, f.Close())
+			if err := r.Context().Err(); err != context.Canceled {
+				t.Errorf("after Close: %v", err)
+			}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+				ended := make(chan error, 1)
+				srv := harness.Serve(t, p, harness.Wrapped(&flush.Options{OnClose: func(r *http.Request, _ flush.Stats, _ error) {
+					ended <- r.Context().Err()
+				}}, func(w http.ResponseWriter, r *http.Request) {
+					handle(t, harness.Flusher(w), r)
+				}))
+				harness.Open(t, srv, "GET", "/", nil).ExpectEnd("")
+				if err := harness.Next(t, ended); err != context.Canceled {
+					t.Errorf("the context's error is %v", err)
+				}
+			})
+		})
+	}
+}

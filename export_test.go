@@ -56,3 +56,31 @@ type connRecorder struct {
 
 func (c *connRecorder) Write(p []byte) (int, error) { return c.Buffer.Write(p) }
 func (c *connRecorder) Read(p []byte) (int, error)  { return 0, io.EOF }
+
+// What serves FastCGI, for tests that have no web server.
+var (
+	ServeFastCGI = serveFastCGI
+	EndQuietly   = endQuietly
+)
+
+// A FastCGIRecord is what is noted of a record that passes.
+type FastCGIRecord struct {
+	Kind byte
+	ID   uint16
+	Size int
+}
+
+// FastCGIRecords returns what is noted of a stream that comes in pieces.
+func FastCGIRecords(pieces ...[]byte) (found []FastCGIRecord) {
+	var s recordScanner
+	for _, p := range pieces {
+		s.scan(p, func(kind byte, id uint16, size int) { found = append(found, FastCGIRecord{kind, id, size}) })
+	}
+	return found
+}
+
+// WatchFastCGI returns l as FastCGI is served on it, and what drains its connections.
+func WatchFastCGI(l net.Listener) (watched net.Listener, drain func() <-chan struct{}) {
+	var all gatewayConns
+	return gatewayListener{l, &all}, all.drain
+}

@@ -134,3 +134,70 @@ func TestGzipStructuredTypes(t *testing.T) {
 		}
 	}
 }
+
+// A second flush with nothing between adds nothing.
+func TestGzipFlushesNothingTwice(t *testing.T) {
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("Accept-Encoding", "gzip")
+	rec := httptest.NewRecorder()
+	f := flush.New(rec, r, gzipEverything())
+	f.Header().Set("Content-Type", "text/plain")
+	io.WriteString(f, "event")
+	var sizes []int
+	for range 3 {
+		if err := f.FlushAll(true); err != nil {
+			t.Fatal(err)
+		}
+		sizes = append(sizes, rec.Body.Len())
+	}
+	if sizes[0] == 0 || sizes[1] != sizes[0] || sizes[2] != sizes[0] {
+		t.Errorf("after each flush: %d bytes", sizes)
+	}
+	io.WriteString(f, "another")
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if got := unzip(t, rec.Body.Bytes()); got != "eventanother" {
+		t.Errorf("got %q", got)
+	}
+}
+
+// Of a stream that never began nothing is left, not even that it was one.
+func TestGzipOfNothing(t *testing.T) {
+	for name, opts := range map[string]*flush.Options{"flushed": gzipEverything(), "not flushed": gzipEverything()} {
+		t.Run(name, func(t *testing.T) {
+			r := httptest.NewRequest("GET", "/", nil)
+			r.Header.Set("Accept-Encoding", "gzip")
+			rec := httptest.NewRecorder()
+			f := flush.New(rec, r, opts)
+			f.Header().Set("Content-Type", "text/plain")
+			if name == "flushed" {
+				if err := f.Top().Flush(); err != nil {
+					t.Fatal(err)
+				}
+				if got := f.Header().Get("Content-Encoding"); got != "gzip" {
+					t.Errorf("after the flush of the buffer it is encoded as %q", got)
+				}
+			}
+			if err := f.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if got := rec.Result().Header.Get("Content-Encoding"); got != "" || rec.Body.Len() > 0 {
+				t.Errorf("encoded as %q, %d bytes", got, rec.Body.Len())
+			}
+		})
+	}
+}
+
+// A Content-Length that is switched off stays off.
+func TestGzipLengthSwitchedOff(t *testing.T) {
+	srv := harness.Serve(t, harness.HTTP1, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header()["Content-Length"] = nil
+		io.WriteString(w, longPage)
+	}), gzipEverything()))
+	s := harness.Open(t, srv, "GET", "/", nil, harness.AcceptGzip)
+	if h := s.Header(); h.Get("Content-Encoding") != "gzip" || h.Get("Content-Length") != "" {
+		t.Errorf("headers %v", h)
+	}
+	s.Rest()
+}

@@ -206,7 +206,6 @@ func (f *Flusher) informLocked(code int) {
 	}
 	f.passHeaderLocked()
 	f.callLocked(func() { f.srv.w.WriteHeader(code) })
-	f.verdictLocked(nil)
 }
 
 // passHeaderLocked has the server see the handler's headers as they are now,
@@ -402,7 +401,6 @@ func (f *Flusher) sendHeadersLocked(flushing bool) {
 	}
 	f.closeConnectionLocked()
 	f.writeHeaderLocked()
-	f.verdictLocked(nil)
 }
 
 // sendBareHeadersLocked hands over headers that no byte follows now.

@@ -289,6 +289,89 @@ func TestInspectBuffers(t *testing.T) {
 	}
 }
 
+// The methods are told apart.
+func TestInspectMethods(t *testing.T) {
+	type (
+		flushErrorer   interface{ FlushError() error }
+		readDeadliner  interface{ SetReadDeadline(time.Time) error }
+		writeDeadliner interface{ SetWriteDeadline(time.Time) error }
+		below          = http.ResponseWriter
+	)
+	for want, w := range map[string]http.ResponseWriter{
+		"":       sealed{},
+		"Unwrap": onlyUnwrap{},
+		"Flush": struct {
+			below
+			http.Flusher
+		}{},
+		"FlushError": struct {
+			below
+			flushErrorer
+		}{},
+		"SetReadDeadline": struct {
+			below
+			readDeadliner
+		}{},
+		"SetWriteDeadline": struct {
+			below
+			writeDeadliner
+		}{},
+		"Hijack": struct {
+			below
+			http.Hijacker
+		}{},
+	} {
+		if got := strings.Join(flush.Inspect(w).Layers[0].Methods, " "); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
+// A filter that has failed is passed by, and the buffer says so.
+func TestInspectFailedFilter(t *testing.T) {
+	f := flush.New(httptest.NewRecorder(), nil, nil)
+	defer f.Abort(nil)
+	b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) { return p, harness.ErrBoom }})
+	io.WriteString(f, "x")
+	b.Flush()
+	if l := flush.Inspect(f).Layers[1]; l.Fate != flush.FatePassed || !strings.Contains(l.Note, "has failed") {
+		t.Errorf("%+v", l)
+	}
+}
+
+// What a response that is over says of a flush.
+func TestInspectOver(t *testing.T) {
+	f := flush.New(httptest.NewRecorder(), nil, nil)
+	f.Abort(harness.ErrBoom)
+	if l := flush.Inspect(f).Layers[0]; l.Fate != flush.FateSwallowed || !strings.Contains(l.Note, "It has failed: boom") {
+		t.Errorf("%+v", l)
+	}
+	srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+		f := harness.Flusher(w)
+		c, _, err := f.Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer c.Close()
+		if l := flush.Inspect(f).Layers[0]; l.Fate != flush.FateSwallowed || !strings.Contains(l.Note, "hijacked") {
+			t.Errorf("%+v", l)
+		}
+	}))
+	harness.Open(t, srv, "GET", "/", nil).Rest()
+}
+
+func TestInspectOutput(t *testing.T) {
+	for name, out := range map[string]io.Writer{"plain": io.Discard, "with deadlines": new(net.TCPConn)} {
+		f := flush.NewOutput(out, nil)
+		r := flush.Inspect(f)
+		if last := r.Layers[len(r.Layers)-1]; r.Fate != flush.FatePassed || !strings.Contains(last.Note, "plain output") {
+			t.Errorf("%s: %v", name, r)
+		}
+		f.Abort(nil)
+	}
+}
+
 func TestFateString(t *testing.T) {
 	for f, want := range map[flush.Fate]string{
 		flush.FateUnknown: "unknown", flush.FatePassed: "passed on", flush.FateErrorLost: "error lost",

@@ -443,3 +443,29 @@ func TestQueueKeepsNothing(t *testing.T) {
 		}
 	})
 }
+
+// One flush of much that is held is one flush of the server, be it held in small
+// blocks or in long ones.
+func TestQueueFlushedOnce(t *testing.T) {
+	for _, mark := range []int{100_000, 1 << 20} {
+		for _, size := range []int{1, 5000, 64 << 10, 90_000, 200_000} {
+			if size > mark {
+				continue
+			}
+			synctest.Test(t, func(t *testing.T) {
+				s := harness.NewSink(t)
+				f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async, MaxPending: mark, BufferSize: mark})
+				harness.MustWrite(t, f, harness.Text(size))
+				if n := f.Buffered(); n != size {
+					t.Errorf("%d of %d bytes are held: the test shows nothing", n, size)
+				}
+				harness.Must(t, f.FlushWait(t.Context()))
+				at, n := s.LastFlush()
+				if st := f.Stats(); at != size || n != 1 || st.Pushes != 1 || st.Flushes != 1 {
+					t.Errorf("%d bytes: %d flushes, the last at %d; %+v", size, n, at, st)
+				}
+				harness.Must(t, f.Close())
+			})
+		}
+	}
+}

@@ -113,6 +113,29 @@ func TestShutdown(t *testing.T) {
 	})
 }
 
+// A page that comes after Shutdown is no stream: it is left to finish.
+func TestShutdownLeavesLatePages(t *testing.T) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		var g flush.Group
+		harness.Must(t, g.Shutdown(t.Context()))
+		srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{Group: &g}, func(w http.ResponseWriter, r *http.Request) {
+			done := r.Context().Done()
+			w.Header().Set("Content-Type", "text/html")
+			io.WriteString(w, harness.Hello)
+			flush.Flush(w, true)
+			select {
+			case <-done:
+				t.Error("the context of a page ends:", flush.Cause(r.Context()))
+			case <-time.After(time.Hour):
+			}
+			io.WriteString(w, harness.Goodbye)
+		}), 0)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.ExpectEnd(harness.Hello + harness.Goodbye)
+		s.Leave()
+	})
+}
+
 // What is left when ctx ends is aborted then, and its client sees it though the
 // handler takes no notice: a stream, a download that is not read, and one whose
 // handler sleeps. Shutdown waits for none of them.

@@ -285,6 +285,66 @@ func TestAbortInAFilter(t *testing.T) {
 	}
 }
 
+// An Abort by a filter only marks the response: it ends once the filter has
+// returned, with whoever ends it.
+func TestAbortInAFilterDoesNotEndTheResponse(t *testing.T) {
+	for name, end := range map[string]func(*flush.Flusher) error{
+		"Close":         (*flush.Flusher).Close,
+		"another Abort": func(f *flush.Flusher) error { f.Abort(io.ErrNoProgress); return f.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			ends := make(chan error, 2)
+			f := flush.NewOutput(io.Discard, &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { ends <- err }})
+			b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+				f.Abort(harness.ErrBoom)
+				if len(ends) > 0 {
+					t.Error("OnClose ran while the filter did")
+				}
+				return p, nil
+			}})
+			f.WriteString("x")
+			expectError(t, "Flush", b.Flush(), harness.ErrBoom)
+			if len(ends) > 0 {
+				t.Error("the filter has ended the response")
+			}
+			expectError(t, name, end(f), harness.ErrBoom)
+			expectError(t, "OnClose", <-ends, harness.ErrBoom)
+			if len(ends) > 0 {
+				t.Error("it ended twice")
+			}
+		})
+	}
+}
+
+// Once the response has failed a flush of it leaves the buffers alone.
+func TestFlushOfAFailedResponseLeavesTheBuffers(t *testing.T) {
+	s := harness.NewSink(t)
+	s.OnFlush = func() error { return harness.ErrBoom }
+	f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+	runs := 0
+	f.WriteString("x")
+	f.StartBuffer(&flush.BufferOptions{FollowFlush: true, Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+		runs++
+		return p, nil
+	}})
+	failed := f.FlushWait(t.Context())
+	expectError(t, "FlushWait", failed, harness.ErrBoom)
+	f.WriteString("y")
+	before := runs
+	for name, call := range map[string]func() error{
+		"Flush": f.FlushError, "FlushAsync": f.FlushAsync, "FlushWait": func() error { return f.FlushWait(t.Context()) },
+		"FlushWait, no end": func() error { return f.FlushWait(context.Background()) },
+	} {
+		if err := call(); err == nil || err.Error() != failed.Error() {
+			t.Errorf("%s: %v, want %v", name, err, failed)
+		}
+	}
+	if runs != before {
+		t.Errorf("the filter ran %d times", runs-before)
+	}
+	f.Close()
+}
+
 // Goroutines share a stack of buffers: no line is torn, each one's lines keep
 // their order, and none is lost or doubled.
 func TestBuffersAreShared(t *testing.T) {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -564,4 +565,49 @@ func TestRoomWaitEndsWithHijack(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A wait gets what the server said of its own flush, not of another's that came
+// right behind it.
+func TestWaitGetsItsOwnFlushesError(t *testing.T) {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1)) // who waited comes to run when both are done
+	for name, said := range map[string][]error{
+		"the first fails":  {nil, http.ErrNotSupported, nil},
+		"the second fails": {nil, nil, http.ErrNotSupported},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for range 10 {
+				synctest.Test(t, func(t *testing.T) {
+					s := harness.NewSink(t)
+					s.OnFlush = func() error {
+						if len(s.Flushed) > len(said) {
+							return nil
+						}
+						return said[len(s.Flushed)-1]
+					}
+					f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async})
+					s.Hold(0)
+					harness.MustWrite(t, f, "x")
+					harness.Must(t, f.FlushAsync())
+					synctest.Wait()
+					var waits []<-chan error
+					for _, part := range []string{"a", harness.Text(20_000)} { // no round goes so far beyond a wait
+						harness.MustWrite(t, f, part)
+						waits = append(waits, harness.Go(func() error { return f.FlushWait(t.Context()) }))
+						synctest.Wait()
+					}
+					s.Release()
+					for i, wait := range waits {
+						if err := <-wait; err != said[i+1] {
+							t.Errorf("wait %d: %v, want %v", i, err, said[i+1])
+						}
+					}
+					if _, n := s.LastFlush(); n != 3 {
+						t.Errorf("%d flushes: the test shows nothing", n)
+					}
+					harness.Must(t, f.Close())
+				})
+			}
+		})
+	}
 }

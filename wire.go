@@ -157,14 +157,10 @@ func (w *wire) FlushError() error {
 	return err
 }
 
-// ReadFrom copies src, and lets the kernel do it (sendfile) where no chunks are
-// in the way.
+// ReadFrom copies src, which ends with a declared length if not before, and lets
+// the kernel do it (sendfile) where no chunks are in the way.
 func (w *wire) ReadFrom(src io.Reader) (n int64, err error) {
 	if rf, ok := w.conn.(io.ReaderFrom); ok && w.body != chunked {
-		limit, ok := src.(*io.LimitedReader)
-		if w.body == declared && (!ok || limit.N > w.left) {
-			return 0, http.ErrContentLength
-		}
 		n, err = rf.ReadFrom(src)
 		w.left -= n
 		return n, err

@@ -224,6 +224,69 @@ func TestWriteErrorsOfNetHTTP(t *testing.T) {
 	}
 }
 
+// A Content-Length that the server takes for one holds from the first Write, and
+// no other does.
+func TestLengthsThatAreNone(t *testing.T) {
+	for _, c := range []struct {
+		value        string
+		http1, http2 bool // it is one
+	}{
+		{"5", true, true},
+		{"+5", true, false},
+		{"05", true, true},
+		{"-5", false, false},
+		{"five", false, false},
+		{"5 ", false, false},
+		{"0x5", false, false},
+		{"", false, false},
+		{"99999999999999999999", false, false},
+	} {
+		for _, major := range []int{1, 2} {
+			r := httptest.NewRequest("GET", "/", nil)
+			r.ProtoMajor = major
+			f := flush.New(harness.NewPlain(), r, nil)
+			f.Header().Set("Content-Length", c.value)
+			n, err := f.Write([]byte("longer"))
+			if is := major == 1 && c.http1 || major == 2 && c.http2; is && (n != 0 || err != http.ErrContentLength) || !is && (n != 6 || err != nil) {
+				t.Errorf("HTTP/%d, %q: Write: %d, %v", major, c.value, n, err)
+			}
+			f.Abort(nil)
+		}
+	}
+}
+
+// A copy of nothing fixes no headers, be it of a file or not.
+func TestCopyOfNothingLeavesTheHeaders(t *testing.T) {
+	empty, _ := harness.TempFile(t, 0)
+	atEnd, _ := harness.TempFile(t, 100)
+	if _, err := atEnd.Seek(0, io.SeekEnd); err != nil {
+		t.Fatal(err)
+	}
+	whole, _ := harness.TempFile(t, 100)
+	for name, src := range map[string]io.Reader{
+		"an empty file": empty, "a file at its end": atEnd, "none of a file": io.LimitReader(whole, 0),
+		"less than none of a file": &io.LimitedReader{R: whole, N: -1}, "a reader": strings.NewReader(""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+				srv := harness.Serve(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+					if n, err := harness.Flusher(w).ReadFrom(src); n != 0 || err != nil {
+						t.Errorf("ReadFrom: %d, %v", n, err)
+					}
+					w.Header().Set("X-Late", "yes")
+					w.WriteHeader(404)
+				}))
+				s := harness.Open(t, srv, "GET", "/", nil)
+				s.Start()
+				if r := s.Response(); r.StatusCode != 404 || r.Header.Get("X-Late") != "yes" {
+					t.Errorf("got %d, %v", r.StatusCode, r.Header)
+				}
+				s.Rest()
+			})
+		})
+	}
+}
+
 // A sender stands for a server's writer with a ReadFrom of its own. It notes
 // what that was given.
 type sender struct {
