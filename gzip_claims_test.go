@@ -175,8 +175,8 @@ func TestGzipOfNothing(t *testing.T) {
 				if err := f.Top().Flush(); err != nil {
 					t.Fatal(err)
 				}
-				if got := f.Header().Get("Content-Encoding"); got != "gzip" {
-					t.Errorf("after the flush of the buffer it is encoded as %q", got)
+				if got := f.Header().Get("Content-Encoding"); got != "" {
+					t.Errorf("after the flush of its empty buffer it is encoded as %q", got)
 				}
 			}
 			if err := f.Close(); err != nil {
