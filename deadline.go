@@ -47,6 +47,7 @@ func (f *Flusher) SetReadDeadline(t time.Time) error {
 	if f.body != nil && f.body.cutShort {
 		return nil
 	}
+	f.rareLocked().readDeadline = t
 	return d.SetReadDeadline(t)
 }
 
@@ -125,10 +126,15 @@ func (f *Flusher) setClosingDeadlineLocked(last bool) {
 	}
 	at := time.Now()
 	began := at.Sub(epoch)
-	if f.deadline.armed > 0 && began-f.deadline.armed < f.timeout.d>>10 {
+	late := last && f.drainsLateLocked()
+	if !late && f.deadline.armed > 0 && began-f.deadline.armed < f.timeout.d>>10 {
 		return // the one just set will do: setting it costs as much as a small response
 	}
 	t := at.Add(f.timeout.d)
+	if late {
+		f.boundLateDrainLocked(t)
+		t = t.Add(f.timeout.d)
+	}
 	if h := f.rarely().handlerDeadline; !h.IsZero() && h.Before(t) && !(last && h.Before(at)) {
 		return
 	}
