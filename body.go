@@ -52,6 +52,8 @@ var expectedBody requestBody
 // newBody notes what [New] knows of r's body.
 func (f *Flusher) newBody(r *http.Request) {
 	switch {
+	case f.hidesBody(r):
+		f.body = &requestBody{f: f, drained: true}
 	case f.drainsBody(r):
 		f.body = &requestBody{f: f, drained: true, unseen: true}
 	case f.srv.netHTTP && mayHaveBody(r) && expectsContinue(r):
@@ -61,13 +63,49 @@ func (f *Flusher) newBody(r *http.Request) {
 
 // giveBody gives own, the handler's copy of r, a body of ours, if it has one.
 func (f *Flusher) giveBody(own, r *http.Request) {
-	if !mayHaveBody(r) {
+	switch {
+	case f.hidesBody(r):
+		f.body = &requestBody{f: f, drained: true}
+		return // the handler's is the one that it was given
+	case !mayHaveBody(r):
 		return
 	}
 	b := &requestBody{ReadCloser: r.Body, f: f, server: r, own: own}
 	b.expects.Store(expectsContinue(r))
 	b.drained = f.drainsBody(r)
 	f.body, own.Body = b, b
+}
+
+// hidesBody reports whether middleware shows none in the place of the body that r
+// came with. The server drains that all the same, and who has read it is not known,
+// unless a Flusher below has seen it: it counts as unread until the headers are out.
+// The handler cannot want to read it, so a carrier may hand them over.
+func (f *Flusher) hidesBody(r *http.Request) bool {
+	if !f.srv.netHTTP || r.ProtoMajor != 1 || r.Body != nil && r.Body != http.NoBody || !cameWithBody(r) {
+		return false
+	}
+	if below, ok := FromContext(r.Context()); ok && below != f {
+		return below.bodyUnread()
+	}
+	return true
+}
+
+// bodyUnread reports whether there may be a request body that has not been read to
+// its end.
+func (f *Flusher) bodyUnread() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.body != nil && !f.body.over.Load()
+}
+
+// cameWithBody reports whether the client has sent a body with r, whatever has
+// become of that since.
+func cameWithBody(r *http.Request) bool {
+	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+		return true
+	}
+	length := r.Header["Content-Length"]
+	return len(length) > 0 && parseLength(length, true) != 0
 }
 
 // mayHaveBody reports whether r has a body, be it an empty one with a trailer.
@@ -240,6 +278,29 @@ func (f *Flusher) boundDrainLocked() {
 				f.cutDrainLocked()
 			}
 		})
+	}
+}
+
+// drainsLateLocked reports whether the server hands over the headers after us, and
+// drains the request body for that: nothing of ours could end it any more.
+func (f *Flusher) drainsLateLocked() bool {
+	b := f.body
+	return b != nil && b != &expectedBody && b.drained && !b.over.Load() && !f.fullDuplex
+}
+
+// boundLateDrainLocked has such a drain end at t, unless the handler or the server's
+// ReadTimeout ends it before: the client still gets its answer then. The server takes
+// the deadline away behind it.
+func (f *Flusher) boundLateDrainLocked(t time.Time) {
+	if at := f.rarely().readDeadline; !at.IsZero() && at.Before(t) {
+		return
+	}
+	srv, ok := f.ownContextLocked().Value(http.ServerContextKey).(*http.Server)
+	if ok && srv.ReadTimeout > 0 && epoch.Add(f.began+srv.ReadTimeout).Before(t) {
+		return
+	}
+	if d, ok := find[readDeadliner](f.srv.w); ok && !f.body.cutShort {
+		d.SetReadDeadline(t)
 	}
 }
 

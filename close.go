@@ -21,6 +21,12 @@ import (
 //	the client       sees a cut              sees a cut               sees the end, at the      sees the end
 //	                                                                  latest with the return
 //
+// Panic and Abort hand over what moves by itself with what was flushed, as it has
+// moved already where there is no carrier. The rest is dropped: net/http alone would
+// have sent what is more than its own buffers take, 2 KiB on HTTP/1 and 4 KiB on
+// HTTP/2. So it is with what HTTP/1.0 buffering holds, and with the headers of a HEAD
+// that nobody has flushed, or the writer cannot: no cut could be seen behind them.
+//
 // A call of a server without deadlines (CGI, FastCGI) cannot be ended: there each
 // waits for the one under way, however long. TestEnds has every cell.
 
@@ -190,13 +196,13 @@ func (f *Flusher) complete() {
 const mostShown = time.Second
 
 // showBeforeCutLocked hands over what the client is to see before the response
-// is cut, for cause: what a flush was asked for, and with all everything. A
+// is cut, for cause: what is due, by a flush or by itself, and with all everything. A
 // client that gets no byte takes a kept connection for stale, and asks again.
 func (f *Flusher) showBeforeCutLocked(cause error, all bool) {
 	switch {
 	case f.fail != nil || f.gone || f.aborted,
 		f.srv.deadline == nil && f.timeout.calling && (f.rarely().abort || !f.handlerIs(handlerReturned)), // who waits behind a call that cannot be ended hears of an Abort at once
-		!all && (!f.dueLocked() || f.asked.seq <= f.done):
+		!all && !f.dueLocked():
 		return
 	}
 	bound := mostShown

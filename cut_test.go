@@ -417,3 +417,52 @@ func TestEndOverALinkTakesHalfARoundTrip(t *testing.T) {
 		})
 	}
 }
+
+// Before a panic the client gets what moves by itself, in the background as on the
+// caller's goroutine, where net/http would have sent some of it: one that gets no
+// byte takes a kept connection for stale. Twin: what is below BufferSize and was not
+// flushed does not go out, nor what HTTP/1.0 buffering or a HEAD holds back. The client
+// could not see the cut of a half page there, and without a byte it can.
+func TestPanicShowsWhatMovesByItself(t *testing.T) {
+	for name, test := range map[string]struct {
+		opts   flush.Options
+		method string
+		size   int
+		shown  bool
+	}{
+		"synchronous":       {flush.Options{}, "GET", 20_000, true},
+		"asynchronous":      {flush.Options{Flush: flush.Async}, "GET", 20_000, true},
+		"interval":          {flush.Options{FlushInterval: time.Hour}, "GET", 20_000, true},
+		"little":            {flush.Options{Flush: flush.Async}, "GET", 3_000, false},
+		"little, synchron":  {flush.Options{}, "GET", 3_000, false},
+		"held for HTTP/1.0": {flush.Options{HTTP10Buffer: 1 << 20}, "GET", 20_000, true},
+		"HEAD":              {flush.Options{}, "HEAD", 3_000, false},
+	} {
+		for way, end := range map[string]func(f *flush.Flusher){
+			"panic": func(*flush.Flusher) { panic(http.ErrAbortHandler) },
+			"Abort": func(f *flush.Flusher) { f.Abort(nil) },
+		} {
+			t.Run(name+"/"+way, func(t *testing.T) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+					for _, each := range []int{100, test.size} {
+						srv := harness.ServeMemory(t, p, harness.Wrapped(&test.opts, func(w http.ResponseWriter, _ *http.Request) {
+							for i := 0; i < test.size; i += each {
+								io.WriteString(w, harness.Numbered(test.size)[i:i+each])
+							}
+							end(harness.Flusher(w))
+						}), 0)
+						s := harness.Open(t, srv, test.method, "/", nil)
+						_, err := s.Head()
+						shown := test.shown && !(p == harness.HTTP10 && test.opts.HTTP10Buffer > 0)
+						if (err == nil) != shown {
+							t.Errorf("%d at a time: head %v, want one: %t", each, err, shown)
+						}
+						if body, _, how := s.Rest(); how == harness.Complete || !strings.HasPrefix(harness.Numbered(test.size), body) {
+							t.Errorf("%d at a time: %d bytes, %s", each, len(body), how)
+						}
+					}
+				})
+			})
+		}
+	}
+}

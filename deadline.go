@@ -47,6 +47,7 @@ func (f *Flusher) SetReadDeadline(t time.Time) error {
 	if f.body != nil && f.body.cutShort {
 		return nil
 	}
+	f.rareLocked().readDeadline = t
 	return d.SetReadDeadline(t)
 }
 
@@ -124,13 +125,19 @@ func (f *Flusher) setClosingDeadlineLocked(last bool) {
 		return
 	}
 	began := now()
-	if f.deadline.armed > 0 && began-f.deadline.armed < f.timeout.d>>10 {
+	late := last && f.drainsLateLocked()
+	if !late && f.deadline.armed > 0 && began-f.deadline.armed < f.timeout.d>>10 {
 		return // the one just set will do: setting it costs as much as a small response
 	}
-	t := epoch.Add(began + f.timeout.d)
+	d := f.timeout.d
+	if late {
+		f.boundLateDrainLocked(epoch.Add(began + d))
+		d += f.timeout.d
+	}
+	t := epoch.Add(began + d)
 	if h := f.rarely().handlerDeadline; !h.IsZero() {
 		at := time.Now() // h may be of the wall's clock, which may have been set since epoch
-		if t = at.Add(f.timeout.d); h.Before(t) && !(last && h.Before(at)) {
+		if t = at.Add(d); h.Before(t) && !(last && h.Before(at)) {
 			return
 		}
 	}

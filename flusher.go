@@ -67,6 +67,7 @@ const (
 type rare struct {
 	handlerDeadline time.Time      // set by SetWriteDeadline
 	serverDeadline  time.Time      // when the server's WriteTimeout ends
+	readDeadline    time.Time      // set by SetReadDeadline
 	lastPush        error          // what the server's last flush said that does not stick
 	refused         error          // bytes that the server did not take, without failing; filters that failed at the end
 	panicked        any            // from the carrier, for the handler's goroutine
