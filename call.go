@@ -75,11 +75,6 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 	if !f.enterCallLocked(push, len(p)) {
 		return 0, false, f.fail
 	}
-	return f.writeEnteredLocked(p, push)
-}
-
-// writeEnteredLocked is writeLocked whose turn has come.
-func (f *Flusher) writeEnteredLocked(p []byte, push bool) (n int, pushed bool, err error) {
 	f.mu.Unlock()
 	returned := false
 	defer func() {
@@ -107,6 +102,27 @@ func (f *Flusher) writeEnteredLocked(p []byte, push bool) (n int, pushed bool, e
 		return n, true, nil
 	}
 	return n, false, f.refusedBytesLocked(err)
+}
+
+// writePlain is writeLocked with push for a plain flush, which has begun its call
+// and dropped mu. It returns with mu held.
+func (f *Flusher) writePlain(p []byte) (n int, pushed bool, err error) {
+	returned := false
+	defer func() {
+		f.mu.Lock()
+		f.timeout.calling = false
+		f.movedLocked()
+		if !returned {
+			f.failLocked(errPanicked)
+			f.releaseLocked()
+		}
+	}()
+	n, err = f.srv.w.Write(p)
+	if err == nil && n == len(p) {
+		err, pushed = f.srv.flusher.FlushError(), true
+	}
+	returned = true
+	return n, pushed, err
 }
 
 // wrote makes sense of what a Write of size bytes returned.
