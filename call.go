@@ -263,9 +263,13 @@ func (f *Flusher) takesAtOnceLocked(n int) bool {
 	if _, wire := f.srv.w.(*wire); !wire && !f.srv.ownHeader {
 		return false // who stands between may wait
 	}
-	r := &p.room
-	at, asked := now(), f.flow.flushes
-	alone := at-r.at > time.Duration(asked-r.asked+1)*burstGap
+	r, asked := &p.room, f.flow.flushes
+	least := time.Duration(asked-r.asked+1) * burstGap
+	at := f.q.head.at // an event that has come alone spares its flush the clock
+	if at-r.at <= least {
+		at = now()
+	}
+	alone := at-r.at > least
 	if r.at, r.asked = at, asked; !alone {
 		return false
 	}
