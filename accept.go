@@ -67,7 +67,14 @@ func spendLocked[T []byte | string](p *pipe, b T) bool {
 		return false
 	}
 	p.absorbLocked()
-	spend(&p.q, b)
+	q, to := &p.q, p.q.tail
+	if to == nil {
+		to = q.first()
+	}
+	q.markMore()
+	to.w += int32(copy(to.free(), b))
+	q.len += len(b)
+	q.credit -= int32(len(b))
 	p.accepted += int64(len(b))
 	return true
 }

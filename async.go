@@ -69,8 +69,7 @@ func (f *Flusher) flushAsync() error {
 // flushAsyncLocked asks for a flush. If later is given, it says that the caller
 // is to start the carrier, with mu dropped.
 func (f *Flusher) flushAsyncLocked(later *bool) error {
-	if f.atOnceLocked() {
-		f.turnAsyncLocked()
+	if f.beginAtOnceLocked() {
 		f.pushPlainLocked()
 		f.timeout.progress.room.at = now()
 		return f.fail
@@ -98,7 +97,24 @@ func (f *Flusher) flushAsyncLocked(later *bool) error {
 // It returns [ErrTimeout] and [ErrClientGone], which stick, [ErrClosed],
 // [ErrBuffering], and [http.ErrNotSupported]. Nothing to flush is success.
 func (f *Flusher) FlushWait(ctx context.Context) error {
+	if ctx != nil && ctx.Done() == nil {
+		ctx = nil
+	}
+	return f.flushWait(ctx)
+}
+
+// flushWait is FlushWait for a ctx that may end, or nil.
+func (f *Flusher) flushWait(ctx context.Context) error {
 	f.mu.Lock()
+	if ctx == nil && f.stack.follow == 0 && len(f.stack.rest) == 0 && f.plainBelowLocked() && f.beginPlainLocked() {
+		return f.pushPlain()
+	}
+	return f.flushWaitSlow(ctx)
+}
+
+// flushWaitSlow is flushWait where there is more to it than one call. It is called
+// with mu held and returns without.
+func (f *Flusher) flushWaitSlow(ctx context.Context) error {
 	defer f.mu.Unlock()
 	var ferr error
 	if f.stack.follow > 0 || len(f.stack.rest) > 0 {
@@ -106,9 +122,6 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 		if ferr, ended = f.followWaitLocked(ctx); ended || f.waitEndedLocked(ferr) {
 			return joinErrors(ferr, f.flushAsyncLocked(nil)) // it does not wait twice
 		}
-	}
-	if (ctx == nil || ctx.Done() == nil) && f.plainLocked() {
-		return joinErrors(f.pushPlainLocked(), ferr)
 	}
 	return joinErrors(f.flushWaitLocked(ctx), ferr)
 }

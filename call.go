@@ -75,11 +75,6 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 	if !f.enterCallLocked(push, len(p)) {
 		return 0, false, f.fail
 	}
-	return f.writeEnteredLocked(p, push)
-}
-
-// writeEnteredLocked is writeLocked whose turn has come.
-func (f *Flusher) writeEnteredLocked(p []byte, push bool) (n int, pushed bool, err error) {
 	f.mu.Unlock()
 	returned := false
 	defer func() {
@@ -107,6 +102,27 @@ func (f *Flusher) writeEnteredLocked(p []byte, push bool) (n int, pushed bool, e
 		return n, true, nil
 	}
 	return n, false, f.refusedBytesLocked(err)
+}
+
+// writePlain is writeLocked with push for a plain flush, which has begun its call
+// and dropped mu. It returns with mu held.
+func (f *Flusher) writePlain(p []byte) (n int, pushed bool, err error) {
+	returned := false
+	defer func() {
+		f.mu.Lock()
+		f.timeout.calling = false
+		f.movedLocked()
+		if !returned {
+			f.failLocked(errPanicked)
+			f.releaseLocked()
+		}
+	}()
+	n, err = f.srv.w.Write(p)
+	if err == nil && n == len(p) {
+		err, pushed = f.srv.flusher.FlushError(), true
+	}
+	returned = true
+	return n, pushed, err
 }
 
 // wrote makes sense of what a Write of size bytes returned.
@@ -247,9 +263,13 @@ func (f *Flusher) takesAtOnceLocked(n int) bool {
 	if _, wire := f.srv.w.(*wire); !wire && !f.srv.ownHeader {
 		return false // who stands between may wait
 	}
-	r := &p.room
-	at, asked := now(), f.flow.flushes
-	alone := at-r.at > time.Duration(asked-r.asked+1)*burstGap
+	r, asked := &p.room, f.flow.flushes
+	least := time.Duration(asked-r.asked+1) * burstGap
+	at := f.q.head.at // an event that has come alone spares its flush the clock
+	if at-r.at <= least {
+		at = now()
+	}
+	alone := at-r.at > least
 	if r.at, r.asked = at, asked; !alone {
 		return false
 	}

@@ -44,14 +44,17 @@ func (f *Flusher) lookLocked() time.Duration {
 
 // movedLocked notes that the call of the server has returned, or got on.
 func (f *Flusher) movedLocked() {
-	m := f.member
-	if m == nil || m.looks == 0 {
-		return
+	if m := f.member; m != nil && m.looks > 0 {
+		m.forgiveLocked()
 	}
+}
+
+// forgiveLocked has the looks begin anew. It is m.f.mu that is held.
+func (m *member) forgiveLocked() {
 	m.looks = 0
 	if m.stalled {
 		m.stalled = false
-		f.cfg.Budget.unrankLocked(m)
+		m.f.cfg.Budget.unrankLocked(m)
 	}
 }
 

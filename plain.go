@@ -6,65 +6,95 @@ package flush
 // one straight line, since it is what a stream does for each event: the call wakes
 // the client, and little of us is left in the processor's caches then.
 
-// plainLocked reports whether a flush, before which the buffers have come down that
-// follow one, would be plain.
-func (f *Flusher) plainLocked() bool {
-	return f.pipe.plainLocked() && f.headersSent && !f.head && f.srv.flusher != nil && !f.carrierOnly() &&
+// plainBelowLocked reports whether a flush, before which the buffers have come down
+// that follow one, may be plain, as far as floor 1 goes.
+func (f *Flusher) plainBelowLocked() bool {
+	return f.headersSent && !f.head && f.srv.flusher != nil && (f.srv.deadline != nil || f.timeout.d <= 0) &&
 		(f.body == nil || f.body.over.Load())
 }
 
-// atOnceLocked reports whether a flush whose caller must not wait for the client
-// would be plain, and would not wait.
-func (f *Flusher) atOnceLocked() bool {
-	return f.timeout.progress != nil && f.plainLocked() && f.takesAtOnceLocked(f.q.len)
+// beginAtOnceLocked begins a plain flush whose caller must not wait for the client,
+// if there is nothing to wait for.
+func (f *Flusher) beginAtOnceLocked() bool {
+	if f.timeout.progress == nil || !f.plainBelowLocked() || !f.plainLocked() || !f.takesAtOnceLocked(f.q.len) {
+		return false
+	}
+	f.turnAsyncLocked()
+	return f.beginPlainLocked()
 }
 
-// pushPlainLocked is a plain flush. It returns the failure, or what the server's
-// flush said that does not stick.
+// pushPlain is a plain flush that has begun. It is called with mu held and returns
+// without. It returns the failure, or what the server's flush said that does not
+// stick.
+func (f *Flusher) pushPlain() error {
+	defer f.mu.Unlock()
+	return f.pushPlainLocked()
+}
+
+// pushPlainLocked is pushPlain for who keeps mu.
 func (f *Flusher) pushPlainLocked() error {
-	ask, piece := f.beginPlainLocked()
-	returned := false
-	defer func() {
-		if !returned {
-			f.releaseLocked()
-		}
-	}()
+	seq, piece := f.asked.seq, f.q.head.held()
 	f.beginCallLocked()
-	n, pushed, err := f.writeEnteredLocked(piece, true)
-	returned = true
-	if !pushed || !f.endPlainLocked(ask, n) {
-		f.endPushLocked(ask, len(piece), n, pushed, err)
+	f.mu.Unlock()
+	n, pushed, err := f.writePlain(piece)
+	if err == nil && f.rare == nil && f.endPlainLocked(seq, n) {
+		if p := f.timeout.progress; p != nil {
+			p.room.flushed = true
+		}
+		return nil
 	}
+	return f.endPlainSlowLocked(seq, len(piece), n, pushed, err)
+}
+
+// endPlainSlowLocked is the end of one that has gone wrong, or been in somebody's
+// way.
+func (f *Flusher) endPlainSlowLocked(seq int64, size, n int, pushed bool, err error) error {
+	n, err = wrote(n, size, err)
+	if pushed {
+		f.notePushLocked(err)
+		err = nil
+	} else {
+		err = f.refusedBytesLocked(err)
+	}
+	f.endPushLocked(seq, size, n, pushed, err)
 	if f.fail != nil {
 		return f.fail
 	}
 	return f.lastPushLocked()
 }
 
-// plainLocked is what of that concerns floor 2.
+// plainLocked reports whether a flush may be plain, as far as floor 2 goes.
 func (p *pipe) plainLocked() bool {
 	return !p.held && p.q.head != nil && p.q.head == p.q.tail && p.refuse == nil && p.asked.seq == p.done && p.asks.Load() == 0
 }
 
-func (p *pipe) beginPlainLocked() (ask mark, piece []byte) {
+// beginPlainLocked asks for a plain flush and takes the baton for it, if it may be
+// plain.
+func (p *pipe) beginPlainLocked() bool {
+	if !p.plainLocked() {
+		return false
+	}
 	p.held = true
 	p.flow.flushes++
-	ask, piece = p.askLocked(), p.q.head.held()
-	p.q.lend(len(piece))
-	return ask, piece
+	p.asked.seq++
+	p.asked.pos = p.accepted
+	p.q.more = noMore
+	return true
 }
 
-// endPlainLocked is the end of a plain flush of n bytes, if it has been in nobody's
-// way.
-func (p *pipe) endPlainLocked(ask mark, n int) bool {
-	if n != p.q.len || p.asked != ask || p.asks.Load() != 0 || p.waiters > 0 || p.wanted || p.owed || p.marks.counted || p.fail != nil {
+// endPlainLocked is the end of a plain flush of n bytes, asked for as seq, if it has
+// been in nobody's way.
+func (p *pipe) endPlainLocked(seq int64, n int) bool {
+	if n != p.q.len || p.asked.seq != seq || p.asks.Load() != 0 || p.waiters > 0 || p.wanted || p.owed || p.marks.counted || p.fail != nil {
 		return false
 	}
 	credit := p.q.credit
-	p.noteSentLocked(n)
-	p.noteDoneLocked(ask)
+	p.sent += int64(n)
+	p.flow.bytes += int64(n)
+	p.flow.pushes++
+	p.done = seq
 	p.measureHighestLocked()
-	p.q.regain(n)
+	p.q.dropBlock()
 	p.held = false
 	if credit > 0 { // nobody has taken it back
 		p.q.credit = int32(max(min(blockSize, p.marks.buffer-1), 0))
@@ -75,16 +105,18 @@ func (p *pipe) endPlainLocked(ask mark, n int) bool {
 }
 
 // endPushLocked is the end of any other.
-func (p *pipe) endPushLocked(ask mark, size, n int, pushed bool, err error) {
+func (p *pipe) endPushLocked(seq int64, size, n int, pushed bool, err error) {
+	defer func() {
+		p.releaseLocked()
+		p.grantLocked()
+	}()
 	p.wrotePieceLocked(size, n, pushed, err)
 	if !pushed && p.fail == nil && p.down.pushLocked() {
 		p.flow.pushes++
 	}
 	if p.fail == nil {
-		p.done = ask.seq
+		p.done = seq
 	}
-	p.releaseLocked()
-	p.grantLocked()
 }
 
 // turnAsyncLocked has what moves by itself move in the background from now on.

@@ -91,6 +91,13 @@ func push[T []byte | string](q *queue, p T, long bool) {
 	}
 }
 
+// first puts an empty block into an empty queue, for bytes that come now.
+func (q *queue) first() *block {
+	b := newBlock()
+	q.head, q.tail, q.blocks = b, b, 1
+	return b
+}
+
 // newBlock returns an empty block for bytes that come now.
 func newBlock() *block {
 	b := blocks.Get().(*block)
@@ -116,6 +123,16 @@ func (q *queue) gather(buf []byte) []byte {
 	return buf[:n]
 }
 
+// dropBlock drops all that is held, which is in one block.
+func (q *queue) dropBlock() {
+	b := q.head
+	if b.long != nil {
+		copyBuffers.Put(b.long)
+	}
+	*q = queue{}
+	b.free()
+}
+
 // pop drops the first n bytes.
 func (q *queue) pop(n int) {
 	q.len -= n
@@ -136,21 +153,6 @@ func (q *queue) pop(n int) {
 		}
 		b.giveBack()
 	}
-}
-
-// spend appends p, which the credit allows.
-func spend[T []byte | string](q *queue, p T) {
-	b := q.tail
-	if b == nil {
-		b = newBlock()
-		q.head, q.tail = b, b
-		q.blocks++
-	}
-	q.markMore()
-	n := copy(b.free(), p)
-	b.w += int32(n)
-	q.len += n
-	q.credit -= int32(n)
 }
 
 // lend notes that a call of the server begins that hands down the first n bytes.
