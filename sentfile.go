@@ -10,7 +10,7 @@ import (
 // send timeout sees progress while a call is under way. Guarded by Flusher.mu.
 type sentFile struct {
 	raw syscall.RawConn // for the position: a Seek of the file's own may be anybody's
-	at  int64           // as last looked at
+	at  int64           // as last looked at; -1: it was not
 }
 
 // fileTick is how often the position of a file is looked at: often enough for a
@@ -20,22 +20,18 @@ func fileTick(d time.Duration) time.Duration {
 }
 
 // watchFileLocked has the send timeout look at the position of reg, until
-// unwatchFileLocked. Where there is none, or acknowledged bytes tell, it does
+// unwatchFileLocked. Where that says nothing, or acknowledged bytes do, it does
 // nothing.
 func (f *Flusher) watchFileLocked(reg file) {
 	t := &f.timeout
-	if t.d <= 0 || t.progress != nil || t.closing {
+	if !filesMove || t.d <= 0 || t.progress != nil || t.closing {
 		return
 	}
 	raw, err := reg.SyscallConn()
 	if err != nil {
 		return
 	}
-	at, err := filePosition(raw)
-	if err != nil {
-		return
-	}
-	f.rareLocked().file = &sentFile{raw, at}
+	f.rareLocked().file = &sentFile{raw: raw, at: -1}
 	if t.running {
 		t.timer.Reset(fileTick(t.d))
 	}

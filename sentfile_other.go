@@ -7,6 +7,7 @@ import (
 	"syscall"
 )
 
-// filePosition is for Linux: elsewhere a file stays where it is until all of it has
-// been sent.
+// filesMove: elsewhere a file stays where it is until all of it has been sent.
+const filesMove = false
+
 func filePosition(syscall.RawConn) (int64, error) { return 0, errors.ErrUnsupported }

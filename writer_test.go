@@ -74,7 +74,7 @@ func TestWriteMovesAtBufferSize(t *testing.T) {
 		{-1, []int{0}, "", 0},
 		{1, []int{11}, "200 #11", 0},
 		{1 << 20, []int{100_000, 100_000}, "", 200_000},
-		{0, []int{100_000}, "200 #32768 #32768 #32768 #1696", 0},
+		{0, []int{100_000}, "200 #32768 #32768 #34464", 0},
 	} {
 		for _, way := range []string{"Write", "WriteString", "ReadFrom"} {
 			p := harness.NewPlain()

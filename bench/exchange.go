@@ -49,10 +49,10 @@ func exchange(h http.Handler) (lane, func()) {
 	}
 }
 
-func exchanges(h http.Handler) func() (lane, lane, func()) {
+func exchanges(h http.Handler, opts *flush.Options) func() (lane, lane, func()) {
 	return func() (lane, lane, func()) {
 		bare, stopBare := exchange(h)
-		ours, stopOurs := exchange(flush.NewHandler(h, nil))
+		ours, stopOurs := exchange(flush.NewHandler(h, opts))
 		return bare, ours, both(stopBare, stopOurs)
 	}
 }
@@ -83,7 +83,7 @@ func sendFile() (lane, lane, func()) {
 	file.Close()
 	bare, ours, stop := exchanges(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		http.ServeFile(w, r, file.Name())
-	}))()
+	}), nil)()
 	return bare, ours, func() {
 		stop()
 		os.Remove(file.Name())
