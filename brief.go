@@ -56,5 +56,7 @@ func (f *Flusher) handBriefLocked() {
 	defer f.freeLocked()
 	f.timeout.closing, f.timeout.quiet = true, true
 	f.sendHeadersLocked(false)
-	f.handPieceLocked(f.q.front(blockSize), f.accepted, false)
+	p := f.q.front(blockSize)
+	n, err := f.writeBriefLocked(p)
+	f.wrotePieceLocked(len(p), n, false, err)
 }

@@ -104,6 +104,21 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 	return n, false, f.refusedBytesLocked(err)
 }
 
+// writeBriefLocked is a Write of the server's at the end of a response, which only keeps p
+// until the handler has returned: net/http's own, for what it measures by itself.
+// Nobody watches it, and no part of the request is drained for it.
+func (f *Flusher) writeBriefLocked(p []byte) (n int, err error) {
+	f.timeout.calling = true
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		f.timeout.calling = false
+		err = f.refusedBytesLocked(err)
+	}()
+	n, err = f.srv.w.Write(p)
+	return wrote(n, len(p), err)
+}
+
 // wrote makes sense of what a Write of size bytes returned.
 func wrote(n, size int, err error) (int, error) {
 	if err == nil && n < size {
