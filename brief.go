@@ -44,7 +44,7 @@ func (f *Flusher) closeBrief() bool {
 	f.joinLocked()
 	f.endLocked(true, nil)
 	if f.cfg.OnClose == nil {
-		f.context.letGoLocked()
+		f.context.letGoLocked(f.causeLocked())
 	}
 	return true
 }

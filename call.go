@@ -104,6 +104,14 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 	return n, false, f.refusedBytesLocked(err)
 }
 
+// wrote makes sense of what a Write of size bytes returned.
+func wrote(n, size int, err error) (int, error) {
+	if err == nil && n < size {
+		err = io.ErrShortWrite
+	}
+	return min(max(n, 0), size), err
+}
+
 // writeBriefLocked is a Write of the server's at the end of a response, which only keeps p
 // until the handler has returned: net/http's own, for what it measures by itself.
 // Nobody watches it, and no part of the request is drained for it.
@@ -117,14 +125,6 @@ func (f *Flusher) writeBriefLocked(p []byte) (n int, err error) {
 	}()
 	n, err = f.srv.w.Write(p)
 	return wrote(n, len(p), err)
-}
-
-// wrote makes sense of what a Write of size bytes returned.
-func wrote(n, size int, err error) (int, error) {
-	if err == nil && n < size {
-		err = io.ErrShortWrite
-	}
-	return min(max(n, 0), size), err
 }
 
 // refusedBytesLocked takes the verdict of a Write of what is on floor 2. An

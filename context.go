@@ -306,12 +306,12 @@ func (c *requestContext) leave() {
 	f := c.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	c.letGoLocked()
+	reason := f.causeLocked()
+	c.letGoLocked(reason)
 }
 
-// letGoLocked is the second half of leave. Flusher.mu is held.
-func (c *requestContext) letGoLocked() {
-	reason := c.f.causeLocked()
+// letGoLocked is the last step of leave. Flusher.mu is held.
+func (c *requestContext) letGoLocked(reason error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.setReasonLocked(reason)
