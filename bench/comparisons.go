@@ -50,16 +50,16 @@ var comparisons = []comparison{
 }
 
 // What is known of work that net/http does not do, and that may be why a promise is
-// missed. No profile has shown that it is.
+// missed. Where it says so a profile has shown it.
 const (
 	syncWhy      = "profiled: of what the library adds two readings of the clock are two fifths, the pool's block a fifth; the rest is the mutex, taken three times, and what lies between"
 	wireWhy      = "not profiled; the wire's own framing, the Flusher's mutex and the send timeout"
 	paceWhy      = "not profiled; what the kernel has room for is asked and counted, and floor 2 holds the event for its flush"
 	bulkWhy      = "not profiled; large writes go down in pieces, between which the clock is read"
 	asyncWhy     = "not profiled; the same, and what is not taken at once is copied"
-	shortWhy     = "not profiled; the response's Flusher, context and request are made for it"
+	shortWhy     = "profiled: of what the library adds the deadline that bounds the last write is a seventh; the Flusher, the copy of the request and its context, made for each response, a sixth; a third its own steps, the headers' note and the bytes' block among them; a third is in net/http and the kernel, which find less of theirs in the caches"
 	fileWhy      = "not profiled; the file goes down in slices, between which the clock is read"
-	idleWhy      = "not profiled; the copy of the request and its context, the stopped timer, the Flusher"
+	idleWhy      = "profiled: the Flusher 512 B, the copy of the request 320 B, the send timeout's timer 149 B, the context 48 B; for one that is waited for 714 B more, of which package context takes 253 B in the server's context for a map of who ends with it"
 	broadcastWhy = "not profiled; each response's mutex, and the members' list"
 	linkWhy      = "not profiled; near the end the kernel is asked for what the client has acknowledged"
 )
