@@ -12,7 +12,8 @@ func (f *Flusher) briefLocked() bool {
 		f.q.len > 0 && f.q.len <= serverMeasures && f.q.head == f.q.tail && f.accepted == int64(f.q.len) &&
 		f.stack == &noStack && f.rare == nil && f.groups == nil && f.detached == attached &&
 		f.refuse == nil && !f.cut && !f.held && !f.owed && !f.penTakenLocked() && f.aside == 0 &&
-		!f.timeout.calling && (f.body == nil || !f.body.handing) && !f.dueLocked() && (f.header == nil || f.noted != nil && f.noted.says(f.header))
+		!f.timeout.calling && (f.body == nil || !f.body.handing) && !f.dueLocked() &&
+		(f.header == nil || f.noted != nil && f.noted.says(f.header))
 }
 
 // endBrief ends a response that is brief, as its handler has returned, and
