@@ -12,7 +12,8 @@ func (f *Flusher) briefLocked() bool {
 		f.q.len > 0 && f.q.len <= serverMeasures && f.q.head == f.q.tail && f.accepted == int64(f.q.len) &&
 		f.stack == &noStack && f.rare == nil && f.groups == nil && f.detached == attached &&
 		f.refuse == nil && !f.cut && !f.held && !f.owed && !f.penTakenLocked() && f.aside == 0 &&
-		!f.timeout.calling && (f.body == nil || !f.body.handing) && !f.dueLocked() && (f.header == nil || f.noted != nil && f.noted.says(f.header))
+		!f.timeout.calling && (f.body == nil || !f.body.handing) && !f.dueLocked() &&
+		(f.header == nil || f.noted != nil && f.noted.says(f.header))
 }
 
 // endBrief ends a response that is brief, as its handler has returned, and
@@ -44,7 +45,7 @@ func (f *Flusher) closeBrief() bool {
 	f.joinLocked()
 	f.endLocked(true, nil)
 	if f.cfg.OnClose == nil {
-		f.context.letGoLocked()
+		f.context.letGoLocked(f.causeLocked())
 	}
 	return true
 }
@@ -56,5 +57,7 @@ func (f *Flusher) handBriefLocked() {
 	defer f.freeLocked()
 	f.timeout.closing, f.timeout.quiet = true, true
 	f.sendHeadersLocked(false)
-	f.handPieceLocked(f.q.front(blockSize), f.accepted, false)
+	p := f.q.front(blockSize)
+	n, err := f.writeBriefLocked(p)
+	f.wrotePieceLocked(len(p), n, false, err)
 }

@@ -133,6 +133,21 @@ func wrote(n, size int, err error) (int, error) {
 	return min(max(n, 0), size), err
 }
 
+// writeBriefLocked is a Write of the server's at the end of a response, which only keeps p
+// until the handler has returned: net/http's own, for what it measures by itself.
+// Nobody watches it, and no part of the request is drained for it.
+func (f *Flusher) writeBriefLocked(p []byte) (n int, err error) {
+	f.timeout.calling = true
+	f.mu.Unlock()
+	defer func() {
+		f.mu.Lock()
+		f.timeout.calling = false
+		err = f.refusedBytesLocked(err)
+	}()
+	n, err = f.srv.w.Write(p)
+	return wrote(n, len(p), err)
+}
+
 // refusedBytesLocked takes the verdict of a Write of what is on floor 2. An
 // error that does not stick is kept for the end, as nobody else can be told.
 func (f *Flusher) refusedBytesLocked(err error) error {

@@ -306,13 +306,13 @@ func (c *requestContext) leave() {
 	f := c.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	c.letGoLocked()
+	reason := f.causeLocked()
+	c.letGoLocked(reason)
 }
 
-// letGoLocked is the second half of leave. Flusher.mu is held.
-func (c *requestContext) letGoLocked() {
+// letGoLocked is the last step of leave. Flusher.mu is held.
+func (c *requestContext) letGoLocked(reason error) {
 	c.f.leaveServerLocked()
-	reason := c.f.causeLocked()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.setReasonLocked(reason)

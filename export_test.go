@@ -5,10 +5,14 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"unsafe"
 )
 
 // HandlerWriter returns f as its handler would see it.
 func HandlerWriter(f *Flusher) http.ResponseWriter { return f.handlerWriter() }
+
+// ContextSize is what a handler's context takes that nobody waits for.
+const ContextSize = unsafe.Sizeof(requestContext{})
 
 // NoEpoll has what watches detached responses be a goroutine for each, as on
 // other systems, until the function it returns is called.

@@ -19,20 +19,20 @@ import (
 // unless they have been sent.
 //
 //	open   what the handler's map says will be sent
-//	fixed  the status and what below says will be sent. The handler's map
+//	fixed  the status and what below says, or noted, will be sent. The handler's map
 //	       counts for trailers only, or for a filter that runs: see stack
 //	sent   they have gone to the server
 //
 // Invariants, whenever mu is free:
 //
 //  1. Fixed headers have a status. What the handler's map said when they were
-//     fixed is in below, or, while a filter is at the map, will be once it has
-//     returned.
+//     fixed is in below, or else in noted, or, while a filter is at the map, will
+//     be in below once it has returned.
 //  2. Only who has the baton makes them sent, in the critical section in which
 //     it has looked at everything else.
 //  3. While a filter runs that found them unsent, the baton belongs to who runs
 //     it: stack.withheld. So they leave by a call of that filter's or after it.
-//  4. length is the Content-Length that below has, or -1.
+//  4. length is the Content-Length that below has, or noted, or -1.
 //
 // There are two maps because fixed headers go out later, and from any
 // goroutine, while the handler may still change its own. Where the server reads
