@@ -486,3 +486,26 @@ func TestFlushedBeforeTheCutIsBounded(t *testing.T) {
 		})
 	}
 }
+
+// A handler that closes and goes on, for longer than SendTimeout, does not cost the
+// client the end of the response, which the server writes when it returns.
+func TestCloseLongBeforeTheReturn(t *testing.T) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		for name, before := range map[string]func(http.ResponseWriter){
+			"whole":    func(w http.ResponseWriter) { io.WriteString(w, "all") },
+			"streamed": func(w http.ResponseWriter) { io.WriteString(w, "a"); flush.Flush(w, true); io.WriteString(w, "ll") },
+			"large":    func(w http.ResponseWriter) { io.WriteString(w, harness.Text(10_000)) },
+		} {
+			srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{SendTimeout: time.Second}, func(w http.ResponseWriter, _ *http.Request) {
+				before(w)
+				harness.Must(t, harness.Flusher(w).Close())
+				time.Sleep(time.Hour)
+			}), 0)
+			s := harness.Open(t, srv, "GET", "/", nil)
+			if body, _, end := s.Rest(); end == harness.Cut {
+				t.Errorf("%s: cut after %d bytes", name, len(body))
+			}
+			s.Leave()
+		}
+	})
+}

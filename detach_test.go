@@ -5,10 +5,12 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fa492104/flush"
@@ -502,6 +504,45 @@ func TestDetachedContextEndedBefore(t *testing.T) {
 		if cause := flush.Cause(f.ctx); cause != os.ErrProcessDone {
 			t.Errorf("Cause is %v", cause)
 		}
+	})
+}
+
+// While the connection changes hands nobody else goes on: a Write waits for the
+// wire, and its bytes are on it.
+func TestDetachTakesTheConnectionAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		taking, goOn := make(chan struct{}), make(chan struct{})
+		flushers := make(chan *flush.Flusher, 1)
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+			f := harness.Flusher(w)
+			flushers <- f
+			harness.Must(t, f.Detach())
+		}), 0, harness.Configure(func(s *http.Server) {
+			s.ConnState = func(_ net.Conn, state http.ConnState) {
+				if state == http.StateHijacked {
+					close(taking)
+					<-goOn
+				}
+			}
+		}))
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.Start()
+		f := <-flushers
+		<-taking
+		if err := f.TryWrite([]byte("x")); err != flush.ErrNoRoom {
+			t.Errorf("TryWrite: %v", err)
+		}
+		written := harness.Go(func() error { _, err := f.Write([]byte("late")); return err })
+		flushed := harness.Go(func() error { return f.FlushWait(harness.NoContext) })
+		synctest.Wait()
+		if len(written) > 0 || len(flushed) > 0 {
+			t.Errorf("%d Writes and %d flushes did not wait", len(written), len(flushed))
+		}
+		close(goOn)
+		harness.Must(t, <-written)
+		harness.Must(t, <-flushed)
+		harness.Must(t, f.Close())
+		s.ExpectEnd("late")
 	})
 }
 
