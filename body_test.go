@@ -1154,3 +1154,33 @@ func TestHubDoesNotWaitForAReadOfTheRequestBody(t *testing.T) {
 	<-over
 	s.Leave()
 }
+
+// With New, before the request body has been read, only a caller may send the
+// headers: a flush whose wait has ended is left to the next one, be it Close.
+func TestNewEndedWaitIsLeftToACaller(t *testing.T) {
+	for name, call := range map[string]func(*flush.Flusher) error{
+		"Close":     (*flush.Flusher).Close,
+		"FlushWait": func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				f := flush.New(w, r, nil)
+				defer f.Close()
+				io.WriteString(f, "x")
+				harness.Must(t, harness.EndedWait(f))
+				if f.HeadersSent() {
+					t.Error("the headers were sent all the same")
+				}
+				harness.Must(t, call(f))
+				if st := f.Stats(); st.Pushes != 1 {
+					t.Errorf("%+v", st)
+				}
+			}))
+			s := harness.Open(t, srv, "POST", "/", strings.NewReader("upload"))
+			if got := s.Header().Get("Content-Length"); got != "" {
+				t.Errorf("Content-Length %s: it was not flushed", got)
+			}
+			s.ExpectEnd("x")
+		})
+	}
+}

@@ -489,6 +489,26 @@ func TestDetachedContext(t *testing.T) {
 	})
 }
 
+// A context that is kept keeps nothing of a response that has ended.
+func TestDetachedContextLetsGo(t *testing.T) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		h, out := detacher(t, nil, nil)
+		srv := harness.Serve(t, p, h)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		f := harness.Next(t, out)
+		s.Response()
+		if got, ok := flush.FromContext(f.ctx); !ok || got != f.Flusher {
+			t.Error("FromContext does not find it while it lives")
+		}
+		harness.Must(t, f.Close())
+		s.ExpectEnd("")
+		harness.WaitFor(t, func() bool { _, ok := flush.FromContext(f.ctx); return !ok })
+		if cause := flush.Cause(f.ctx); cause != flush.ErrClosed {
+			t.Errorf("Cause is %v", cause)
+		}
+	})
+}
+
 // A context that has ended by the handler's return ends the response with it.
 func TestDetachedContextEndedBefore(t *testing.T) {
 	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
