@@ -509,3 +509,31 @@ func TestCloseLongBeforeTheReturn(t *testing.T) {
 		}
 	})
 }
+
+// Whoever comes second waits for the end, as nothing touches the server's writer
+// afterwards: Close and Abort behind a Close that is stuck.
+func TestSecondEndWaitsForTheFirst(t *testing.T) {
+	for name, end := range map[string]func(*flush.Flusher) error{
+		"Close": (*flush.Flusher).Close,
+		"Abort": func(f *flush.Flusher) error { f.Abort(harness.ErrBoom); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := harness.NewSink(t) // no deadlines: its call cannot be ended
+				f := flush.New(s, nil, &flush.Options{SendTimeout: -1})
+				s.Hold(0)
+				io.WriteString(f, "x")
+				first := harness.Go(f.Close)
+				synctest.Wait()
+				second := harness.Go(func() error { return end(f) })
+				synctest.Wait()
+				if len(first) > 0 || len(second) > 0 {
+					t.Errorf("before the server has returned: the first %v, the second %v", len(first) > 0, len(second) > 0)
+				}
+				s.Release()
+				<-first
+				harness.Must(t, <-second)
+			})
+		})
+	}
+}

@@ -403,6 +403,36 @@ func TestSendHeadersWithoutDeadlines(t *testing.T) {
 	}
 }
 
+// Headers alone have the profile's type, unless the handler has set its own.
+func TestSendHeadersType(t *testing.T) {
+	profile := flush.SAPI{Name: "own", ContentType: "text/x-profile"}
+	for _, c := range []struct {
+		name, own, held, want string
+	}{
+		{"the profile's", "", "", "text/x-profile"},
+		{"the handler's", "text/x-own", "", "text/x-own"},
+		{"of what is held", "", "<html>", "text/html; charset=utf-8"},
+		{"the handler's, with bytes", "text/x-own", "<html>", "text/x-own"},
+	} {
+		for _, fixed := range []bool{false, true} {
+			s := harness.NewSink(t)
+			f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SAPI: profile})
+			if c.own != "" {
+				f.Header().Set("Content-Type", c.own)
+			}
+			if fixed {
+				f.WriteHeader(200)
+			}
+			f.WriteString(c.held)
+			harness.Must(t, f.SendHeaders())
+			if got := s.Sent.Get("Content-Type"); got != c.want {
+				t.Errorf("%s, fixed %v: %q, want %q", c.name, fixed, got, c.want)
+			}
+			harness.Must(t, f.Close())
+		}
+	}
+}
+
 func TestHeadersOnly(t *testing.T) {
 	for _, test := range []struct {
 		method string
