@@ -1154,3 +1154,118 @@ func TestHubDoesNotWaitForAReadOfTheRequestBody(t *testing.T) {
 	<-over
 	s.Leave()
 }
+
+// With New, before the request body has been read, only a caller may send the
+// headers: a flush whose wait has ended is left to the next one, be it Close.
+func TestNewEndedWaitIsLeftToACaller(t *testing.T) {
+	for name, call := range map[string]func(*flush.Flusher) error{
+		"Close":     (*flush.Flusher).Close,
+		"FlushWait": func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				f := flush.New(w, r, nil)
+				defer f.Close()
+				io.WriteString(f, "x")
+				harness.Must(t, harness.EndedWait(f))
+				if f.HeadersSent() {
+					t.Error("the headers were sent all the same")
+				}
+				harness.Must(t, call(f))
+				if st := f.Stats(); st.Pushes != 1 {
+					t.Errorf("%+v", st)
+				}
+			}))
+			s := harness.Open(t, srv, "POST", "/", strings.NewReader("upload"))
+			if got := s.Header().Get("Content-Length"); got != "" {
+				t.Errorf("Content-Length %s: it was not flushed", got)
+			}
+			s.ExpectEnd("x")
+		})
+	}
+}
+
+// What TryWrite brings is flushed by the next caller who may wait, where the
+// response flushes by itself.
+func TestNewTryWriteIsFlushedByACaller(t *testing.T) {
+	for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
+		srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			f := flush.New(w, r, &flush.Options{Implicit: mode})
+			harness.Must(t, f.TryWrite([]byte("x")))
+			if f.HeadersSent() {
+				t.Error("TryWrite has sent the headers")
+			}
+			harness.Must(t, f.Close())
+		}))
+		s := harness.Open(t, srv, "POST", "/", strings.NewReader("upload"))
+		if got := s.Header().Get("Content-Length"); got != "" {
+			t.Errorf("%v: Content-Length %s: it was not flushed", mode, got)
+		}
+		s.ExpectEnd("x")
+	}
+}
+
+// Once the drain of an upload has been cut the call goes on, and is watched like any
+// other: a client that does not read either costs a second send timeout, and no more.
+func TestCallIsWatchedBehindADrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		over := make(chan struct{})
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer close(over)
+			defer func() { recover() }() // http.ErrAbortHandler
+			flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				clock := harness.NewClock()
+				_, err := w.Write(make([]byte, harness.Much))
+				if at := clock.Now(); !errors.Is(err, flush.ErrTimeout) || at <= waitLimit || at > 3*waitLimit {
+					t.Errorf("%v after %v", err, at)
+				}
+			}), &flush.Options{SendTimeout: waitLimit}).ServeHTTP(w, r)
+		}), 1000)
+		s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+		io.WriteString(s.Conn, "upl")
+		select {
+		case <-over:
+		case <-time.After(time.Hour):
+			t.Error("the Write does not end")
+		}
+		s.Leave()
+		<-over
+		<-time.After(time.Second)
+	})
+}
+
+// A Group's end cuts a drain that a flush waits for.
+func TestShutdownEndsADrain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g flush.Group
+		over := make(chan struct{})
+		clock := harness.NewClock()
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer close(over)
+			defer func() { recover() }() // http.ErrAbortHandler
+			flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, "x")
+				err := flush.Flush(w, true)
+				if !errors.Is(err, flush.ErrShutdown) || clock.Now() != time.Second {
+					t.Errorf("Flush: %v after %v", err, clock.Now())
+				}
+			}), &flush.Options{Group: &g, SendTimeout: time.Hour}).ServeHTTP(w, r)
+		}), 1000)
+		s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+		io.WriteString(s.Conn, "upl")
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if err := g.Shutdown(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Shutdown: %v", err)
+		}
+		select {
+		case <-over:
+		case <-time.After(time.Minute):
+			t.Error("the flush does not end")
+		}
+		s.Leave()
+		<-over
+		<-time.After(time.Second)
+	})
+}

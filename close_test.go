@@ -522,3 +522,54 @@ func TestAbortBehindTheHandlersReturn(t *testing.T) {
 		})
 	}
 }
+
+// A handler that closes and goes on, for longer than SendTimeout, does not cost the
+// client the end of the response, which the server writes when it returns.
+func TestCloseLongBeforeTheReturn(t *testing.T) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		for name, before := range map[string]func(http.ResponseWriter){
+			"whole":    func(w http.ResponseWriter) { io.WriteString(w, "all") },
+			"streamed": func(w http.ResponseWriter) { io.WriteString(w, "a"); flush.Flush(w, true); io.WriteString(w, "ll") },
+			"large":    func(w http.ResponseWriter) { io.WriteString(w, harness.Text(10_000)) },
+		} {
+			srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{SendTimeout: time.Second}, func(w http.ResponseWriter, _ *http.Request) {
+				before(w)
+				harness.Must(t, harness.Flusher(w).Close())
+				time.Sleep(time.Hour)
+			}), 0)
+			s := harness.Open(t, srv, "GET", "/", nil)
+			if body, _, end := s.Rest(); end == harness.Cut {
+				t.Errorf("%s: cut after %d bytes", name, len(body))
+			}
+			s.Leave()
+		}
+	})
+}
+
+// Whoever comes second waits for the end, as nothing touches the server's writer
+// afterwards: Close and Abort behind a Close that is stuck.
+func TestSecondEndWaitsForTheFirst(t *testing.T) {
+	for name, end := range map[string]func(*flush.Flusher) error{
+		"Close": (*flush.Flusher).Close,
+		"Abort": func(f *flush.Flusher) error { f.Abort(harness.ErrBoom); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := harness.NewSink(t) // no deadlines: its call cannot be ended
+				f := flush.New(s, nil, &flush.Options{SendTimeout: -1})
+				s.Hold(0)
+				io.WriteString(f, "x")
+				first := harness.Go(f.Close)
+				synctest.Wait()
+				second := harness.Go(func() error { return end(f) })
+				synctest.Wait()
+				if len(first) > 0 || len(second) > 0 {
+					t.Errorf("before the server has returned: the first %v, the second %v", len(first) > 0, len(second) > 0)
+				}
+				s.Release()
+				<-first
+				harness.Must(t, <-second)
+			})
+		})
+	}
+}

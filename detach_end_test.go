@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -261,9 +262,16 @@ func TestDetachedUnixSocket(t *testing.T) {
 			continue
 		}
 		io.WriteString(f, "event")
+		harness.Must(t, f.FlushWait(harness.NoContext))
+		if taken, err := flush.WriteShared(f.Flusher, flush.NewSharedWrite([]byte("shared"))); !taken {
+			if err != nil || runtime.GOOS == "linux" {
+				t.Errorf("a broadcast's write was not taken: %v", err)
+			}
+			io.WriteString(f, "shared")
+		}
 		f.Close()
 		all, err := io.ReadAll(c)
-		if err != nil || !bytes.HasSuffix(all, []byte("\r\n\r\n5\r\nevent\r\n0\r\n\r\n")) {
+		if err != nil || !bytes.HasSuffix(all, []byte("\r\n\r\n5\r\nevent\r\n6\r\nshared\r\n0\r\n\r\n")) {
 			t.Errorf("got %q, %v", all, err)
 		}
 	}

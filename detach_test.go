@@ -5,11 +5,13 @@ import (
 	"context"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"runtime"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fa492104/flush"
@@ -535,6 +537,26 @@ func TestDetachedContext(t *testing.T) {
 	})
 }
 
+// A context that is kept keeps nothing of a response that has ended.
+func TestDetachedContextLetsGo(t *testing.T) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		h, out := detacher(t, nil, nil)
+		srv := harness.Serve(t, p, h)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		f := harness.Next(t, out)
+		s.Response()
+		if got, ok := flush.FromContext(f.ctx); !ok || got != f.Flusher {
+			t.Error("FromContext does not find it while it lives")
+		}
+		harness.Must(t, f.Close())
+		s.ExpectEnd("")
+		harness.WaitFor(t, func() bool { _, ok := flush.FromContext(f.ctx); return !ok })
+		if cause := flush.Cause(f.ctx); cause != flush.ErrClosed {
+			t.Errorf("Cause is %v", cause)
+		}
+	})
+}
+
 // A context that has ended by the handler's return ends the response with it.
 func TestDetachedContextEndedBefore(t *testing.T) {
 	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
@@ -550,6 +572,45 @@ func TestDetachedContextEndedBefore(t *testing.T) {
 		if cause := flush.Cause(f.ctx); cause != os.ErrProcessDone {
 			t.Errorf("Cause is %v", cause)
 		}
+	})
+}
+
+// While the connection changes hands nobody else goes on: a Write waits for the
+// wire, and its bytes are on it.
+func TestDetachTakesTheConnectionAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		taking, goOn := make(chan struct{}), make(chan struct{})
+		flushers := make(chan *flush.Flusher, 1)
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+			f := harness.Flusher(w)
+			flushers <- f
+			harness.Must(t, f.Detach())
+		}), 0, harness.Configure(func(s *http.Server) {
+			s.ConnState = func(_ net.Conn, state http.ConnState) {
+				if state == http.StateHijacked {
+					close(taking)
+					<-goOn
+				}
+			}
+		}))
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.Start()
+		f := <-flushers
+		<-taking
+		if err := f.TryWrite([]byte("x")); err != flush.ErrNoRoom {
+			t.Errorf("TryWrite: %v", err)
+		}
+		written := harness.Go(func() error { _, err := f.Write([]byte("late")); return err })
+		flushed := harness.Go(func() error { return f.FlushWait(harness.NoContext) })
+		synctest.Wait()
+		if len(written) > 0 || len(flushed) > 0 {
+			t.Errorf("%d Writes and %d flushes did not wait", len(written), len(flushed))
+		}
+		close(goOn)
+		harness.Must(t, <-written)
+		harness.Must(t, <-flushed)
+		harness.Must(t, f.Close())
+		s.ExpectEnd("late")
 	})
 }
 

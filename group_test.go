@@ -449,3 +449,24 @@ func BenchmarkGroup(b *testing.B) {
 		}
 	}
 }
+
+// Shutdown does not wait for one that has been removed.
+func TestShutdownDoesNotWaitForWhoWasRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var g flush.Group
+		a, b := newMember(nil), newMember(nil)
+		harness.Must(t, g.Add(a))
+		harness.Must(t, g.Add(b))
+		over := harness.Go(func() error { return g.Shutdown(t.Context()) })
+		synctest.Wait()
+		g.Remove(a)
+		synctest.Wait()
+		if len(over) > 0 {
+			t.Error("it has not waited for the other")
+		}
+		g.Remove(b)
+		harness.Must(t, <-over)
+		harness.Must(t, a.Close())
+		harness.Must(t, b.Close())
+	})
+}

@@ -382,6 +382,57 @@ func TestSendHeaders(t *testing.T) {
 
 // HEAD, 204 and 304 have headers only: a flush sends them and succeeds, and
 // nothing that is written comes out as a body or harms the connection.
+// Where the server has no deadlines a carrier sends the headers: with the status
+// that was set, if one was.
+func TestSendHeadersWithoutDeadlines(t *testing.T) {
+	for _, status := range []int{0, 404} {
+		s := harness.NewSink(t)
+		f := flush.New(s, nil, &flush.Options{SendTimeout: time.Hour})
+		f.Header().Set("X-Test", "1")
+		want := http.StatusOK
+		if status != 0 {
+			f.WriteHeader(status)
+			want = status
+		}
+		harness.Must(t, f.SendHeaders())
+		f.Header().Set("X-Late", "1")
+		if s.Status != want || s.Sent.Get("X-Test") != "1" || s.Sent.Get("X-Late") != "" {
+			t.Errorf("%d: sent %d, %v", status, s.Status, s.Sent)
+		}
+		harness.Must(t, f.Close())
+	}
+}
+
+// Headers alone have the profile's type, unless the handler has set its own.
+func TestSendHeadersType(t *testing.T) {
+	profile := flush.SAPI{Name: "own", ContentType: "text/x-profile"}
+	for _, c := range []struct {
+		name, own, held, want string
+	}{
+		{"the profile's", "", "", "text/x-profile"},
+		{"the handler's", "text/x-own", "", "text/x-own"},
+		{"of what is held", "", "<html>", "text/html; charset=utf-8"},
+		{"the handler's, with bytes", "text/x-own", "<html>", "text/x-own"},
+	} {
+		for _, fixed := range []bool{false, true} {
+			s := harness.NewSink(t)
+			f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SAPI: profile})
+			if c.own != "" {
+				f.Header().Set("Content-Type", c.own)
+			}
+			if fixed {
+				f.WriteHeader(200)
+			}
+			f.WriteString(c.held)
+			harness.Must(t, f.SendHeaders())
+			if got := s.Sent.Get("Content-Type"); got != c.want {
+				t.Errorf("%s, fixed %v: %q, want %q", c.name, fixed, got, c.want)
+			}
+			harness.Must(t, f.Close())
+		}
+	}
+}
+
 func TestHeadersOnly(t *testing.T) {
 	for _, test := range []struct {
 		method string

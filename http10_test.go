@@ -139,6 +139,40 @@ func TestHTTP10BufferIsForHTTP10(t *testing.T) {
 	})
 }
 
+// A response that declares its length is not held for one: a flush before its first
+// byte sends the headers.
+func TestHTTP10BufferKnownLength(t *testing.T) {
+	for name, do := range map[string]func(*flush.Flusher) error{
+		"FlushAsync": (*flush.Flusher).FlushAsync,
+		"FlushWait":  func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			for _, declares := range []bool{true, false} {
+				park := harness.NewPark(t)
+				srv := harness.Serve(t, harness.HTTP10, harness.Wrapped(&flush.Options{HTTP10Buffer: 100}, func(w http.ResponseWriter, _ *http.Request) {
+					var want error = flush.ErrBuffering
+					if declares {
+						w.Header().Set("Content-Length", "3")
+						want = nil
+					}
+					if err := do(harness.Flusher(w)); err != want {
+						t.Errorf("declares %v: %v, want %v", declares, err, want)
+					}
+					park.Here()
+					io.WriteString(w, "abc")
+				}))
+				s := harness.Open(t, srv, "GET", "/", nil)
+				park.Wait()
+				if declares {
+					s.Response()
+				}
+				park.Resume()
+				s.ExpectEnd("abc")
+			}
+		})
+	}
+}
+
 // What is held moves with the interval as soon as it is held no longer.
 func TestHTTP10BufferInterval(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

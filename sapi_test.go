@@ -204,3 +204,18 @@ func TestNewOutputTimeout(t *testing.T) {
 type noDeadline struct{ io.Writer }
 
 func (noDeadline) SetWriteDeadline(time.Time) error { return http.ErrNotSupported }
+
+// A profile that is all output hands the server no status, whatever was set.
+func TestOutputOnlyHandsOverNoStatus(t *testing.T) {
+	for _, sapi := range []flush.SAPI{flush.CLI(), flush.Embed()} {
+		p := harness.NewPlain()
+		f := flush.New(harness.Flushable{Plain: p}, nil, &flush.Options{SAPI: sapi})
+		f.WriteHeader(404)
+		io.WriteString(f, "out")
+		harness.Must(t, f.FlushWait(harness.NoContext))
+		harness.Must(t, f.Close())
+		if got := p.String(); !strings.HasPrefix(got, "out flush") {
+			t.Errorf("%s: the server's calls: %s", sapi.Name, got)
+		}
+	}
+}

@@ -61,7 +61,6 @@ func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
 	ask := f.acceptSharedLocked(len(event))
 	size := bodyBytes(n, head, len(event))
 	f.noteSentLocked(size)
-	w.left -= int64(size)
 	switch {
 	case err != nil:
 		f.loseLocked(len(event) - size)
@@ -91,7 +90,6 @@ func (f *Flusher) writeSharedTLSLocked(w *wire, out []byte, head, size int) (tak
 	f.callLocked(func() { n, err = w.conn.Write(out) })
 	n = bodyBytes(n, head, size)
 	f.noteSentLocked(n)
-	w.left -= int64(n)
 	if err != nil {
 		f.loseLocked(size - n)
 		return true, f.verdictLocked(err)

@@ -428,3 +428,41 @@ func TestShutdownCutsDetachedResponses(t *testing.T) {
 		t.Error("it ended", end)
 	}
 }
+
+// A lateDeadline is a server whose deadlines take a while to be set.
+type lateDeadline struct {
+	harness.DeadlineSink
+	takes time.Duration
+}
+
+func (s lateDeadline) SetWriteDeadline(at time.Time) error {
+	time.Sleep(s.takes)
+	return s.DeadlineSink.SetWriteDeadline(at)
+}
+
+// Shutdown returns when its cuts have been shown, but waits for no writer longer than
+// a second.
+func TestShutdownWaitsForItsCuts(t *testing.T) {
+	for takes, want := range map[time.Duration]time.Duration{300 * time.Millisecond: 300 * time.Millisecond, time.Hour: time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			var g flush.Group
+			s := harness.NewSink(t)
+			f := flush.New(lateDeadline{harness.DeadlineSink{Sink: s}, takes}, nil, &flush.Options{SendTimeout: -1})
+			harness.Must(t, g.Add(f))
+			s.Hold(0)
+			written := harness.Go(func() error { io.WriteString(f, "x"); return f.FlushWait(harness.NoContext) })
+			synctest.Wait()
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			clock := harness.NewClock()
+			if err := g.Shutdown(ctx); !errors.Is(err, flush.ErrShutdown) || clock.Now() != want {
+				t.Errorf("deadlines take %v: %v after %v, want %v", takes, err, clock.Now(), want)
+			}
+			if err := <-written; !errors.Is(err, flush.ErrShutdown) {
+				t.Errorf("FlushWait: %v", err)
+			}
+			s.Release()
+			f.Close()
+		})
+	}
+}

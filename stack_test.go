@@ -548,3 +548,33 @@ func TestFollowFlushDoesNotBlock(t *testing.T) {
 		}
 	})
 }
+
+// What enters a buffer without waiting leaves no licence behind: the next Write
+// waits at the mark.
+func TestWritesWaitAfterOneThatDidNot(t *testing.T) {
+	for name, enter := range map[string]func(f *flush.Flusher) error{
+		"TryWrite":   func(f *flush.Flusher) error { return f.TryWrite(make([]byte, 200)) },
+		"FlushAsync": (*flush.Flusher).FlushAsync,
+		"FlushAll":   func(f *flush.Flusher) error { return f.FlushAll(false) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				const mark = 8192
+				s := harness.NewSink(t)
+				f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async, MaxPending: mark, SendTimeout: time.Hour})
+				f.StartBuffer(&flush.BufferOptions{ChunkSize: 100, FollowFlush: true})
+				s.Hold(0)
+				f.WriteString("x")
+				expectError(t, name, enter(f), nil)
+				written := harness.Go(func() error { _, err := f.Write(make([]byte, 20*mark)); return err })
+				synctest.Wait()
+				if n := f.Buffered(); len(written) > 0 || n > 2*mark {
+					t.Errorf("the Write has returned: %v; %d bytes are held", len(written) > 0, n)
+				}
+				s.Release()
+				expectError(t, "Write", <-written, nil)
+				expectError(t, "Close", f.Close(), nil)
+			})
+		})
+	}
+}

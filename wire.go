@@ -42,7 +42,6 @@ type wire struct {
 	conn net.Conn
 	raw  syscall.RawConn // the socket; nil: it is not one of package net
 	f    *Flusher
-	left int64 // of a declared length
 	torn *tornChunk
 	with *wireExtra // nil: nothing of it
 
@@ -71,7 +70,7 @@ type bodyFraming uint8
 
 const (
 	chunked    bodyFraming = iota
-	declared               // by its Content-Length
+	declared               // by its Content-Length, which no more than that enters
 	untilClose             // by the end of the connection
 )
 
@@ -98,7 +97,7 @@ func (f *Flusher) newWire(conn net.Conn) *wire {
 	fr := f.rarely().framing
 	switch {
 	case f.length >= 0:
-		w.body, w.left = declared, f.length-f.flow.bytes
+		w.body = declared
 	case f.http10 || fr != nil && fr.identity:
 		w.body = untilClose
 	}
@@ -127,12 +126,6 @@ func (w *wire) Write(p []byte) (n int, err error) {
 			m, err = w.writeChunk(p[n:])
 			n += m
 		}
-	case w.body == declared:
-		if int64(len(p)) > w.left {
-			return 0, http.ErrContentLength
-		}
-		n, err = w.conn.Write(p)
-		w.left -= int64(n)
 	default:
 		n, err = w.conn.Write(p)
 	}
@@ -157,13 +150,11 @@ func (w *wire) FlushError() error {
 	return err
 }
 
-// ReadFrom copies src, which ends with a declared length if not before, and lets
-// the kernel do it (sendfile) where no chunks are in the way.
+// ReadFrom copies src, and lets the kernel do it (sendfile) where no chunks are
+// in the way.
 func (w *wire) ReadFrom(src io.Reader) (n int64, err error) {
 	if rf, ok := w.conn.(io.ReaderFrom); ok && w.body != chunked {
-		n, err = rf.ReadFrom(src)
-		w.left -= n
-		return n, err
+		return rf.ReadFrom(src)
 	}
 	buf := copyBuffers.Get().(*[copySize]byte)
 	defer copyBuffers.Put(buf)
