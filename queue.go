@@ -130,7 +130,7 @@ func (q *queue) dropBlock() {
 		copyBuffers.Put(b.long)
 	}
 	*q = queue{}
-	b.free()
+	b.giveBack()
 }
 
 // pop drops the first n bytes.
