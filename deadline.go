@@ -123,16 +123,14 @@ func (f *Flusher) setClosingDeadlineLocked(last bool) {
 	if f.srv.deadline == nil || f.timeout.d <= 0 || f.deadline.state == deadlineUnblocked {
 		return
 	}
-	began := now()
+	at := time.Now()
+	began := at.Sub(epoch)
 	if f.deadline.armed > 0 && began-f.deadline.armed < f.timeout.d>>10 {
 		return // the one just set will do: setting it costs as much as a small response
 	}
-	t := epoch.Add(began + f.timeout.d)
-	if h := f.rarely().handlerDeadline; !h.IsZero() {
-		at := time.Now() // h may be of the wall's clock, which may have been set since epoch
-		if t = at.Add(f.timeout.d); h.Before(t) && !(last && h.Before(at)) {
-			return
-		}
+	t := at.Add(f.timeout.d)
+	if h := f.rarely().handlerDeadline; !h.IsZero() && h.Before(t) && !(last && h.Before(at)) {
+		return
 	}
 	f.deadline.state = deadlineClosing
 	f.deadline.armed = began
