@@ -124,22 +124,19 @@ func (f *Flusher) setClosingDeadlineLocked(last bool) {
 	if f.srv.deadline == nil || f.timeout.d <= 0 || f.deadline.state == deadlineUnblocked {
 		return
 	}
-	began := now()
+	at := time.Now()
+	began := at.Sub(epoch)
 	late := last && f.drainsLateLocked()
 	if !late && f.deadline.armed > 0 && began-f.deadline.armed < f.timeout.d>>10 {
 		return // the one just set will do: setting it costs as much as a small response
 	}
-	d := f.timeout.d
+	t := at.Add(f.timeout.d)
 	if late {
-		f.boundLateDrainLocked(epoch.Add(began + d))
-		d += f.timeout.d
+		f.boundLateDrainLocked(t)
+		t = t.Add(f.timeout.d)
 	}
-	t := epoch.Add(began + d)
-	if h := f.rarely().handlerDeadline; !h.IsZero() {
-		at := time.Now() // h may be of the wall's clock, which may have been set since epoch
-		if t = at.Add(d); h.Before(t) && !(last && h.Before(at)) {
-			return
-		}
+	if h := f.rarely().handlerDeadline; !h.IsZero() && h.Before(t) && !(last && h.Before(at)) {
+		return
 	}
 	f.deadline.state = deadlineClosing
 	f.deadline.armed = began
