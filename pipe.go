@@ -43,10 +43,11 @@ import (
 // Because of 3 a caller who lets the baton go with work due passes it straight
 // to a new carrier. There is no moment in which a request can be forgotten.
 type pipe struct {
-	mu    sync.Mutex // guards all that is not marked
-	marks *marks     // never changed
-	down  down       // never changed
-	q     queue
+	// What each event looks at and changes stands first, in three lines of the
+	// processor's cache: a Broadcast to many finds none of them there.
+
+	mu sync.Mutex // guards all that is not marked
+	q  queue
 
 	held    bool  // the baton is not free
 	async   bool  // what moves by itself moves in the background
@@ -61,31 +62,30 @@ type pipe struct {
 	stalls  int16 // stretches without progress on a floor 1 that cannot be interrupted
 	waiters int32 // goroutines in waitLocked
 
-	asyncCalls atomic.Int32 // calls that must not wait though the pipe is not async
-	quick      atomic.Bool  // see asks
-
 	accepted int64 // bytes accepted since the start
 	sent     int64 // bytes handed to floor 1, or dropped on its word
-	moveTo   int64
 	asked    mark  // the last flush asked for
 	done     int64 // the number of the last flush done
-
-	passing time.Duration // since when a caller passes a piece of his own memory through, as now says; 0: nobody does
+	flow     flow
 
 	// The short way of FlushAsync, without mu: while quick is set a carrier is
 	// at work or about to be. Before it goes it clears quick and then looks at
 	// asks; a caller adds to asks and then looks at quick. So one of the two
 	// sees the other. Every Write looks at asks before it enters, so that the
 	// position is exact.
-	asks  atomic.Int64
-	carry func() // p.carrier, made once: starting it allocates nothing
+	asks       atomic.Int64
+	quick      atomic.Bool  // see asks
+	asyncCalls atomic.Int32 // calls that must not wait though the pipe is not async
+
+	refuse error  // what a new operation gets; nil: it may go on
+	marks  *marks // never changed
 
 	waiting *waiting // nil: nobody has waited
-
-	refuse error // what a new operation gets; nil: it may go on
-	fail   error // the failure that sticks
-
-	flow flow
+	fail    error    // the failure that sticks
+	down    down     // never changed
+	moveTo  int64
+	passing time.Duration // since when a caller passes a piece of his own memory through, as now says; 0: nobody does
+	carry   func()        // p.carrier, made once: starting it allocates nothing
 }
 
 // init makes the pipe ready.
@@ -161,10 +161,10 @@ func (m *marks) long() bool { return !m.counted && m.high >= copySize }
 // flow is what went through a pipe.
 type flow struct {
 	bytes   int64 // handed to floor 1
-	lost    int64 // accepted, and never handed over
 	flushes int64 // asked for
 	pushes  int64 // that floor 1 really got
 	highest int   // the high-water mark
+	lost    int64 // accepted, and never handed over
 }
 
 // A mark is a flush that was asked for: its number and the position that has

@@ -57,7 +57,7 @@ var comparisons = []comparison{
 // What is known of work that net/http does not do, and that may be why a promise is
 // missed. Where it is not said to be profiled nobody has shown that it is.
 const (
-	syncWhy      = "profiled: of what the library adds two readings of the clock are two fifths, the pool's block a fifth; the rest is the mutex, taken three times, and what lies between"
+	syncWhy      = "profiled: of what the library adds the pool's block is a quarter, a reading of the clock for Stats.Behind a seventh; the rest is the mutex, taken three times, and code that is cold once the call has woken the client"
 	wireWhy      = "not profiled; the wire's own framing, the Flusher's mutex and the send timeout"
 	paceWhy      = "not profiled; what the kernel has room for is asked and counted, and floor 2 holds the event for its flush"
 	bulkWhy      = "profiled: a large body costs its system calls, two for each Write of net/http's; there are as many through the library once slices are 1 MiB, and twenty more in the first 2 MiB, each of which wakes the client"
