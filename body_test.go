@@ -266,7 +266,7 @@ func TestNoContinueAfterTheStatus(t *testing.T) {
 		{"flush", func(w http.ResponseWriter) { http.NewResponseController(w).Flush() }, 0},
 	} {
 		for name, wrap := range map[string]func(http.Handler) http.Handler{
-			"bare": harness.Bare, "wrapped": harness.WrappedBy(nil), "async": harness.WrappedBy(&flush.Options{Flush: flush.Async}),
+			"bare": harness.Bare, "wrapped": harness.WrappedBy(nil), "async": harness.WrappedBy(&flush.Options{Flush: flush.Async}), "New": harness.EndedNew,
 		} {
 			t.Run(test.name+"/"+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
