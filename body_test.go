@@ -266,7 +266,7 @@ func TestNoContinueAfterTheStatus(t *testing.T) {
 		{"flush", func(w http.ResponseWriter) { http.NewResponseController(w).Flush() }, 0},
 	} {
 		for name, wrap := range map[string]func(http.Handler) http.Handler{
-			"bare": harness.Bare, "wrapped": harness.WrappedBy(nil), "async": harness.WrappedBy(&flush.Options{Flush: flush.Async}),
+			"bare": harness.Bare, "wrapped": harness.WrappedBy(nil), "async": harness.WrappedBy(&flush.Options{Flush: flush.Async}), "New": harness.EndedNew,
 		} {
 			t.Run(test.name+"/"+name, func(t *testing.T) {
 				synctest.Test(t, func(t *testing.T) {
@@ -1266,6 +1266,38 @@ func TestShutdownEndsADrain(t *testing.T) {
 		}
 		s.Leave()
 		<-over
+		<-time.After(time.Second)
+	})
+}
+
+// With New, a Write for which the budget has no room waits, rather than take the
+// upload from the handler by sending the headers.
+func TestNewWriteWaitsForTheBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(8*4096, 8*4096)
+		other := harness.HoldBudget(budget, 8)
+		over := make(chan struct{})
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer close(over)
+			f := flush.New(w, r, &flush.Options{Budget: budget, SendTimeout: time.Hour})
+			defer f.Close()
+			written := harness.WriteBehind(f, 100)
+			if f.HeadersSent() || len(written) > 0 {
+				t.Errorf("headers sent: %v, written: %v", f.HeadersSent(), len(written) > 0)
+			}
+			harness.ExpectWaiting(t, budget, 1)
+			other.Abort(nil)
+			if got := <-written; got.N != 100 || got.Err != nil {
+				t.Errorf("%+v", got)
+			}
+			if body, err := io.ReadAll(r.Body); string(body) != "upload" || err != nil {
+				t.Errorf("the upload: %q, %v", body, err)
+			}
+		}), 0)
+		s := harness.Open(t, srv, "POST", "/", strings.NewReader("upload"))
+		s.ExpectEnd(string(make([]byte, 100)))
+		<-over
+		s.Leave()
 		<-time.After(time.Second)
 	})
 }

@@ -532,7 +532,9 @@ func TestCloseLongBeforeTheReturn(t *testing.T) {
 			"streamed": func(w http.ResponseWriter) { io.WriteString(w, "a"); flush.Flush(w, true); io.WriteString(w, "ll") },
 			"large":    func(w http.ResponseWriter) { io.WriteString(w, harness.Text(10_000)) },
 		} {
+			over := make(chan struct{})
 			srv := harness.ServeMemory(t, p, harness.Wrapped(&flush.Options{SendTimeout: time.Second}, func(w http.ResponseWriter, _ *http.Request) {
+				defer close(over)
 				before(w)
 				harness.Must(t, harness.Flusher(w).Close())
 				time.Sleep(time.Hour)
@@ -541,7 +543,9 @@ func TestCloseLongBeforeTheReturn(t *testing.T) {
 			if body, _, end := s.Rest(); end == harness.Cut {
 				t.Errorf("%s: cut after %d bytes", name, len(body))
 			}
+			<-over
 			s.Leave()
+			<-time.After(time.Second)
 		}
 	})
 }

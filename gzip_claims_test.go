@@ -201,3 +201,19 @@ func TestGzipLengthSwitchedOff(t *testing.T) {
 	}
 	s.Rest()
 }
+
+// What is beyond the declared length is refused, and counted as lost.
+func TestGzipBeyondTheLengthIsLost(t *testing.T) {
+	r := httptest.NewRequest("GET", "/", nil)
+	r.Header.Set("Accept-Encoding", "gzip")
+	rec := httptest.NewRecorder()
+	f := flush.New(rec, r, gzipEverything())
+	f.Header().Set("Content-Length", "600")
+	io.WriteString(f, longPage)
+	if err := f.Close(); err != http.ErrContentLength {
+		t.Errorf("Close: %v", err)
+	}
+	if got, st := unzip(t, rec.Body.Bytes()), f.Stats(); got != longPage[:600] || st.Lost != int64(len(longPage)-600) {
+		t.Errorf("the client got %d bytes; %+v", len(got), st)
+	}
+}
