@@ -211,6 +211,9 @@ func TestBulkGoesInLargePieces(t *testing.T) {
 		} {
 			t.Run(test.name+"/"+way.name, func(t *testing.T) {
 				var writes atomic.Int64
+				if test.opts.SendTimeout == 0 {
+					test.opts.SendTimeout = time.Hour // a busy machine is not a slow client
+				}
 				srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(&test.opts, func(w http.ResponseWriter, _ *http.Request) {
 					if err := way.do(w); err != nil {
 						t.Error(err)
@@ -258,6 +261,7 @@ func TestSlicesGrowFromWriteToWrite(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			var writes atomic.Int64
 			opts, told := harness.TellClosing(test.opts)
+			opts.SendTimeout = time.Hour // a busy machine is not a slow client
 			srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
 				p := make([]byte, each)
 				for range size / each {
