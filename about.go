@@ -16,18 +16,6 @@ const (
 	mostClient = 48
 )
 
-// knowRequestLocked notes what is told of f's request, which is the handler's:
-// another goroutine must not look at it later.
-func (f *Flusher) knowRequestLocked() {
-	if f.groups != nil {
-		return
-	}
-	f.groups = new(groups)
-	if r := f.req; r != nil && r.URL != nil {
-		f.groups.about = newAbout(r.Method, r.URL.Path, r.RemoteAddr)
-	}
-}
-
 func newAbout(method, path, client string) about {
 	method, path, client = clip(method, mostMethod), clip(path, mostPath), clip(client, mostClient)
 	return about{method + path + client, uint8(len(method)), uint8(len(method) + len(path))}

@@ -9,10 +9,6 @@ import (
 // held all along, needs no pen; one that must drop mu in the middle takes it,
 // and the others stand in line.
 
-func (p *pipe) penTakenLocked() bool {
-	return p.pen || p.parked || p.waiting != nil && len(p.waiting.line) > 0
-}
-
 func (p *pipe) takePenLocked(begun bool) error {
 	p.q.credit = 0
 	if !p.penTakenLocked() {
@@ -43,22 +39,6 @@ func (p *pipe) dropPenLocked() {
 		p.kickLocked() // it may be paid now
 	}
 	p.wakeLocked()
-}
-
-// grantLocked settles what the next Writes may append without asking: bytes
-// that fit into the open block and whose only effect is to be there. It is the
-// one predicate of Write's short way. Whatever ends that state takes the credit
-// back.
-func (p *pipe) grantLocked() {
-	p.q.credit = 0
-	if p.refuse != nil || p.holding || p.penTakenLocked() || p.q.tail == nil && p.marks.counted || !p.down.shortWriteLocked() {
-		return
-	}
-	most := p.marks.buffer - 1 // beyond, a write moves
-	if p.held {
-		most = p.marks.high // the holder looks at the length by itself
-	}
-	p.q.credit = int32(max(min(p.q.room(), most-p.q.len), 0))
 }
 
 // spendLocked is the short way: b enters if the credit allows it.
@@ -353,22 +333,6 @@ func (p *pipe) awaitLowLocked() error {
 		}
 		return p.q.len <= p.marks.low
 	})
-}
-
-// moveOnLocked has all that is held move down, as a Write waits for that. It
-// reports whether it has worked itself, so that there may be news; else somebody
-// has the baton.
-func (p *pipe) moveOnLocked() (worked bool) {
-	p.moveTo = p.accepted
-	switch {
-	case p.held:
-		return false
-	case p.down.callerOnlyLocked() || !p.backgroundLocked() && !p.down.carrierOnly():
-		p.workLocked()
-		return true
-	}
-	p.kickLocked()
-	return false
 }
 
 // awaitRoomLocked waits, at the high mark, until floor 2 is down to the low

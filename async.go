@@ -5,6 +5,9 @@ import (
 	"errors"
 	"net/http"
 	"slices"
+	"time"
+
+	"github.com/fa492104/flush/internal/tcp"
 )
 
 // Flush is for [http.Flusher]: it does what [Options.Flush] says. The error
@@ -103,6 +106,77 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 	return f.flushWait(ctx)
 }
 
+// FlushAcked is [Flusher.FlushWait] that goes on to wait until the client's
+// kernel has acknowledged every byte up to here: they have arrived, though the
+// client need not have read them. It asks the kernel every 1 to 50 ms.
+//
+// ctx ends the wait and not the response. With no byte acknowledged for
+// SendTimeout it returns [ErrTimeout], which does not stick here: the bytes may
+// yet arrive. On HTTP/2 it waits for what the connection has sent so far, other
+// streams included.
+//
+// It needs [ConnContext]; without it, and where the kernel does not tell, the
+// error matches [errors.ErrUnsupported] and nothing has been flushed.
+func (f *Flusher) FlushAcked(ctx context.Context) error {
+	if f.conn == nil {
+		return errNoConn
+	}
+	if ctx == nil {
+		ctx = context.Background()
+	}
+	before, err := f.position()
+	if err != nil {
+		return err
+	}
+	sent := f.Stats().Bytes
+	if err := f.FlushWait(ctx); err != nil {
+		return err
+	}
+	more := f.Stats().Bytes - sent
+	mark := int64(-1)
+	moved, at := before, now()
+	timer := time.NewTimer(tcp.FirstPoll)
+	defer timer.Stop()
+	for wait := tcp.FirstPoll; ; wait = min(2*wait, tcp.LastPoll) {
+		// On HTTP/2 the flush may return before the frame is in the kernel:
+		// the mark is good once as much has come as was handed over.
+		if mark < 0 && (f.http1 || wait > tcp.FirstPoll) {
+			p, err := f.position()
+			if err != nil {
+				return err
+			}
+			if f.http1 || p >= before+more {
+				mark = p
+			}
+		}
+		acked, err := f.conn.Acked()
+		if err != nil {
+			return f.lost(err)
+		}
+		if mark >= 0 && acked >= mark {
+			return nil
+		}
+		if acked != moved {
+			moved, at = acked, now()
+		}
+		if f.stalledFor(now() - at) {
+			return ErrTimeout
+		}
+		timer.Reset(wait)
+		select {
+		case <-ctx.Done():
+			if !f.ownContext(ctx) {
+				return contextError(ctx)
+			}
+			<-timer.C
+		case <-timer.C:
+		}
+		if err := f.openErr(); err != nil {
+			return err
+		}
+	}
+}
+
 // flushWait is FlushWait for a ctx that may end, or nil.
 func (f *Flusher) flushWait(ctx context.Context) error {
 	f.mu.Lock()
@@ -158,17 +232,6 @@ func (f *Flusher) isOwnLocked(ctx context.Context) bool {
 		return true
 	}
 	return f.req != nil && ctx == f.req.Context()
-}
-
-// ownContextLocked is the request's context as the handler knows it; nil: none.
-func (f *Flusher) ownContextLocked() context.Context {
-	switch {
-	case f.req != nil:
-		return f.req.Context()
-	case f.context != nil:
-		return f.context
-	}
-	return nil
 }
 
 // askFlushLocked notes that a flush is asked for and returns it; its number is

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/fa492104/flush/internal/tcp"
@@ -303,4 +304,14 @@ func (f *Flusher) takesAtOnceLocked(n int) bool {
 // begin notes that a call of the server's begins.
 func (r *sureRoom) begin() {
 	r.known, r.next, r.flushed = r.next, tcp.Space{}, false
+}
+
+// A regular file as ReadFrom may meet it: io.Copy hands over an *os.File inside
+// a type of package os that hides its WriteTo. These are the methods that the
+// server's own ReadFrom looks for.
+type file interface {
+	io.ReadSeeker
+	io.ReaderAt
+	Stat() (os.FileInfo, error)
+	SyscallConn() (syscall.RawConn, error)
 }

@@ -449,3 +449,21 @@ func (f *Flusher) serverContext() context.Context {
 	}
 	return nil
 }
+
+// ownContextLocked is the request's context as the handler knows it; nil: none.
+func (f *Flusher) ownContextLocked() context.Context {
+	switch {
+	case f.req != nil:
+		return f.req.Context()
+	case f.context != nil:
+		return f.context
+	}
+	return nil
+}
+
+// clientThere reports whether the client is known to be there though the
+// server's context has ended. Of an HTTP/2 connection the kernel's word says
+// nothing: the client may have reset the stream.
+func (f *Flusher) clientThere() bool {
+	return f.conn != nil && (f.conn.ServerEnded() || f.http1 && f.conn.Established())
+}

@@ -647,3 +647,31 @@ var ownPackage = func() string {
 	slash := strings.LastIndexByte(name, '/')
 	return name[:slash+1+strings.IndexByte(name[slash+1:], '.')+1]
 }()
+
+// closeConnectionLocked comes before headers leave. Those of a response that is
+// being detached say that the connection ends with it: a client that had kept it
+// would meet its end under the next request. HTTP/2 knows no such header.
+func (f *Flusher) closeConnectionLocked() {
+	if f.noted != nil {
+		if f.detached != detaching {
+			return // a note says nothing of it
+		}
+		f.readNoteLocked()
+	}
+	if f.detached == detaching && f.http1 && !hasToken(f.below["Connection"], "close") {
+		f.belowLocked().Set("Connection", "close")
+	}
+	if f.saidClose = hasToken(f.below["Connection"], "close"); f.saidClose {
+		f.noteFramingLocked()
+	}
+}
+
+// noteStreamLocked notes whether the headers, which have just been fixed, are
+// those of an event stream. One whose Group has been shut down ends at once.
+func (f *Flusher) noteStreamLocked() {
+	f.eventStream = isEventStream(f.belowLocked())
+	if !f.eventStream {
+		return
+	}
+	f.endLateStreamLocked()
+}

@@ -174,3 +174,18 @@ func onFastCGI(w http.ResponseWriter, r *http.Request) bool {
 	}
 	return r != nil && fcgi.ProcessEnv(r) != nil
 }
+
+// flusherOf returns the Flusher that w is, or is a face of. It may be nil.
+func flusherOf(w http.ResponseWriter) (*Flusher, bool) {
+	switch w := w.(type) {
+	case *Flusher:
+		return w, true
+	case http1Writer:
+		return w.f, true
+	case http2Writer:
+		return w.f, true
+	case plainWriter:
+		return w.f, true
+	}
+	return nil, false
+}

@@ -204,3 +204,15 @@ func (f *Flusher) partFromGroupsLocked() {
 	}
 	f.groups = nil
 }
+
+// knowRequestLocked notes what is told of f's request, which is the handler's:
+// another goroutine must not look at it later.
+func (f *Flusher) knowRequestLocked() {
+	if f.groups != nil {
+		return
+	}
+	f.groups = new(groups)
+	if r := f.req; r != nil && r.URL != nil {
+		f.groups.about = newAbout(r.Method, r.URL.Path, r.RemoteAddr)
+	}
+}

@@ -490,3 +490,39 @@ func (p *pipe) parkLocked(parked bool) {
 func (p *pipe) holdLocked(holds bool) { p.holding = holds }
 
 func (p *pipe) stopHoldingLocked() { p.holding = false }
+
+func (p *pipe) penTakenLocked() bool {
+	return p.pen || p.parked || p.waiting != nil && len(p.waiting.line) > 0
+}
+
+// grantLocked settles what the next Writes may append without asking: bytes
+// that fit into the open block and whose only effect is to be there. It is the
+// one predicate of Write's short way. Whatever ends that state takes the credit
+// back.
+func (p *pipe) grantLocked() {
+	p.q.credit = 0
+	if p.refuse != nil || p.holding || p.penTakenLocked() || p.q.tail == nil && p.marks.counted || !p.down.shortWriteLocked() {
+		return
+	}
+	most := p.marks.buffer - 1 // beyond, a write moves
+	if p.held {
+		most = p.marks.high // the holder looks at the length by itself
+	}
+	p.q.credit = int32(max(min(p.q.room(), most-p.q.len), 0))
+}
+
+// moveOnLocked has all that is held move down, as a Write waits for that. It
+// reports whether it has worked itself, so that there may be news; else somebody
+// has the baton.
+func (p *pipe) moveOnLocked() (worked bool) {
+	p.moveTo = p.accepted
+	switch {
+	case p.held:
+		return false
+	case p.down.callerOnlyLocked() || !p.backgroundLocked() && !p.down.carrierOnly():
+		p.workLocked()
+		return true
+	}
+	p.kickLocked()
+	return false
+}

@@ -42,6 +42,11 @@ func (b *block) free() []byte { return b.space()[b.w:] }
 
 var blocks = sync.Pool{New: func() any { return new(block) }}
 
+// copySize is how much is copied at once, from a reader or on the way down.
+const copySize = 64 << 10
+
+var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
+
 // A queue holds the bytes of floor 2 in blocks: memory follows what is held to
 // within a block or two, and nothing is copied when it grows, so bytes that are
 // being written stay where they are.

@@ -7,13 +7,9 @@ import (
 	"net/url"
 	"os"
 	"runtime"
-	"time"
 
 	"github.com/fa492104/flush/internal/process"
 )
-
-// serveGrace is how long Serve waits for responses once its context has ended.
-const serveGrace = 10 * time.Second
 
 // Serve runs h in whatever this process was started as, so that one binary is
 // a FastCGI server, a CGI program and a command. It chooses as php-cgi does:

@@ -8,7 +8,11 @@ import (
 	"net/http/fcgi"
 	"runtime"
 	"sync"
+	"time"
 )
+
+// serveGrace is how long Serve waits for responses once its context has ended.
+const serveGrace = 10 * time.Second
 
 // serveFastCGI serves h on all of sockets until one fails, which is its error,
 // or until ctx ends.

@@ -91,16 +91,6 @@ func (g *Group) isShutDown() bool {
 	return g.shutDown
 }
 
-// noteStreamLocked notes whether the headers, which have just been fixed, are
-// those of an event stream. One whose Group has been shut down ends at once.
-func (f *Flusher) noteStreamLocked() {
-	f.eventStream = isEventStream(f.belowLocked())
-	if !f.eventStream {
-		return
-	}
-	f.endLateStreamLocked()
-}
-
 // endLateStreamLocked ends a response that has become a stream after one of its
 // Groups has been shut down.
 func (f *Flusher) endLateStreamLocked() {

@@ -7,12 +7,6 @@ import (
 	"github.com/fa492104/flush/internal/tcp"
 )
 
-// epoch is what the clock readings below count from. They are durations, half
-// the size of a time.Time and cheaper to take.
-var epoch = time.Now()
-
-func now() time.Duration { return time.Since(epoch) }
-
 // A sendTimeout ends a stretch without progress. It is nginx's send_timeout:
 // not a bound on the response, but the longest time between two steps.
 //

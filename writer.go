@@ -6,9 +6,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
-	"sync"
-	"syscall"
 )
 
 // startOwn is start for a Flusher that its maker ends. If OnStart panics, nobody
@@ -144,9 +141,6 @@ func (f *Flusher) admitLocked(n int) error {
 	return nil
 }
 
-// copySize is how much is copied at once, from a reader or on the way down.
-const copySize = 64 << 10
-
 // ReadFrom copies src to the response until its end.
 //
 // A regular [os.File], bare or in one [io.LimitedReader], keeps the server's
@@ -187,18 +181,6 @@ func (f *Flusher) ReadFrom(src io.Reader) (n int64, err error) {
 			return n, rerr
 		}
 	}
-}
-
-var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
-
-// A regular file as ReadFrom may meet it: io.Copy hands over an *os.File inside
-// a type of package os that hides its WriteTo. These are the methods that the
-// server's own ReadFrom looks for.
-type file interface {
-	io.ReadSeeker
-	io.ReaderAt
-	Stat() (os.FileInfo, error)
-	SyscallConn() (syscall.RawConn, error)
 }
 
 // regularFile returns the regular file that src is, or is one limit around,
