@@ -42,7 +42,8 @@ type reply struct {
 	group        flush.Group
 	broadcasting chan struct{} // holds one while somebody broadcasts
 
-	abortedAt atomic.Int64 // when Abort was first called, counted from the begin of the run; 0: never
+	abortedAt  atomic.Int64 // when Abort was first called, counted from the begin of the run; 0: never
+	abortShows atomic.Bool  // before the headers: it shows first what is due
 
 	mu         sync.Mutex
 	writers    []*writer
@@ -479,7 +480,10 @@ func (k *worker) do(o op) {
 	case opBufFlush, opBufClean, opBufClose, opBufDiscard:
 		k.buffer(o)
 	case opAbort:
-		r.abortedAt.CompareAndSwap(0, max(int64(time.Since(r.h.began)), 1))
+		shows := !f.HeadersSent()
+		if r.abortedAt.CompareAndSwap(0, max(int64(time.Since(r.h.began)), 1)) {
+			r.abortShows.Store(shows)
+		}
 		r.closing.Store(true)
 		k.call("Abort", ends, 0, func() error { f.Abort(errHammerAbort); return nil })
 	case opClose:

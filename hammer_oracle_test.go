@@ -538,8 +538,13 @@ func (r *reply) checkTime(what string, took time.Duration, kind timeKind, most t
 	case waits, bounded, ends:
 		if at := r.abortedAt.Load(); at > 0 && kind == waits && has&hasNoDeadline != 0 && has&hasBuffers == 0 && send > 0 {
 			// Only a carrier calls such a server, and the caller must not wait
-			// for that once the response has failed.
-			if late := time.Since(r.h.began) - time.Duration(at); min(late, took) > 0 {
+			// for that once the response has failed. Before the headers an Abort
+			// first shows what is due.
+			shows := time.Duration(0)
+			if r.abortShows.Load() {
+				shows = min(send, time.Second)
+			}
+			if late := time.Since(r.h.began) - time.Duration(at); min(late, took) > shows {
 				r.report("late", "%s returned %v after Abort", what, late)
 			}
 		}
