@@ -131,9 +131,13 @@ func (f *Flusher) drainLocked() {
 		return
 	}
 	f.pushLocked()
+	wait := tcp.LastPoll
+	if f.timeout.d > 0 {
+		wait = pollEvery(f.timeout.d) // longer than that it would be a call that makes no progress
+	}
 	acked, err := f.conn.Acked()
 	for at := now(); err == nil && f.fail == nil && !f.deadlinePassedLocked() && full(); {
-		f.callLocked(func() { time.Sleep(tcp.LastPoll) })
+		f.callLocked(func() { time.Sleep(wait) })
 		var n int64
 		if n, err = f.conn.Acked(); n != acked {
 			acked, at = n, now()

@@ -406,3 +406,27 @@ func TestCauseWithTheClientGone(t *testing.T) {
 		}
 	}
 }
+
+// The end waits for the client's kernel in looks shorter than a short send timeout:
+// a client that has acknowledged everything between two of them has not stalled.
+func TestEndWithAShortSendTimeout(t *testing.T) {
+	for _, acks := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			f, s, c := overConn(t, t.Context(), &flush.Options{SendTimeout: 20 * time.Millisecond})
+			s.Hold(0)
+			harness.MustWrite(t, f, harness.Text(3000))
+			harness.Must(t, f.FlushAsync())
+			time.Sleep(10 * time.Millisecond)
+			grow(c, 0, 1<<20, 3000)
+			s.Release()
+			synctest.Wait()
+			if acks {
+				time.AfterFunc(time.Millisecond, func() { grow(c, 0, -1<<20, 1<<20) })
+			}
+			if err := f.Close(); acks && err != nil || !acks && !errors.Is(err, flush.ErrTimeout) {
+				t.Errorf("acknowledged %t: %v", acks, err)
+			}
+			time.Sleep(time.Second) // of synctest: the watcher ends
+		})
+	}
+}
