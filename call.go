@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"syscall"
@@ -240,6 +241,9 @@ func (f *Flusher) classifyLocked(err error) error {
 func (f *Flusher) sendSliceLocked(rf io.ReaderFrom, reg file, size int64) (n int64, err error) {
 	if !f.handLocked(true, 0, func() { n, err = rf.ReadFrom(&io.LimitedReader{R: reg, N: size}) }) {
 		return 0, f.fail
+	}
+	if read := (*fs.PathError)(nil); errors.As(err, &read) {
+		return n, err // the file's, which costs nobody the response
 	}
 	return n, f.verdictLocked(err)
 }

@@ -3,9 +3,12 @@ package flush_test
 import (
 	"errors"
 	"io"
+	"io/fs"
 	"net/http"
+	"os"
 	"runtime"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -158,4 +161,51 @@ func TestLinuxMovesAFileThatIsBeingSent(t *testing.T) {
 	if len(positions) < 4 {
 		t.Errorf("%d positions were seen", len(positions))
 	}
+}
+
+// A brokenFile cannot be read beyond some of it.
+type brokenFile struct {
+	*os.File
+	left int
+}
+
+func (b *brokenFile) Read(p []byte) (int, error) {
+	if b.left == 0 {
+		return 0, &fs.PathError{Op: "read", Path: b.Name(), Err: syscall.EIO}
+	}
+	n, err := b.File.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
+
+// A file that cannot be read is the caller's trouble: the client is there, and the
+// response goes on.
+func TestFileThatCannotBeRead(t *testing.T) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		if p == harness.HTTP10 {
+			return // without chunks the kernel reads
+		}
+		for _, where := range []string{"attached", "detached"} {
+			t.Run(where, func(t *testing.T) {
+				file, text := harness.TempFile(t, 1000)
+				fill := func(f *flush.Flusher) {
+					if n, err := f.ReadFrom(&brokenFile{file, 100}); n != 100 || !errors.Is(err, syscall.EIO) || errors.Is(err, flush.ErrClientGone) {
+						t.Errorf("%d, %v", n, err)
+					}
+					harness.MustWrite(t, f, "rest")
+				}
+				h, out := detacher(t, nil, nil)
+				if where == "attached" {
+					h = harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) { fill(harness.Flusher(w)) })
+				}
+				s := harness.Open(t, harness.Serve(t, p, h), "GET", "/", nil)
+				if where == "detached" {
+					d := harness.Next(t, out)
+					fill(d.Flusher)
+					harness.Must(t, d.Close())
+				}
+				s.ExpectEnd(text[:100] + "rest")
+			})
+		}
+	})
 }
