@@ -525,3 +525,66 @@ func TestAbortInFilterOfClean(t *testing.T) {
 		t.Errorf("%d bytes lost: what is above was taken back, what is below is lost", st.Lost)
 	}
 }
+
+// A laggard takes a millisecond for each call.
+type laggard struct{ harness.DeadlineSink }
+
+func (l laggard) Write(p []byte) (int, error) {
+	defer time.Sleep(time.Millisecond)
+	return l.DeadlineSink.Write(p)
+}
+
+func (l laggard) FlushError() error {
+	defer time.Sleep(time.Millisecond)
+	return l.DeadlineSink.FlushError()
+}
+
+// A Write into a buffer with FollowFlush that waits, for what is owed or for floor 2,
+// while the response ends is whole on the wire or refused: the end does not wait for
+// it, and once dropped what came behind its last look.
+func TestWriteIntoABufferAtTheEnd(t *testing.T) {
+	for _, size := range []int{1, 10, 40, 55, 90, 5000} {
+		for _, buffered := range []int{50, 3000} {
+			synctest.Test(t, func(t *testing.T) {
+				s := harness.NewSink(t)
+				f := flush.New(laggard{harness.DeadlineSink{Sink: s}}, nil, &flush.Options{BufferSize: 50, MaxPending: 1})
+				harness.MustWrite(t, f, "begin")
+				harness.Must(t, f.FlushWait(harness.NoContext))
+				f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+				harness.MustWrite(t, f, strings.Repeat("b", buffered))
+				s.Hold(0)
+				for range min(2, buffered/50) {
+					harness.Must(t, f.FlushAsync())
+					synctest.Wait()
+				}
+				type result struct {
+					n   int
+					err error
+				}
+				wrote := make(chan result, 3)
+				for range cap(wrote) {
+					go func() {
+						n, err := f.WriteString(strings.Repeat("w", size))
+						wrote <- result{n, err}
+					}()
+					synctest.Wait()
+				}
+				closed := harness.Go(f.Close)
+				synctest.Wait()
+				s.Release()
+				harness.Must(t, <-closed)
+				want := int64(5 + buffered)
+				for range cap(wrote) {
+					r := <-wrote
+					want += int64(r.n)
+					if r.n < size && !errors.Is(r.err, flush.ErrClosed) {
+						t.Errorf("%d of %d, %v", r.n, size, r.err)
+					}
+				}
+				if st := f.Stats(); st.Bytes != want || st.Lost != 0 {
+					t.Errorf("%d of %d bytes, %d lost", st.Bytes, want, st.Lost)
+				}
+			})
+		}
+	}
+}

@@ -50,6 +50,7 @@ type reply struct {
 	floor2     returned
 	owed       returned // to floor 2, by FlushAll(false)
 	accepted   int64
+	stopped    bool   // a filter's panic has ended a flush: what that was to bring down nobody owes
 	filtered   int64  // bytes that filters added, less what they took
 	inexact    string // why the balance cannot be drawn
 	toldLength bool   // http.ErrContentLength was returned to somebody
@@ -748,6 +749,9 @@ func (b *hammerBuffer) filter(p []byte, phase flush.Phase) (out []byte, err erro
 		case 0:
 			return nil, errHammerFalse
 		case 1:
+			r.mu.Lock()
+			r.stopped = true
+			r.mu.Unlock()
 			panic(hammerPanic("filter"))
 		}
 	}

@@ -347,6 +347,9 @@ func (r *reply) checkFlushed(what string, upTo returned) {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.stopped {
+		return
+	}
 	if r.toldLength || r.length > 0 && s.got >= r.length {
 		return // what a buffer held is beyond the length, and somebody was told, or will be at the end
 	}

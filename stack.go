@@ -298,13 +298,16 @@ func (f *Flusher) dropStackLocked() {
 // After the response has failed, buffers go on taking what is written: it may
 // be wanted for something else. The failure is returned all the same.
 func writeStackLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
-	s := f.stack
-	if f.gone || s.running == nil && f.closing {
-		return 0, f.refuse // not while a filter may write its last
+	if f.stackClosedLocked() {
+		return 0, f.refuse
 	}
 	if err := f.awaitPaidLocked(); err != nil {
 		return 0, err
 	}
+	if f.stackClosedLocked() {
+		return 0, f.refuse // the end has come meanwhile, and has not waited for this Write
+	}
+	s := f.stack
 	if b := s.top(); b != nil && !s.busy && b.holdsLocked(len(p)) {
 		holdLocked(b, p)
 		return len(p), f.fail
@@ -317,6 +320,10 @@ func writeStackLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	n, err = enterLocked(f, len(s.bufs)-1, p)
 	return n, joinErrors(f.fail, err)
 }
+
+// stackClosedLocked reports whether the buffers take no more: the response ends,
+// and it is no filter that may be writing its last.
+func (f *Flusher) stackClosedLocked() bool { return f.gone || f.stack.running == nil && f.closing }
 
 // enterLocked writes p to the buffer at level i; if there is none, to floor 2.
 // The caller has the turn.
