@@ -1403,3 +1403,40 @@ func (w sendfileWriter) ReadFrom(src io.Reader) (int64, error) {
 	}
 	return io.Copy(struct{ io.Writer }{w.ResponseWriter}, src)
 }
+
+// A read deadline that has ended a drain is final: the handler cannot lift it.
+func TestReadDeadlineBehindACutDrainIsFinal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		over := make(chan struct{})
+		own := harness.Wrapped(&flush.Options{SendTimeout: waitLimit}, func(w http.ResponseWriter, r *http.Request) {
+			defer close(over)
+			io.WriteString(w, "x")
+			harness.Must(t, flush.Flush(w, true))
+			harness.Must(t, http.NewResponseController(w).SetReadDeadline(time.Time{}))
+		})
+		set := 0
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			own.ServeHTTP(readDeadlines{harness.Unwrapper{ResponseWriter: w}, &set}, r)
+		}), 0)
+		s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+		io.WriteString(s.Conn, "upl")
+		s.Expect("x")
+		<-over
+		s.Leave()
+		<-time.After(time.Second)
+		if set != 1 {
+			t.Errorf("the read deadline was set %d times", set)
+		}
+	})
+}
+
+// readDeadlines counts how often one is set.
+type readDeadlines struct {
+	harness.Unwrapper
+	set *int
+}
+
+func (w readDeadlines) SetReadDeadline(t time.Time) error {
+	*w.set++
+	return http.NewResponseController(w.ResponseWriter).SetReadDeadline(t)
+}
