@@ -666,3 +666,24 @@ func (s *slowCalls) WriteHeader(code int) {
 	}
 	s.Sink.WriteHeader(code)
 }
+
+// What is called on a hijacked connection is logged, as by net/http.
+func TestHijackedComplaints(t *testing.T) {
+	over := make(chan struct{})
+	srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+		defer close(over)
+		conn, _, err := http.NewResponseController(w).Hijack()
+		harness.Must(t, err)
+		defer conn.Close()
+		io.WriteString(w, "x")
+		w.WriteHeader(http.StatusOK)
+	}))
+	s := harness.Open(t, srv, "GET", "/", nil)
+	<-over
+	s.Leave()
+	for _, call := range []string{"response.Write", "response.WriteHeader"} {
+		if want := call + " on hijacked connection"; !strings.Contains(srv.Logged(), want) {
+			t.Errorf("%q is not in %q", want, srv.Logged())
+		}
+	}
+}

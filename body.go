@@ -224,6 +224,13 @@ func (f *Flusher) spareBodyLocked(size int) {
 	}
 }
 
+// spareBody is spareBodyLocked for who does not hold mu.
+func (f *Flusher) spareBody(size int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.spareBodyLocked(size)
+}
+
 // overflowsLocked reports whether size more bytes make the server hand the
 // headers over by itself.
 func (f *Flusher) overflowsLocked(size int) bool {

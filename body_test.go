@@ -1306,3 +1306,137 @@ func TestNewWriteWaitsForTheBudget(t *testing.T) {
 		<-time.After(time.Second)
 	})
 }
+
+// A writer in between that panics leaves the request body to the handler, which has
+// recovered: the server's turn is over.
+func TestUploadIsReadBehindAPanicBelow(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		over := make(chan struct{})
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer close(over)
+			defer func() { recover() }() // http.ErrAbortHandler
+			flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, "event")
+				func() {
+					defer func() {
+						if v := recover(); v != "broken" {
+							t.Errorf("recovered %v", v)
+						}
+					}()
+					flush.Flush(w, true)
+				}()
+				read := harness.Go(func() error {
+					got, err := io.ReadAll(r.Body)
+					if err == nil && string(got) != "upload" {
+						err = fmt.Errorf("got %q", got)
+					}
+					return err
+				})
+				select {
+				case err := <-read:
+					harness.Must(t, err)
+				case <-time.After(time.Hour):
+					t.Error("a Read of the request body does not end")
+				}
+			}), nil).ServeHTTP(brokenWriter{harness.Unwrapper{ResponseWriter: w}}, r)
+		}), 0)
+		s := harness.Open(t, srv, "POST", "/", strings.NewReader("upload"))
+		<-over
+		s.Leave()
+		<-time.After(time.Second)
+	})
+}
+
+type brokenWriter struct{ harness.Unwrapper }
+
+func (brokenWriter) Write([]byte) (int, error) { panic("broken") }
+
+// A small file that the server sends by itself may have it drain the upload, at once
+// as where the kernel sends it, or behind the handler: the send timeout ends that, and
+// the client gets its answer. Twin: where the upload comes, nothing is ended.
+func TestDrainBehindASmallFile(t *testing.T) {
+	const size = 1000 // below what the server measures by itself
+	for _, atOnce := range []bool{true, false} {
+		for _, comes := range []bool{true, false} {
+			t.Run(fmt.Sprint(atOnce, comes), func(t *testing.T) {
+				file, text := harness.TempFile(t, size)
+				synctest.Test(t, func(t *testing.T) {
+					clock := harness.NewClock()
+					own := harness.Wrapped(&flush.Options{SendTimeout: waitLimit}, func(w http.ResponseWriter, r *http.Request) {
+						if n, err := harness.Flusher(w).ReadFrom(file); n != size || err != nil {
+							t.Errorf("%d, %v", n, err)
+						}
+					})
+					srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						if atOnce {
+							w = sendfileWriter{harness.Unwrapper{ResponseWriter: w}}
+						}
+						own.ServeHTTP(w, r)
+					}), 0)
+					s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 6")
+					io.WriteString(s.Conn, "upl")
+					want := waitLimit
+					if comes {
+						want /= 2
+						time.AfterFunc(want, func() { io.WriteString(s.Conn, "oad") })
+					}
+					s.Expect(text)
+					if at := clock.Now(); at < want || at > want+waitLimit/16 { // the file is looked at
+						t.Errorf("the answer came after %v, want %v", at, want)
+					}
+					s.ExpectEnd("")
+					s.Leave()
+					<-time.After(time.Second)
+				})
+			})
+		}
+	}
+}
+
+// A sendfileWriter sends the headers before a file, as net/http where the kernel sends
+// that.
+type sendfileWriter struct{ harness.Unwrapper }
+
+func (w sendfileWriter) ReadFrom(src io.Reader) (int64, error) {
+	if err := http.NewResponseController(w.ResponseWriter).Flush(); err != nil {
+		return 0, err
+	}
+	return io.Copy(struct{ io.Writer }{w.ResponseWriter}, src)
+}
+
+// A read deadline that has ended a drain is final: the handler cannot lift it.
+func TestReadDeadlineBehindACutDrainIsFinal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		over := make(chan struct{})
+		own := harness.Wrapped(&flush.Options{SendTimeout: waitLimit}, func(w http.ResponseWriter, r *http.Request) {
+			defer close(over)
+			io.WriteString(w, "x")
+			harness.Must(t, flush.Flush(w, true))
+			harness.Must(t, http.NewResponseController(w).SetReadDeadline(time.Time{}))
+		})
+		set := 0
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			own.ServeHTTP(readDeadlines{harness.Unwrapper{ResponseWriter: w}, &set}, r)
+		}), 0)
+		s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")
+		io.WriteString(s.Conn, "upl")
+		s.Expect("x")
+		<-over
+		s.Leave()
+		<-time.After(time.Second)
+		if set != 1 {
+			t.Errorf("the read deadline was set %d times", set)
+		}
+	})
+}
+
+// readDeadlines counts how often one is set.
+type readDeadlines struct {
+	harness.Unwrapper
+	set *int
+}
+
+func (w readDeadlines) SetReadDeadline(t time.Time) error {
+	*w.set++
+	return http.NewResponseController(w.ResponseWriter).SetReadDeadline(t)
+}

@@ -448,3 +448,32 @@ func (s slowDeadline) SetWriteDeadline(at time.Time) error {
 }
 
 var _ http.ResponseWriter = slowDeadline{}
+
+// Who makes no progress for a tenth of a second does not keep up: where memory is
+// wanted he goes then, and not before.
+func TestBudgetKeepsUpForATenthOfASecond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(16<<10, 16<<10)
+		opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: time.Minute}
+		client := harness.NewTap(false)
+		f := flush.New(client, nil, opts)
+		f.Write(make([]byte, 4*harness.BlockBytes))
+		other := flush.New(harness.NewTap(true), nil, opts)
+		done := harness.WriteBehind(other, 5)
+		time.Sleep(100*time.Millisecond - 1)
+		synctest.Wait()
+		harness.Must(t, f.Err())
+		time.Sleep(1)
+		synctest.Wait()
+		if err := f.Err(); !errors.Is(err, flush.ErrOverBudget) {
+			t.Errorf("after 100 ms: %v", err)
+		}
+		close(client.Opened)
+		if got := <-done; got.Err != nil {
+			t.Error(got.Err)
+		}
+		f.Close()
+		other.Close()
+		harness.ExpectNothingHeld(t, budget)
+	})
+}

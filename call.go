@@ -237,9 +237,14 @@ func (f *Flusher) classifyLocked(err error) error {
 	return fmt.Errorf("%w: %w", sentinel, err)
 }
 
-// sendSliceLocked is one call of the server's ReadFrom, for size bytes of reg.
+// sendSliceLocked is one call of the server's ReadFrom, for size bytes of reg. That
+// may hand the headers over for the first byte. Where it need not have, it counts as
+// not to have: then the server may drain the request body after us.
 func (f *Flusher) sendSliceLocked(rf io.ReaderFrom, reg file, size int64) (n int64, err error) {
-	if !f.handLocked(true, 0, func() { n, err = rf.ReadFrom(&io.LimitedReader{R: reg, N: size}) }) {
+	if !f.handLocked(true, 0, func() {
+		n, err = rf.ReadFrom(&io.LimitedReader{R: reg, N: size})
+		f.spareBody(int(n))
+	}) {
 		return 0, f.fail
 	}
 	if read := (*fs.PathError)(nil); errors.As(err, &read) {

@@ -373,3 +373,36 @@ func TestOwedBehindAFullBudget(t *testing.T) {
 		}
 	}
 }
+
+// A filter that panics as a carrier brings down what is owed keeps nothing else from
+// coming: what a flush had been asked for.
+func TestOwedWhoseFilterPanics(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{MaxPending: 8192, BufferSize: 8192})
+		s.Hold(0)
+		harness.MustWrite(t, f, string(make([]byte, 4096)))
+		harness.Must(t, f.FlushAsync())
+		synctest.Wait() // a carrier is in the server
+		harness.MustWrite(t, f, string(make([]byte, 4096)))
+		f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+			if phase&flush.PhaseFlush != 0 {
+				panic(harness.ErrBoom)
+			}
+			return p, nil
+		}})
+		harness.MustWrite(t, f, "c")
+		harness.Must(t, f.FlushAll(false))
+		s.Release()
+		synctest.Wait()
+		if at, _ := s.LastFlush(); at < 8192 {
+			t.Errorf("%d bytes flushed", at)
+		}
+		defer func() {
+			if v := recover(); v != harness.ErrBoom {
+				t.Errorf("recovered %v", v)
+			}
+		}()
+		f.Close()
+	})
+}

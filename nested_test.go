@@ -137,3 +137,29 @@ func TestNestedCannotFlush(t *testing.T) {
 		}
 	}
 }
+
+// One that is held below for HTTP/1.0 says so to who flushes above, and goes on.
+func TestNestedIsHeldBelow(t *testing.T) {
+	outer := &flush.Options{HTTP10Buffer: 1 << 10}
+	s := harness.Open(t, harness.Serve(t, harness.HTTP10, harness.Wrapped(outer, func(w http.ResponseWriter, r *http.Request) {
+		f := flush.New(opaqueFlusher{opaque{w}, harness.Flusher(w)}, r, &flush.Options{HTTP10Buffer: -1})
+		harness.MustWrite(t, f, "some ")
+		if err := f.FlushWait(harness.NoContext); !errors.Is(err, flush.ErrBuffering) || f.Err() != nil {
+			t.Errorf("FlushWait: %v, then %v", err, f.Err())
+		}
+		harness.MustWrite(t, f, "more")
+		harness.Must(t, f.Close())
+	})), "GET", "/", nil)
+	s.ExpectEnd("some more")
+	if got := s.Header().Get("Content-Length"); got != "9" {
+		t.Errorf("Content-Length %q", got)
+	}
+}
+
+// An opaqueFlusher tells what the flush of the Flusher below says.
+type opaqueFlusher struct {
+	opaque
+	f *flush.Flusher
+}
+
+func (o opaqueFlusher) FlushError() error { return o.f.FlushWait(harness.NoContext) }

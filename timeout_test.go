@@ -579,3 +579,23 @@ func TestAbortWaitsWithoutDeadlines(t *testing.T) {
 		})
 	}
 }
+
+// The end of a response whose calls came in quick succession is bounded like any other.
+func TestCloseOfABriskResponseEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SendTimeout: time.Minute})
+		for range 20 {
+			harness.MustWrite(t, f, "event")
+			harness.Must(t, f.FlushWait(harness.NoContext))
+		}
+		s.Hold(0)
+		harness.MustWrite(t, f, "tail")
+		began := time.Now()
+		stop := time.AfterFunc(time.Hour, s.Release)
+		defer stop.Stop()
+		if err := f.Close(); !errors.Is(err, flush.ErrTimeout) || time.Since(began) != time.Minute {
+			t.Errorf("Close: %v after %v", err, time.Since(began))
+		}
+	})
+}

@@ -755,3 +755,17 @@ func TestUnwrap(t *testing.T) {
 		t.Error("not the server's writer")
 	}
 }
+
+// A copy that is refused reads nothing of its file: it can go elsewhere.
+func TestRefusedCopyLeavesTheFile(t *testing.T) {
+	f := flush.New(sendfileSink{DeadlineSink: harness.DeadlineSink{Sink: harness.NewSink(t)}}, nil, nil)
+	harness.Must(t, f.Close())
+	file, _ := harness.TempFile(t, 100)
+	lr := &io.LimitedReader{R: file, N: 50}
+	for name, src := range map[string]io.Reader{"file": file, "limited": lr} {
+		n, err := f.ReadFrom(src)
+		if at, serr := file.Seek(0, io.SeekCurrent); n != 0 || !errors.Is(err, flush.ErrClosed) || at != 0 || serr != nil || lr.N != 50 {
+			t.Errorf("%s: %d, %v; the file is at %d (%v), %d left of the limit", name, n, err, at, serr, lr.N)
+		}
+	}
+}
