@@ -10,7 +10,7 @@ import (
 // and the others stand in line.
 
 func (p *pipe) takePenLocked(begun bool) error {
-	p.q.credit = 0
+	p.q.revoke()
 	if !p.penTakenLocked() {
 		p.pen = true
 		return nil
@@ -54,7 +54,7 @@ func spendLocked[T []byte | string](p *pipe, b T) bool {
 	q.markMore()
 	to.w += int32(copy(to.free(), b))
 	q.len += len(b)
-	q.credit -= int32(len(b))
+	q.charge(len(b))
 	p.accepted += int64(len(b))
 	return true
 }
@@ -117,7 +117,7 @@ func acceptWholeLocked[T []byte | string](p *pipe, b T) {
 // and the pen are free. b's place in the stream is taken at once, so others
 // may append behind it meanwhile.
 func throughLocked[T []byte | string](p *pipe, b T) (n int, err error) {
-	p.held = true
+	p.seizeLocked()
 	defer p.releaseLocked()
 	skips := p.down.skipsLocked()
 	// Small pieces leave as one: fill up the block that is open. A body that
@@ -128,7 +128,7 @@ func throughLocked[T []byte | string](p *pipe, b T) (n int, err error) {
 	}
 	goal := p.accepted
 	p.accepted += int64(len(b))
-	p.moveTo = max(p.moveTo, goal)
+	p.moveUpToLocked(max(p.moveTo, goal))
 	p.roundLocked()
 	if skips && p.fail == nil {
 		p.sent = p.accepted
@@ -246,7 +246,7 @@ func carryLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err error)
 		return n, err
 	}
 	pos := p.accepted
-	p.moveTo = pos
+	p.moveUpToLocked(pos)
 	p.kickLocked()
 	if err != nil {
 		return n, err

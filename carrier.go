@@ -52,13 +52,16 @@ func (p *pipe) releaseLocked() {
 }
 
 func (p *pipe) freeLocked() {
-	p.held = false
-	p.q.credit = 0
+	p.leaveLocked()
+	p.q.revoke()
 	if p.fail != nil {
 		p.flow.lost += int64(p.dropLocked())
 	}
 	p.wakeLocked()
 }
+
+// leaveLocked is freeLocked where nobody waits, and nothing is to be dropped.
+func (p *pipe) leaveLocked() { p.held = false }
 
 // workLocked takes the free baton for one round on the caller's goroutine.
 func (p *pipe) workLocked() {
@@ -69,7 +72,7 @@ func (p *pipe) workLocked() {
 
 // moveLocked hands down all that has been accepted. The holder calls it.
 func (p *pipe) moveLocked() {
-	p.moveTo = p.accepted
+	p.moveUpToLocked(p.accepted)
 	p.roundLocked()
 }
 
@@ -129,7 +132,7 @@ func (p *pipe) readyCarrierLocked() {
 	if p.carry == nil {
 		p.carry = p.carrier
 	}
-	p.q.credit = 0
+	p.q.revoke()
 	p.quickenLocked() // until it runs, a busy machine may take long
 }
 
@@ -141,7 +144,7 @@ func (p *pipe) quickenLocked() {
 
 // slowLocked closes the short ways of Write and FlushAsync.
 func (p *pipe) slowLocked() {
-	p.q.credit = 0
+	p.q.revoke()
 	p.quick.Store(false)
 }
 

@@ -97,6 +97,14 @@ func (f *Flusher) liftClosingDeadlineLocked() {
 	}
 }
 
+// renewHandlersDeadlineLocked sets the handler's deadline, if there is one, on a floor
+// 1 that is new.
+func (f *Flusher) renewHandlersDeadlineLocked() {
+	if t := f.rarely().handlerDeadline; !t.IsZero() {
+		f.srv.deadline.SetWriteDeadline(t)
+	}
+}
+
 // liftServerDeadline takes away the deadline that the server's WriteTimeout has
 // set, before anything else is known of the response.
 func (f *Flusher) liftServerDeadline() {
@@ -141,4 +149,17 @@ func (f *Flusher) setClosingDeadlineLocked(last bool) {
 	f.deadline.state = deadlineClosing
 	f.deadline.armed = began
 	f.srv.deadline.SetWriteDeadline(t)
+}
+
+// liftWriteTimeoutLocked has SendTimeout hold from now on, and no deadline of the
+// server's own.
+func (f *Flusher) liftWriteTimeoutLocked() {
+	f.rare.serverDeadline = time.Time{}
+	if f.detached == kept && f.rare.handlerDeadline.IsZero() && f.srv.deadline != nil && f.deadline.state == deadlineHandlers {
+		f.srv.deadline.SetWriteDeadline(time.Time{})
+	}
+	if f.cfg.SendTimeout == 0 && f.timeout.d == 0 {
+		f.timeout.d = defaultSendTimeout
+		f.rewatchLocked()
+	}
 }

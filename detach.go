@@ -176,23 +176,8 @@ func (f *Flusher) takeOverLocked(conn net.Conn) {
 	if w.with == nil {
 		f.header = nil // for trailers that were not declared there will be another
 	}
-	if t := f.rarely().handlerDeadline; !t.IsZero() {
-		w.SetWriteDeadline(t)
-	}
+	f.renewHandlersDeadlineLocked()
 	w.watch()
-}
-
-// liftWriteTimeoutLocked has SendTimeout hold from now on, and no deadline of the
-// server's own.
-func (f *Flusher) liftWriteTimeoutLocked() {
-	f.rare.serverDeadline = time.Time{}
-	if f.detached == kept && f.rare.handlerDeadline.IsZero() && f.srv.deadline != nil && f.deadline.state == deadlineHandlers {
-		f.srv.deadline.SetWriteDeadline(time.Time{})
-	}
-	if f.cfg.SendTimeout == 0 && f.timeout.d == 0 {
-		f.timeout.d = defaultSendTimeout
-		f.rewatchLocked()
-	}
 }
 
 // handlerIs reports whether that has become of the handler.

@@ -276,11 +276,15 @@ func (p *pipe) paidLocked() {
 	p.wakeLocked()
 }
 
+// moveUpToLocked has what was accepted up to pos move down, by whoever holds the
+// baton next.
+func (p *pipe) moveUpToLocked(pos int64) { p.moveTo = pos }
+
 // roundLocked does what has been asked so far. The holder calls it.
 func (p *pipe) roundLocked() {
 	p.absorbLocked()
 	if p.fullLocked() {
-		p.moveTo = p.accepted
+		p.moveUpToLocked(p.accepted)
 	}
 	// What a caller is passing through is not on floor 2: it lies beyond end.
 	end := p.sent + int64(p.q.len)
@@ -500,7 +504,7 @@ func (p *pipe) penTakenLocked() bool {
 // one predicate of Write's short way. Whatever ends that state takes the credit
 // back.
 func (p *pipe) grantLocked() {
-	p.q.credit = 0
+	p.q.revoke()
 	if p.refuse != nil || p.holding || p.penTakenLocked() || p.q.tail == nil && p.marks.counted || !p.down.shortWriteLocked() {
 		return
 	}
@@ -508,14 +512,14 @@ func (p *pipe) grantLocked() {
 	if p.held {
 		most = p.marks.high // the holder looks at the length by itself
 	}
-	p.q.credit = int32(max(min(p.q.room(), most-p.q.len), 0))
+	p.q.grant(min(p.q.room(), most-p.q.len))
 }
 
 // moveOnLocked has all that is held move down, as a Write waits for that. It
 // reports whether it has worked itself, so that there may be news; else somebody
 // has the baton.
 func (p *pipe) moveOnLocked() (worked bool) {
-	p.moveTo = p.accepted
+	p.moveUpToLocked(p.accepted)
 	switch {
 	case p.held:
 		return false

@@ -74,7 +74,7 @@ func (p *pipe) beginPlainLocked() bool {
 	if !p.plainLocked() {
 		return false
 	}
-	p.held = true
+	p.seizeLocked()
 	p.flow.flushes++
 	p.asked.seq++
 	p.asked.pos = p.accepted
@@ -95,9 +95,9 @@ func (p *pipe) endPlainLocked(seq int64, n int) bool {
 	p.done = seq
 	p.measureHighestLocked()
 	p.q.dropBlock()
-	p.held = false
+	p.leaveLocked()
 	if credit > 0 { // nobody has taken it back
-		p.q.credit = int32(max(min(blockSize, p.marks.buffer-1), 0))
+		p.q.grant(min(blockSize, p.marks.buffer-1))
 	} else {
 		p.grantLocked()
 	}

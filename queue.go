@@ -96,6 +96,11 @@ func push[T []byte | string](q *queue, p T, long bool) {
 	}
 }
 
+// grant sets the credit; charge is what a Write takes of it, and revoke takes all back.
+func (q *queue) grant(n int)  { q.credit = int32(max(n, 0)) }
+func (q *queue) charge(n int) { q.credit -= int32(n) }
+func (q *queue) revoke()      { q.credit = 0 }
+
 // first puts an empty block into an empty queue, for bytes that come now.
 func (q *queue) first() *block {
 	b := newBlock()

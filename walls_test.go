@@ -64,6 +64,57 @@ func TestOnlyThePipeWritesItsFields(t *testing.T) {
 	}
 }
 
+// What much depends on is written in one file.
+func TestOneFileWritesEach(t *testing.T) {
+	owner := map[string]string{"moveTo": "pipe.go", "held": "carrier.go", "credit": "queue.go"}
+	fset, files := rootFiles(t)
+	seen := make(map[string]bool)
+	for name, file := range files {
+		if !slices.Contains(pipeFiles, name) {
+			continue // see TestOnlyThePipeWritesItsFields
+		}
+		ast.Inspect(file, func(n ast.Node) bool {
+			var to []ast.Expr
+			switch n := n.(type) {
+			case *ast.AssignStmt:
+				to = n.Lhs
+			case *ast.IncDecStmt:
+				to = []ast.Expr{n.X}
+			}
+			for _, x := range to {
+				path := pathOf(x)
+				if len(path) < 2 {
+					continue
+				}
+				field := path[len(path)-1]
+				if file, ok := owner[field]; ok {
+					seen[field] = true
+					if name != file {
+						t.Errorf("%v: %s is written in %s alone", fset.Position(x.Pos()), field, file)
+					}
+				}
+			}
+			return true
+		})
+	}
+	if len(seen) < len(owner) {
+		t.Errorf("only %v are seen: this test has gone blind", seen)
+	}
+	for name, file := range files {
+		ast.Inspect(file, func(n ast.Node) bool {
+			call, ok := n.(*ast.CallExpr)
+			if !ok {
+				return true
+			}
+			path := pathOf(call.Fun)
+			if i := len(path) - 1; i > 1 && path[i] == "SetWriteDeadline" && path[i-1] == "deadline" && name != "deadline.go" {
+				t.Errorf("%v: the server's write deadline is set in deadline.go alone", fset.Position(call.Pos()))
+			}
+			return true
+		})
+	}
+}
+
 // floors are the root's files from the ground up. Where two need each other, the
 // one that says less of the other stands first.
 var floors = strings.Fields(`
