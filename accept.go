@@ -128,8 +128,7 @@ func throughLocked[T []byte | string](p *pipe, b T) (n int, err error) {
 	}
 	goal := p.accepted
 	p.accepted += int64(len(b))
-	p.moveUpToLocked(max(p.moveTo, goal))
-	p.roundLocked()
+	p.moveAllToLocked(goal)
 	if skips && p.fail == nil {
 		p.sent = p.accepted
 		return n + len(b), nil

@@ -71,9 +71,19 @@ func (p *pipe) workLocked() {
 }
 
 // moveLocked hands down all that has been accepted. The holder calls it.
-func (p *pipe) moveLocked() {
-	p.moveUpToLocked(p.accepted)
-	p.roundLocked()
+func (p *pipe) moveLocked() { p.moveAllToLocked(p.accepted) }
+
+// moveAllToLocked hands down what was accepted up to pos: what comes next passes
+// floor 2 by. A round ends early where somebody waits for a flush.
+func (p *pipe) moveAllToLocked(pos int64) {
+	for {
+		before := p.sent
+		p.moveUpToLocked(max(p.moveTo, pos))
+		p.roundLocked()
+		if p.fail != nil || p.sent >= pos || p.sent == before {
+			return
+		}
+	}
 }
 
 // kickLocked gives work that is due to a carrier, if the baton is free.

@@ -588,3 +588,37 @@ func TestWriteIntoABufferAtTheEnd(t *testing.T) {
 		}
 	}
 }
+
+// A large Write passes by floor 2 only behind all that was accepted before it, though
+// somebody waits for a flush of the first of that.
+func TestLargeWriteKeepsTheOrder(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{BufferSize: 20_000, MaxPending: 20_000})
+		s.Hold(0)
+		want := "begin"
+		harness.MustWrite(t, f, want)
+		harness.Must(t, f.FlushAsync())
+		synctest.Wait()
+		write := func(c string, n int) { want += strings.Repeat(c, n); harness.MustWrite(t, f, strings.Repeat(c, n)) }
+		var flushed []<-chan error
+		for _, c := range []string{"1", "2", "3"} {
+			write(c, 100)
+			flushed = append(flushed, harness.Go(func() error { return f.FlushWait(harness.NoContext) }))
+			synctest.Wait()
+			write(c, 5000)
+		}
+		large := strings.Repeat("c", 100_000)
+		wrote := harness.Go(func() error { _, err := f.WriteString(large); return err })
+		synctest.Wait()
+		s.Release()
+		for _, done := range flushed {
+			harness.Must(t, <-done)
+		}
+		harness.Must(t, <-wrote)
+		harness.Must(t, f.Close())
+		if got := s.Body(); got != want+large {
+			t.Errorf("other bytes: %s", harness.Clip([]byte(got)))
+		}
+	})
+}
