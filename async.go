@@ -103,7 +103,11 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 	if ctx != nil && ctx.Done() == nil {
 		ctx = nil
 	}
-	return f.flushWait(ctx)
+	f.mu.Lock()
+	if ctx == nil && f.stack.follow == 0 && len(f.stack.rest) == 0 && f.plainBelowLocked() && f.beginPlainLocked() {
+		return f.pushPlain()
+	}
+	return f.flushWaitSlow(ctx)
 }
 
 // FlushAcked is [Flusher.FlushWait] that goes on to wait until the client's
@@ -177,17 +181,8 @@ func (f *Flusher) FlushAcked(ctx context.Context) error {
 	}
 }
 
-// flushWait is FlushWait for a ctx that may end, or nil.
-func (f *Flusher) flushWait(ctx context.Context) error {
-	f.mu.Lock()
-	if ctx == nil && f.stack.follow == 0 && len(f.stack.rest) == 0 && f.plainBelowLocked() && f.beginPlainLocked() {
-		return f.pushPlain()
-	}
-	return f.flushWaitSlow(ctx)
-}
-
-// flushWaitSlow is flushWait where there is more to it than one call. It is called
-// with mu held and returns without.
+// flushWaitSlow is FlushWait where there is more to it than one call, for a ctx that
+// may end, or nil. It is called with mu held and returns without.
 func (f *Flusher) flushWaitSlow(ctx context.Context) error {
 	defer f.mu.Unlock()
 	var ferr error

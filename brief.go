@@ -45,7 +45,7 @@ func (f *Flusher) closeBrief() bool {
 	f.joinLocked()
 	f.endLocked(true, nil)
 	if f.cfg.OnClose == nil {
-		f.context.letGoLocked(f.causeLocked())
+		f.context.letGoLocked()
 	}
 	return true
 }

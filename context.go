@@ -306,12 +306,12 @@ func (c *requestContext) leave() {
 	f := c.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	reason := f.causeLocked()
-	c.letGoLocked(reason)
+	c.letGoLocked()
 }
 
 // letGoLocked is the last step of leave. Flusher.mu is held.
-func (c *requestContext) letGoLocked(reason error) {
+func (c *requestContext) letGoLocked() {
+	reason := c.f.causeLocked()
 	c.f.leaveServerLocked()
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"go/types"
+	"iter"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -37,27 +38,16 @@ func TestOnlyThePipeWritesItsFields(t *testing.T) {
 	}
 	written := 0
 	for name, file := range files {
-		ast.Inspect(file, func(n ast.Node) bool {
-			var to []ast.Expr
-			switch n := n.(type) {
-			case *ast.AssignStmt:
-				to = n.Lhs
-			case *ast.IncDecStmt:
-				to = []ast.Expr{n.X}
-			}
-			for _, x := range to {
-				path := pathOf(x)
-				switch i := slices.IndexFunc(path, func(s string) bool { return own[s] }); {
-				case slices.Contains(pipeFiles, name):
-					if i == 1 && path[0] == "p" {
-						written++
-					}
-				case i == 1 && path[0] == "f", i == 2 && path[1] == "pipe":
-					t.Errorf("%v: %s is written here", fset.Position(x.Pos()), strings.Join(path, "."))
+		for path, pos := range writes(file) {
+			switch i := slices.IndexFunc(path, func(s string) bool { return own[s] }); {
+			case slices.Contains(pipeFiles, name):
+				if i == 1 && path[0] == "p" {
+					written++
 				}
+			case i == 1 && path[0] == "f", i == 2 && path[1] == "pipe":
+				t.Errorf("%v: %s is written here", fset.Position(pos), strings.Join(path, "."))
 			}
-			return true
-		})
+		}
 	}
 	if written < 50 {
 		t.Errorf("the pipe itself writes %d times: this test has gone blind", written)
@@ -73,29 +63,18 @@ func TestOneFileWritesEach(t *testing.T) {
 		if !slices.Contains(pipeFiles, name) {
 			continue // see TestOnlyThePipeWritesItsFields
 		}
-		ast.Inspect(file, func(n ast.Node) bool {
-			var to []ast.Expr
-			switch n := n.(type) {
-			case *ast.AssignStmt:
-				to = n.Lhs
-			case *ast.IncDecStmt:
-				to = []ast.Expr{n.X}
+		for path, pos := range writes(file) {
+			if len(path) < 2 {
+				continue
 			}
-			for _, x := range to {
-				path := pathOf(x)
-				if len(path) < 2 {
-					continue
-				}
-				field := path[len(path)-1]
-				if file, ok := owner[field]; ok {
-					seen[field] = true
-					if name != file {
-						t.Errorf("%v: %s is written in %s alone", fset.Position(x.Pos()), field, file)
-					}
+			field := path[len(path)-1]
+			if file, ok := owner[field]; ok {
+				seen[field] = true
+				if name != file {
+					t.Errorf("%v: %s is written in %s alone", fset.Position(pos), field, file)
 				}
 			}
-			return true
-		})
+		}
 	}
 	if len(seen) < len(owner) {
 		t.Errorf("only %v are seen: this test has gone blind", seen)
@@ -208,6 +187,26 @@ func rootFiles(t *testing.T) (*token.FileSet, map[string]*ast.File) {
 		}
 	}
 	return fset, files
+}
+
+// writes yields what file assigns to, as pathOf has it, and where.
+func writes(file *ast.File) iter.Seq2[[]string, token.Pos] {
+	return func(yield func([]string, token.Pos) bool) {
+		for n := range ast.Preorder(file) {
+			var to []ast.Expr
+			switch n := n.(type) {
+			case *ast.AssignStmt:
+				to = n.Lhs
+			case *ast.IncDecStmt:
+				to = []ast.Expr{n.X}
+			}
+			for _, x := range to {
+				if !yield(pathOf(x), x.Pos()) {
+					return
+				}
+			}
+		}
+	}
 }
 
 // pathOf returns the names of a chain of fields, as a.b.c has.
