@@ -9,7 +9,7 @@ package flush
 // plainBelowLocked reports whether a flush, before which the buffers have come down
 // that follow one, may be plain, as far as floor 1 goes.
 func (f *Flusher) plainBelowLocked() bool {
-	return f.headersSent && !f.head && f.srv.flusher != nil && (f.srv.deadline != nil || f.timeout.d <= 0) &&
+	return f.headersSent && !f.head && f.srv.flusher != nil && !f.carrierOnly() &&
 		(f.body == nil || f.body.over.Load())
 }
 

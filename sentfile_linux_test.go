@@ -10,8 +10,9 @@ import (
 	"github.com/fa492104/flush/internal/harness"
 )
 
-// What the send timeout of a file stands on: Linux moves the position of a file with each part of it
-// that a connection has taken, while the call that sends it is under way.
+// What the send timeout of a file stands on: Linux moves the position of a file
+// with each part of it that a connection has taken, while the call that sends it is
+// under way.
 func TestLinuxMovesAFileThatIsBeingSent(t *testing.T) {
 	const size = 4 << 20
 	file, _ := harness.TempFile(t, size)
