@@ -37,7 +37,7 @@ func (f *Flusher) pushPlainLocked() error {
 	f.beginCallLocked()
 	f.mu.Unlock()
 	n, pushed, err := f.writePlain(piece)
-	if err == nil && f.rare == nil && f.endPlainLocked(seq, n) {
+	if err == nil && f.rare == nil && f.endPlainLocked(seq, n, f.timeout.brisk) {
 		if p := f.timeout.progress; p != nil {
 			p.room.flushed = true
 		}
@@ -65,7 +65,7 @@ func (f *Flusher) endPlainSlowLocked(seq int64, size, n int, pushed bool, err er
 
 // plainLocked reports whether a flush may be plain, as far as floor 2 goes.
 func (p *pipe) plainLocked() bool {
-	return !p.held && p.q.head != nil && p.q.head == p.q.tail && p.refuse == nil && p.asked.seq == p.done && p.asks.Load() == 0
+	return !p.held && p.q.len > 0 && p.q.head == p.q.tail && p.refuse == nil && p.asked.seq == p.done && p.asks.Load() == 0
 }
 
 // beginPlainLocked asks for a plain flush and takes the baton for it, if it may be
@@ -83,8 +83,8 @@ func (p *pipe) beginPlainLocked() bool {
 }
 
 // endPlainLocked is the end of a plain flush of n bytes, asked for as seq, if it has
-// been in nobody's way.
-func (p *pipe) endPlainLocked(seq int64, n int) bool {
+// been in nobody's way. With keep another is likely to follow soon.
+func (p *pipe) endPlainLocked(seq int64, n int, keep bool) bool {
 	if n != p.q.len || p.asked.seq != seq || p.asks.Load() != 0 || p.waiters > 0 || p.wanted || p.owed || p.marks.counted || p.fail != nil {
 		return false
 	}
@@ -94,7 +94,11 @@ func (p *pipe) endPlainLocked(seq int64, n int) bool {
 	p.flow.pushes++
 	p.done = seq
 	p.measureHighestLocked()
-	p.q.dropBlock()
+	if keep && !p.async && p.q.head.long == nil {
+		p.q.keepBlock()
+	} else {
+		p.q.dropBlock()
+	}
 	p.leaveLocked()
 	if credit > 0 { // nobody has taken it back
 		p.q.grant(min(blockSize, p.marks.buffer-1))

@@ -65,13 +65,16 @@ const (
 // briskTick is how often the timer of a brisk response fires.
 func briskTick(d time.Duration) time.Duration { return d / 32 }
 
-// slowLocked has the calls read the clock.
-func (t *sendTimeout) slowLocked() { t.brisk, t.calls = false, 0 }
+// clockCallsLocked has the calls read the clock. The queue keeps nothing then.
+func (f *Flusher) clockCallsLocked() {
+	f.timeout.brisk, f.timeout.calls = false, 0
+	f.q.settle()
+}
 
-// closeLocked notes that the response is ending.
-func (t *sendTimeout) closeLocked(quiet bool) {
-	t.closing, t.quiet = true, quiet
-	t.slowLocked()
+// closeTimeoutLocked notes that the response is ending.
+func (f *Flusher) closeTimeoutLocked(quiet bool) {
+	f.timeout.closing, f.timeout.quiet = true, quiet
+	f.clockCallsLocked()
 }
 
 // beginCallLocked notes that a call of the server begins.
@@ -108,7 +111,7 @@ func (f *Flusher) beginSlowCallLocked() {
 	}
 	f.watchCallLocked()
 	if t.d < leastBrisk || budget || t.closing || f.passing != 0 || t.since-before >= briskTick(t.d)/briskCalls {
-		t.slowLocked()
+		f.clockCallsLocked()
 	} else if t.calls++; t.calls == briskCalls {
 		t.brisk, t.calls = true, 0
 		t.timer.Reset(briskTick(t.d))
@@ -314,9 +317,10 @@ func (f *Flusher) tickLocked() bool {
 	if t.calls = 0; !t.calling && !f.gone && calls >= briskCalls/2 {
 		t.running = true
 		t.timer.Reset(briskTick(t.d))
+		f.q.see()
 		return true
 	}
-	t.brisk = false
+	f.clockCallsLocked()
 	if t.calling && calls > 0 {
 		f.progressedLocked()
 	}
@@ -329,7 +333,7 @@ func (f *Flusher) tickLocked() bool {
 func (f *Flusher) dropTimerLocked() {
 	if t := &f.timeout; !t.calling && t.timer != nil && t.timer.Stop() {
 		t.timer, t.running = nil, false
-		t.slowLocked()
+		f.clockCallsLocked()
 	}
 }
 
