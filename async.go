@@ -26,7 +26,7 @@ func (f *Flusher) FlushError() error {
 	case async:
 		err = f.FlushAsync()
 	default:
-		err = f.FlushWait(context.Background())
+		err = f.flushWait(nil)
 	}
 	if errors.Is(err, ErrBuffering) {
 		return nil
@@ -103,8 +103,13 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 	if ctx != nil && ctx.Done() == nil {
 		ctx = nil
 	}
+	return f.flushWait(ctx)
+}
+
+// flushWait is FlushWait for a ctx that may end, or nil.
+func (f *Flusher) flushWait(ctx context.Context) error {
 	f.mu.Lock()
-	if ctx == nil && f.stack.follow == 0 && len(f.stack.rest) == 0 && f.plainBelowLocked() && f.beginPlainLocked() {
+	if ctx == nil && !f.stack.follows() && f.plainBelowLocked() && f.beginPlainLocked() {
 		return f.pushPlain()
 	}
 	return f.flushWaitSlow(ctx)
@@ -181,12 +186,11 @@ func (f *Flusher) FlushAcked(ctx context.Context) error {
 	}
 }
 
-// flushWaitSlow is FlushWait where there is more to it than one call, for a ctx that
-// may end, or nil. It is called with mu held and returns without.
+// flushWaitSlow is flushWait where there is more to it than one call. It is called with mu held and returns without.
 func (f *Flusher) flushWaitSlow(ctx context.Context) error {
 	defer f.mu.Unlock()
 	var ferr error
-	if f.stack.follow > 0 || len(f.stack.rest) > 0 {
+	if f.stack.follows() {
 		var ended bool
 		if ferr, ended = f.followWaitLocked(ctx); ended || f.waitEndedLocked(ferr) {
 			return joinErrors(ferr, f.flushAsyncLocked(nil)) // it does not wait twice
@@ -343,7 +347,7 @@ func (f *Flusher) followWaitLocked(ctx context.Context) (err error, ended bool) 
 
 func (f *Flusher) followsLocked() bool {
 	s := f.stack
-	return (s.follow > 0 || len(s.rest) > 0) && s.running == nil && f.refuse == nil
+	return s.follows() && s.running == nil && f.refuse == nil
 }
 
 // owesLocked reports whether the buffers cannot come down without waiting.

@@ -53,7 +53,7 @@ func Flush(w http.ResponseWriter, wait bool) error {
 // flush is Flush on f alone.
 func (f *Flusher) flush(wait bool) error {
 	if wait {
-		return f.FlushWait(context.Background())
+		return f.flushWait(nil)
 	}
 	return f.FlushAsync()
 }
