@@ -26,7 +26,7 @@ func (f *Flusher) FlushError() error {
 	case async:
 		err = f.FlushAsync()
 	default:
-		err = f.flushWait(nil)
+		err = f.flushNow(nil)
 	}
 	if errors.Is(err, ErrBuffering) {
 		return nil
@@ -73,7 +73,7 @@ func (f *Flusher) flushAsync() error {
 // is to start the carrier, with mu dropped.
 func (f *Flusher) flushAsyncLocked(later *bool) error {
 	if f.beginAtOnceLocked() {
-		f.pushPlainLocked()
+		f.pushPlain(true)
 		f.timeout.progress.room.at = now()
 		return f.fail
 	}
@@ -103,16 +103,7 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 	if ctx != nil && ctx.Done() == nil {
 		ctx = nil
 	}
-	return f.flushWait(ctx)
-}
-
-// flushWait is FlushWait for a ctx that may end, or nil.
-func (f *Flusher) flushWait(ctx context.Context) error {
-	f.mu.Lock()
-	if ctx == nil && !f.stack.follows() && f.plainBelowLocked() && f.beginPlainLocked() {
-		return f.pushPlain()
-	}
-	return f.flushWaitSlow(ctx)
+	return f.flushNow(ctx)
 }
 
 // FlushAcked is [Flusher.FlushWait] that goes on to wait until the client's
@@ -186,7 +177,7 @@ func (f *Flusher) FlushAcked(ctx context.Context) error {
 	}
 }
 
-// flushWaitSlow is flushWait where there is more to it than one call. It is called with mu held and returns without.
+// flushWaitSlow is flushNow where there is more to it than one call. It is called with mu held and returns without.
 func (f *Flusher) flushWaitSlow(ctx context.Context) error {
 	defer f.mu.Unlock()
 	var ferr error

@@ -106,25 +106,45 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 	return n, false, f.refusedBytesLocked(err)
 }
 
-// writePlain is writeLocked with push for a plain flush, which has begun its call
-// and dropped mu. It returns with mu held.
-func (f *Flusher) writePlain(p []byte) (n int, pushed bool, err error) {
-	returned := false
+// pushPlain is writeLocked with push for a plain flush, which has begun. It is called
+// with mu held and returns without, unless keeps. It returns the failure, or what the
+// server's flush said that does not stick.
+func (f *Flusher) pushPlain(keeps bool) error {
+	seq, piece := f.asked.seq, f.q.head.held()
+	f.beginCallLocked()
+	f.mu.Unlock()
+	returned, pushed := false, false
 	defer func() {
+		if returned {
+			return
+		}
 		f.mu.Lock()
 		f.timeout.calling = false
 		f.movedLocked()
-		if !returned {
-			f.failLocked(errPanicked)
-			f.releaseLocked()
+		f.failLocked(errPanicked)
+		f.releaseLocked()
+		if !keeps {
+			f.mu.Unlock()
 		}
 	}()
-	n, err = f.srv.w.Write(p)
-	if err == nil && n == len(p) {
+	n, err := f.srv.w.Write(piece)
+	if err == nil && n == len(piece) {
 		err, pushed = f.srv.flusher.FlushError(), true
 	}
 	returned = true
-	return n, pushed, err
+	f.mu.Lock()
+	f.timeout.calling = false
+	f.movedLocked()
+	if err != nil || f.rare != nil || !f.endPlainLocked(seq, n, f.timeout.brisk) {
+		return f.endPlainSlow(keeps, seq, len(piece), n, pushed, err)
+	}
+	if p := f.timeout.progress; p != nil {
+		p.room.flushed = true
+	}
+	if !keeps {
+		f.mu.Unlock()
+	}
+	return nil
 }
 
 // wrote makes sense of what a Write of size bytes returned.

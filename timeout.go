@@ -80,17 +80,14 @@ func (f *Flusher) closeTimeoutLocked(quiet bool) {
 // beginCallLocked notes that a call of the server begins.
 func (f *Flusher) beginCallLocked() {
 	t := &f.timeout
-	t.calling = true
-	if t.progress != nil {
+	if t.calling = true; t.progress != nil {
 		t.progress.room.begin()
 	}
-	if t.brisk && f.passing == 0 {
-		if t.calls < briskCalls {
-			t.calls++
-		}
-		return
+	if !t.brisk || f.passing != 0 {
+		f.beginSlowCallLocked()
+	} else if t.calls < briskCalls {
+		t.calls++
 	}
-	f.beginSlowCallLocked()
 }
 
 // beginSlowCallLocked is beginCallLocked with a look at the clock.
