@@ -82,7 +82,7 @@ func (f *Flusher) flushAsyncLocked(later *bool) error {
 		return err
 	}
 	f.carryAsyncLocked(later)
-	if f.fail == nil && f.srv.flusher == nil {
+	if f.fail == nil && !f.srv.flushes {
 		return errCannotFlush
 	}
 	return f.fail
@@ -244,7 +244,7 @@ func (f *Flusher) askFlushLocked() (mark, error) {
 			return mark{}, ErrBuffering
 		}
 		if f.cfg.SAPI.Headers == HeadersFirst {
-			if f.srv.flusher == nil {
+			if !f.srv.flushes {
 				return mark{}, errCannotFlush // the handler may still answer with that
 			}
 			f.fixLocked(http.StatusOK)
@@ -268,7 +268,7 @@ func (f *Flusher) nothingLeavesLocked() bool {
 	case f.cfg.SAPI.Headers == OutputOnly || !f.fixed:
 		return true
 	}
-	return bodyAllowed(f.status) && !f.head
+	return bodyAllowed(int(f.status)) && !f.head
 }
 
 // A flush of the response goes through the buffers with FollowFlush first. One

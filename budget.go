@@ -321,7 +321,7 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 				since = max(since, at) // the line moves; so it does with what f gives back
 			}
 			left, ends := f.patienceLocked(since)
-			if ends && left <= 0 && f.closing && f.srv.deadline == nil {
+			if ends && left <= 0 && f.closing && !f.srv.deadlines {
 				// The end of the response waits for the server, however long, but
 				// not for others: what it still has to bring down needs no memory.
 				if !f.held && f.q.blocks == 0 {
@@ -357,7 +357,7 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 // impatientLocked ends a Write that has waited too long without progress: the
 // client must not take what it has for the whole.
 func (f *Flusher) impatientLocked() error {
-	if f.srv.deadline == nil {
+	if !f.srv.deadlines {
 		return ErrTimeout
 	}
 	f.aborted = true

@@ -9,7 +9,7 @@ package flush
 // plainBelowLocked reports whether a flush, before which the buffers have come down
 // that follow one, may be plain, as far as floor 1 goes.
 func (f *Flusher) plainBelowLocked() bool {
-	return f.headersSent && !f.head && f.srv.flusher != nil && !f.carrierOnly() &&
+	return f.headersSent && !f.head && f.srv.flushes && !f.carrierOnly() &&
 		(f.body == nil || f.body.over.Load())
 }
 
@@ -90,7 +90,6 @@ func (p *pipe) endPlainLocked(seq int64, n int) bool {
 	}
 	credit := p.q.credit
 	p.sent += int64(n)
-	p.flow.bytes += int64(n)
 	p.flow.pushes++
 	p.done = seq
 	p.measureHighestLocked()

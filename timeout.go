@@ -48,6 +48,7 @@ type sendTimeout struct {
 	expired bool          // a call was ended by us
 	closing bool          // the response is ending: see beginCallLocked
 	quiet   bool          // and what is left stays with the server until we have returned
+	bounded bool          // what the server writes after us has its time
 	brisk   bool
 	calls   uint8 // brisk: since the last tick; else those in a row that came soon
 
@@ -283,7 +284,7 @@ func (f *Flusher) sendTimeoutFired() {
 	}
 	if f.drainingLocked() {
 		if t.since = now(); t.closing {
-			f.deadline.armed = 0
+			f.deadline.age()
 			f.setClosingDeadlineLocked(false)
 		}
 		f.cutDrainLocked()
@@ -292,7 +293,7 @@ func (f *Flusher) sendTimeoutFired() {
 		}
 		return
 	}
-	if f.srv.deadline != nil {
+	if f.srv.deadlines {
 		// The call may take long to return (crypto/tls), or wait for the
 		// connection (HTTP/2 behind a closed TCP window): others need not.
 		t.expired = true
