@@ -42,7 +42,7 @@ import (
 type sendTimeout struct {
 	d       time.Duration // 0: none; asked by passed and begin alone
 	since   time.Duration // slow: when the present call began or last showed progress, as now says
-	timer   *time.Timer   // made by the first call
+	timer   *time.Timer   // made by the first call, and by the next if it has gone since
 	running bool          // the timer will fire
 	calling bool          // a call of the server is under way
 	expired bool          // a call was ended by us
@@ -234,7 +234,7 @@ func (f *Flusher) sendTimeoutFired() {
 		return
 	}
 	if !t.calling || f.gone {
-		if f.detached == released {
+		if f.detached == released || f.timerRestsLocked() {
 			t.timer = nil
 		}
 		return
@@ -322,6 +322,12 @@ func (f *Flusher) tickLocked() bool {
 		f.progressedLocked()
 	}
 	return false
+}
+
+// timerRestsLocked reports whether the timer of a response that idles fires so seldom
+// that the next call can make another: it is a good part of what an idle one costs.
+func (f *Flusher) timerRestsLocked() bool {
+	return f.timeout.d >= leastBrisk && f.timeout.progress == nil && f.cfg.Budget == nil
 }
 
 // dropTimerLocked gives back the send timeout's timer, which the next call makes
