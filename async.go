@@ -62,8 +62,17 @@ func (f *Flusher) FlushAsync() error {
 
 // flushAsync is FlushAsync where the short way is closed.
 func (f *Flusher) flushAsync() error {
-	start := false
 	f.mu.Lock()
+	if f.stack == &noStack && f.beginAtOnceLocked() {
+		return f.pushAtOnce()
+	}
+	return f.flushAsyncSlow()
+}
+
+// flushAsyncSlow is flushAsync where there is more to it than one call. It is called
+// with mu held and returns without.
+func (f *Flusher) flushAsyncSlow() error {
+	start := false
 	defer f.unlockLocked(&start)
 	ferr := f.followAsyncLocked()
 	return joinErrors(f.flushAsyncLocked(&start), ferr)
@@ -73,9 +82,7 @@ func (f *Flusher) flushAsync() error {
 // is to start the carrier, with mu dropped.
 func (f *Flusher) flushAsyncLocked(later *bool) error {
 	if f.beginAtOnceLocked() {
-		f.pushPlainLocked()
-		f.timeout.progress.room.at = now()
-		return f.fail
+		return f.pushAtOnceLocked()
 	}
 	ask, err := f.askFlushLocked()
 	if err != nil || ask.seq == 0 {

@@ -267,37 +267,41 @@ func (f *Flusher) sendSliceLocked(rf io.ReaderFrom, reg file, size int64) (n int
 // Guarded by Flusher.mu.
 type sureRoom struct {
 	known   tcp.Space
-	next    tcp.Space     // known, after the call that is about to begin
-	flushed bool          // the server's last call was a flush: it holds nothing back
 	at      time.Duration // when it was last asked, or the call that it allowed ended
-	asked   int64         // flushes that had been asked for by then
+	asked   uint32        // flushes that had been asked for by then
+	direct  bool          // nothing but the kernel can have a call wait. Never changed
+	flushed bool          // the server's last call was a flush: it holds nothing back
+	allowed bool          // the next call has been allowed: known is what it leaves
+	paced   bool          // at is when that call began: see ended
 }
 
-// A burst is better off with a carrier, which gathers: events that come closer
-// than this are one.
-const burstGap = 50 * time.Microsecond
+const (
+	// A burst is better off with a carrier, which gathers: events that come closer
+	// than this are one.
+	burstGap = 50 * time.Microsecond
+
+	// Of an event that comes so long after the last the clock is not read again
+	// when its call ends: that may have taken mostCall.
+	pacedGap = 10 * burstGap
+	mostCall = 4 * burstGap
+)
+
+// newSureRoom is the room of a response on a connection, above a server.
+func newSureRoom(conn *tcp.Known, srv *server) sureRoom {
+	// A wire takes the place of such a server alone. Elsewhere who stands between may
+	// wait.
+	return sureRoom{direct: conn.Plain && srv.ownHeader}
+}
 
 // takesAtOnceLocked reports whether the server surely takes n bytes and flushes
 // them without waiting for the client, and whether that is cheaper than a
 // carrier. If it says so the next call of the server's is that one.
 func (f *Flusher) takesAtOnceLocked(n int) bool {
 	p := f.timeout.progress
-	if p == nil || !p.conn.Plain || !p.room.flushed {
+	if p == nil || !p.room.direct || !p.room.flushed || !p.room.aloneLocked(f) {
 		return false
 	}
-	if _, wire := f.srv.w.(*wire); !wire && !f.srv.ownHeader {
-		return false // who stands between may wait
-	}
-	r, asked := &p.room, f.flow.flushes
-	least := time.Duration(asked-r.asked+1) * burstGap
-	at := f.q.head.at // an event that has come alone spares its flush the clock
-	if at-r.at <= least {
-		at = now()
-	}
-	alone := at-r.at > least
-	if r.at, r.asked = at, asked; !alone {
-		return false
-	}
+	r := &p.room
 	left, ok := r.known.Less(n)
 	if !ok {
 		var err error
@@ -306,13 +310,43 @@ func (f *Flusher) takesAtOnceLocked(n int) bool {
 		}
 		left, ok = r.known.Less(n)
 	}
-	r.next = left
+	if ok {
+		r.known, r.allowed = left, true
+	}
 	return ok
+}
+
+// aloneLocked reports whether the event that is held is none of a burst.
+func (r *sureRoom) aloneLocked(f *Flusher) bool {
+	asked := uint32(f.flow.flushes)
+	least := time.Duration(asked-r.asked+1) * burstGap
+	last := r.at
+	if r.paced {
+		last += mostCall
+	}
+	at := f.q.head.at // an event that has come alone spares its flush the clock
+	if at-last <= least {
+		at = now()
+	}
+	r.paced = at-r.at > max(least, pacedGap)
+	r.at, r.asked = at, asked
+	return at-last > least
 }
 
 // begin notes that a call of the server's begins.
 func (r *sureRoom) begin() {
-	r.known, r.next, r.flushed = r.next, tcp.Space{}, false
+	if !r.allowed {
+		r.known = tcp.Space{}
+	}
+	r.allowed, r.flushed = false, false
+}
+
+// ended notes the end of the call that was allowed. Paced events spare it the clock:
+// that they are no burst is seen without.
+func (r *sureRoom) ended() {
+	if !r.paced {
+		r.at = now()
+	}
 }
 
 // A regular file as ReadFrom may meet it: io.Copy hands over an *os.File inside

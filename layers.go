@@ -86,6 +86,7 @@ type server struct {
 	takesInfo  bool           // a 1xx reaches the client as such
 	fixesEmpty bool           // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
 	ownHeader  bool           // it reads its header map only inside WriteHeader: see headerLocked
+	plain      bool           // a flush may be plain from now on: see plainBelowLocked
 }
 
 // ownWriter is the type of net/http's own writer of HTTP/1, once newServer has

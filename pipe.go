@@ -77,15 +77,15 @@ type pipe struct {
 	quick      atomic.Bool  // see asks
 	asyncCalls atomic.Int32 // calls that must not wait though the pipe is not async
 
-	refuse error  // what a new operation gets; nil: it may go on
-	marks  *marks // never changed
+	refuse  error         // what a new operation gets; nil: it may go on
+	marks   *marks        // never changed
+	passing time.Duration // since when a caller passes a piece of his own memory through, as now says; 0: nobody does
 
 	waiting *waiting // nil: nobody has waited
 	fail    error    // the failure that sticks
 	down    down     // never changed
 	moveTo  int64
-	passing time.Duration // since when a caller passes a piece of his own memory through, as now says; 0: nobody does
-	carry   func()        // p.carrier, made once: starting it allocates nothing
+	carry   func() // p.carrier, made once: starting it allocates nothing
 }
 
 // init makes the pipe ready.

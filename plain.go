@@ -7,10 +7,14 @@ package flush
 // the client, and little of us is left in the processor's caches then.
 
 // plainBelowLocked reports whether a flush, before which the buffers have come down
-// that follow one, may be plain, as far as floor 1 goes.
+// that follow one, may be plain, as far as floor 1 goes. What has become so stays so
+// while the server is the same.
 func (f *Flusher) plainBelowLocked() bool {
-	return f.headersSent && !f.head && f.srv.flusher != nil && !f.carrierOnly() &&
-		(f.body == nil || f.body.over.Load())
+	if !f.srv.plain {
+		f.srv.plain = f.headersSent && !f.head && f.srv.flusher != nil && !f.carrierOnly() &&
+			(f.body == nil || f.body.over.Load())
+	}
+	return f.srv.plain
 }
 
 // beginAtOnceLocked begins a plain flush whose caller must not wait for the client,
@@ -29,6 +33,20 @@ func (f *Flusher) beginAtOnceLocked() bool {
 func (f *Flusher) pushPlain() error {
 	defer f.mu.Unlock()
 	return f.pushPlainLocked()
+}
+
+// pushAtOnce is a plain flush whose caller must not wait, and which has begun. It is
+// called with mu held and returns without. It returns the failure that sticks.
+func (f *Flusher) pushAtOnce() error {
+	defer f.mu.Unlock()
+	return f.pushAtOnceLocked()
+}
+
+// pushAtOnceLocked is pushAtOnce for who keeps mu.
+func (f *Flusher) pushAtOnceLocked() error {
+	f.pushPlainLocked()
+	f.timeout.progress.room.ended()
+	return f.fail
 }
 
 // pushPlainLocked is pushPlain for who keeps mu.

@@ -151,12 +151,12 @@ func (f *Flusher) rewatchLocked() {
 // A progress lets bytes that the client's kernel has acknowledged while a call
 // of the server blocks count as progress. Guarded by Flusher.mu.
 type progress struct {
+	room    sureRoom
 	f       *Flusher
 	conn    *tcp.Known
-	watched bool
-	looked  bool  // it has been watched: the client has looked stalled in this response
 	acked   int64 // as last looked at
-	room    sureRoom
+	watched bool
+	looked  bool // it has been watched: the client has looked stalled in this response
 }
 
 // pollEvery is how often a response with send timeout d is looked at, and how
