@@ -262,8 +262,8 @@ func (f *Flusher) passFileLocked(reg file, limit int64) (n int64, err error) {
 	f.watchFileLocked(reg)
 	defer f.unwatchFileLocked()
 	defer f.passPieceLocked(0)
-	for f.fail == nil && limit != 0 {
-		size := int64(f.fileSliceLocked())
+	for slices := 0; f.fail == nil && limit != 0; slices++ {
+		size := int64(f.fileSliceLocked(slices))
 		if limit > 0 {
 			size = min(size, limit)
 		}
