@@ -26,7 +26,7 @@ func (f *Flusher) FlushError() error {
 	case async:
 		err = f.FlushAsync()
 	default:
-		err = f.FlushWait(context.Background())
+		err = f.flushNow(nil)
 	}
 	if errors.Is(err, ErrBuffering) {
 		return nil
@@ -64,7 +64,10 @@ func (f *Flusher) FlushAsync() error {
 func (f *Flusher) flushAsync() error {
 	f.mu.Lock()
 	if f.stack == &noStack && f.beginAtOnceLocked() {
-		return f.pushAtOnce()
+		if f.pushPlain(false) == nil {
+			return nil
+		}
+		return f.Err()
 	}
 	return f.flushAsyncSlow()
 }
@@ -74,6 +77,9 @@ func (f *Flusher) flushAsync() error {
 func (f *Flusher) flushAsyncSlow() error {
 	start := false
 	defer f.unlockLocked(&start)
+	if f.stack == &noStack {
+		return f.askAsyncLocked(&start)
+	}
 	ferr := f.followAsyncLocked()
 	return joinErrors(f.flushAsyncLocked(&start), ferr)
 }
@@ -82,8 +88,14 @@ func (f *Flusher) flushAsyncSlow() error {
 // is to start the carrier, with mu dropped.
 func (f *Flusher) flushAsyncLocked(later *bool) error {
 	if f.beginAtOnceLocked() {
-		return f.pushAtOnceLocked()
+		f.pushPlain(true)
+		return f.fail
 	}
+	return f.askAsyncLocked(later)
+}
+
+// askAsyncLocked is flushAsyncLocked where that does not go down at once.
+func (f *Flusher) askAsyncLocked(later *bool) error {
 	ask, err := f.askFlushLocked()
 	if err != nil || ask.seq == 0 {
 		return err
@@ -110,11 +122,7 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 	if ctx != nil && ctx.Done() == nil {
 		ctx = nil
 	}
-	f.mu.Lock()
-	if ctx == nil && f.stack.follow == 0 && len(f.stack.rest) == 0 && f.plainBelowLocked() && f.beginPlainLocked() {
-		return f.pushPlain()
-	}
-	return f.flushWaitSlow(ctx)
+	return f.flushNow(ctx)
 }
 
 // FlushAcked is [Flusher.FlushWait] that goes on to wait until the client's
@@ -188,12 +196,11 @@ func (f *Flusher) FlushAcked(ctx context.Context) error {
 	}
 }
 
-// flushWaitSlow is FlushWait where there is more to it than one call, for a ctx that
-// may end, or nil. It is called with mu held and returns without.
+// flushWaitSlow is flushNow where there is more to it than one call. It is called with mu held and returns without.
 func (f *Flusher) flushWaitSlow(ctx context.Context) error {
 	defer f.mu.Unlock()
 	var ferr error
-	if f.stack.follow > 0 || len(f.stack.rest) > 0 {
+	if f.stack.follows() {
 		var ended bool
 		if ferr, ended = f.followWaitLocked(ctx); ended || f.waitEndedLocked(ferr) {
 			return joinErrors(ferr, f.flushAsyncLocked(nil)) // it does not wait twice
@@ -350,7 +357,7 @@ func (f *Flusher) followWaitLocked(ctx context.Context) (err error, ended bool) 
 
 func (f *Flusher) followsLocked() bool {
 	s := f.stack
-	return (s.follow > 0 || len(s.rest) > 0) && s.running == nil && f.refuse == nil
+	return s.follows() && s.running == nil && f.refuse == nil
 }
 
 // owesLocked reports whether the buffers cannot come down without waiting.

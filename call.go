@@ -106,25 +106,45 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 	return n, false, f.refusedBytesLocked(err)
 }
 
-// writePlain is writeLocked with push for a plain flush, which has begun its call
-// and dropped mu. It returns with mu held.
-func (f *Flusher) writePlain(p []byte) (n int, pushed bool, err error) {
-	returned := false
+// pushPlain is writeLocked with push for a plain flush, which has begun. It is called
+// with mu held and returns without, unless keeps. It returns the failure, or what the
+// server's flush said that does not stick.
+func (f *Flusher) pushPlain(keeps bool) error {
+	seq, piece := f.asked.seq, f.q.head.held()
+	f.beginCallLocked()
+	f.mu.Unlock()
+	returned, pushed := false, false
 	defer func() {
+		if returned {
+			return
+		}
 		f.mu.Lock()
 		f.timeout.calling = false
 		f.movedLocked()
-		if !returned {
-			f.failLocked(errPanicked)
-			f.releaseLocked()
+		f.failLocked(errPanicked)
+		f.releaseLocked()
+		if !keeps {
+			f.mu.Unlock()
 		}
 	}()
-	n, err = f.srv.w.Write(p)
-	if err == nil && n == len(p) {
+	n, err := f.srv.w.Write(piece)
+	if err == nil && n == len(piece) {
 		err, pushed = f.srv.flusher.FlushError(), true
 	}
 	returned = true
-	return n, pushed, err
+	f.mu.Lock()
+	f.timeout.calling = false
+	f.movedLocked()
+	if err != nil || !f.endPlainLocked(seq, n, f.timeout.brisk) {
+		return f.endPlainSlow(keeps, seq, len(piece), n, pushed, err)
+	}
+	if p := f.timeout.progress; p != nil {
+		p.room.ended(true)
+	}
+	if !keeps {
+		f.mu.Unlock()
+	}
+	return nil
 }
 
 // wrote makes sense of what a Write of size bytes returned.
@@ -175,12 +195,12 @@ func (f *Flusher) pushLocked() bool {
 		return false
 	}
 	if f.srv.flusher == nil {
-		f.rareLocked().lastPush = errCannotFlush
+		f.noteLastPushLocked(errCannotFlush)
 		return false
 	}
 	var err error
 	if !f.handLocked(true, 0, func() { err = f.srv.flusher.FlushError() }) {
-		f.rareLocked().lastPush = f.fail
+		f.noteLastPushLocked(f.fail)
 		return false
 	}
 	f.notePushLocked(err)
@@ -190,11 +210,17 @@ func (f *Flusher) pushLocked() bool {
 // notePushLocked keeps what the server's last flush said that does not stick.
 func (f *Flusher) notePushLocked(err error) {
 	if err = f.verdictLocked(err); err != nil || f.rare != nil {
-		f.rareLocked().lastPush = err
+		f.noteLastPushLocked(err)
 	}
 	if p := f.timeout.progress; p != nil {
-		p.room.flushed = err == nil
+		p.room.ended(err == nil)
 	}
+}
+
+// noteLastPushLocked keeps it. A plain flush looks at it no more than at all that is
+// rare.
+func (f *Flusher) noteLastPushLocked(err error) {
+	f.rareLocked().lastPush, f.srv.plain = err, false
 }
 
 // lastPushLocked is what the server's last flush said that does not stick.
@@ -269,10 +295,11 @@ type sureRoom struct {
 	known   tcp.Space
 	at      time.Duration // when it was last asked, or the call that it allowed ended
 	asked   uint32        // flushes that had been asked for by then
-	direct  bool          // nothing but the kernel can have a call wait. Never changed
+	direct  bool          // nothing but the kernel has a call wait: see newProgress. Never changed
 	flushed bool          // the server's last call was a flush: it holds nothing back
 	allowed bool          // the next call has been allowed: known is what it leaves
-	paced   bool          // at is when that call began: see ended
+	own     bool          // the last call was allowed
+	paced   bool          // at is when that call began
 }
 
 const (
@@ -285,13 +312,6 @@ const (
 	pacedGap = 10 * burstGap
 	mostCall = 4 * burstGap
 )
-
-// newSureRoom is the room of a response on a connection, above a server.
-func newSureRoom(conn *tcp.Known, srv *server) sureRoom {
-	// A wire takes the place of such a server alone. Elsewhere who stands between may
-	// wait.
-	return sureRoom{direct: conn.Plain && srv.ownHeader}
-}
 
 // takesAtOnceLocked reports whether the server surely takes n bytes and flushes
 // them without waiting for the client, and whether that is cheaper than a
@@ -335,16 +355,16 @@ func (r *sureRoom) aloneLocked(f *Flusher) bool {
 
 // begin notes that a call of the server's begins.
 func (r *sureRoom) begin() {
-	if !r.allowed {
+	if r.own = r.allowed; !r.own {
 		r.known = tcp.Space{}
 	}
 	r.allowed, r.flushed = false, false
 }
 
-// ended notes the end of the call that was allowed. Paced events spare it the clock:
-// that they are no burst is seen without.
-func (r *sureRoom) ended() {
-	if !r.paced {
+// ended notes that it has ended with a flush, which has gone well if flushed. After
+// events that are paced the clock need not say when.
+func (r *sureRoom) ended(flushed bool) {
+	if r.flushed = flushed; r.own && !r.paced {
 		r.at = now()
 	}
 }

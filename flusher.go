@@ -19,15 +19,15 @@ import (
 // server's writer is not touched again.
 type Flusher struct {
 	// Its size is most of what an idle stream costs. What a Write and a flush
-	// look at stands first, in six lines of the processor's cache, of which the
-	// events of a stream mostly find none there; what few responses need is
-	// behind pointers.
+	// look at is in few lines of the processor's cache: an event of one stream of
+	// many finds none of them there. What few responses need is behind pointers.
+	// The comments say where a line begins, if a word has 64 bits.
 
-	cfg     *config // never changed
-	srv     server  // changed by Detach alone, with the baton and no call aside under way
-	pipe            // floor 2; its mu guards all that is not marked
-	rare    *rare   // nil: nothing of it
-	timeout sendTimeout
+	cfg     *config     // never changed; a line
+	srv     server      // changed by Detach alone, with the baton and no call aside under way
+	pipe                // floor 2; its mu guards all that is not marked; three lines, and what most events do not need
+	member  *member     // in the budget; nil: holds nothing yet, or there is none
+	timeout sendTimeout // a line, with the response
 	response
 
 	headers
@@ -39,7 +39,7 @@ type Flusher struct {
 	conn    *tcp.Known      // nil: not known. Never changed
 	groups  *groups         // that it is in; nil: never was in one
 	began   time.Duration   // as now says. Never changed
-	member  *member         // in the budget; nil: holds nothing yet, or there is none
+	rare    *rare           // nil: nothing of it
 }
 
 // response is what is known of the response, apart from its bytes' way down.
@@ -133,7 +133,7 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	f.initTimeout(by)
 	if r != nil {
 		if f.conn = tcp.From(r.Context()); f.conn != nil && f.http1 && f.srv.deadline != nil {
-			f.timeout.progress = &progress{f: f, conn: f.conn, room: newSureRoom(f.conn, &f.srv)}
+			f.timeout.progress = f.newProgress()
 		}
 	}
 }

@@ -11,12 +11,8 @@ type sharedWrite struct {
 
 // newSharedWrite makes one of p, which is not empty.
 func newSharedWrite(p []byte) *sharedWrite {
-	b := make([]byte, 0, chunkHead+len(p)+len(crlf))
-	b = appendChunkHead(b, len(p))
-	s := &sharedWrite{head: len(b)}
-	b = append(b, p...)
-	s.chunk = append(b, crlf...)
-	return s
+	chunk, head := appendChunk(make([]byte, 0, chunkHead+len(p)+len(crlf)), p)
+	return &sharedWrite{chunk: chunk, head: head}
 }
 
 // event is what was broadcast.
