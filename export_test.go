@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"unsafe"
+
+	"github.com/fa492104/flush/internal/tcp"
 )
 
 // HandlerWriter returns f as its handler would see it.
@@ -32,7 +34,11 @@ type SharedWrite = sharedWrite
 func NewSharedWrite(p []byte) *SharedWrite { return newSharedWrite(p) }
 
 // WriteShared is what a broadcast does first with each of its members.
-func WriteShared(f *Flusher, s *SharedWrite) (taken bool, err error) { return f.writeShared(s) }
+func WriteShared(f *Flusher, s *SharedWrite) (taken bool, err error) {
+	now := tcp.NewNowWriter()
+	defer now.Done()
+	return f.writeShared(s, now)
+}
 
 // TornChunk returns what a client gets of a broadcast's event of which only n bytes
 // could be written at first, when the rest is queued in pieces of size, and the

@@ -42,13 +42,12 @@ import (
 type wire struct {
 	conn net.Conn
 	raw  syscall.RawConn // the socket; nil: it is not one of package net
+	read atomic.Int32    // bytes of the client's, dropped of late; here, so that prefetch can touch the line
+	body bodyFraming
+	tls  bool
 	f    *Flusher
 	torn *tornChunk
 	with *wireExtra // nil: nothing of it
-
-	body bodyFraming
-	tls  bool
-	read atomic.Int32 // bytes of the client's, dropped of late
 	slot tcp.Slot
 }
 
