@@ -108,6 +108,15 @@ type closeHook struct {
 	r  *http.Request
 }
 
+// touch has the memory of f come into the processor's caches that an event looks at,
+// all together: the lock, which nothing passes by, would be waited for alone. What is
+// read is not looked at.
+func (f *Flusher) touch() {
+	f.asyncCalls.Load() // the lock's line
+	f.asks.Load()
+	f.handler.Load() // the send timeout's
+}
+
 func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	var by any
 	if r != nil {
