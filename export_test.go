@@ -94,3 +94,10 @@ func WatchFastCGI(l net.Listener) (watched net.Listener, drain func() <-chan str
 	var all gatewayConns
 	return gatewayListener{l, &all}, all.drain
 }
+
+// Blocks returns how many blocks floor 2 of f owns.
+func Blocks(f *Flusher) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return int(f.q.blocks)
+}

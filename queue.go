@@ -77,11 +77,11 @@ const largeWrite = 16 << 10
 // push appends p, all of it, with long in long blocks if it is large.
 func push[T []byte | string](q *queue, p T, long bool) {
 	q.markMore()
-	q.len += len(p)
-	q.credit = 0
-	if long = long && len(p) >= largeWrite; long && q.len == 0 {
+	if long = long && len(p) >= largeWrite; long {
 		q.letGo()
 	}
+	q.len += len(p)
+	q.credit = 0
 	for len(p) > 0 {
 		if q.room() == 0 || q.tail == nil {
 			b := newBlock()

@@ -37,6 +37,9 @@ import (
 //     that is passed through.
 //  3. With a call under way that has no deadline on the connection: the timer
 //     runs, or the watcher looks.
+//  4. Slow: the queue keeps no empty block, and all that it holds has been seen. A
+//     brisk response does without the pool and the clock there, too; its tick sees
+//     what it finds.
 //
 // All of it is guarded by Flusher.mu.
 type sendTimeout struct {
@@ -65,7 +68,7 @@ const (
 // briskTick is how often the timer of a brisk response fires.
 func briskTick(d time.Duration) time.Duration { return d / 32 }
 
-// clockCallsLocked has the calls read the clock. The queue keeps nothing then.
+// clockCallsLocked has the calls read the clock, and the queue keep nothing.
 func (f *Flusher) clockCallsLocked() {
 	f.timeout.brisk, f.timeout.calls = false, 0
 	f.q.settle()
