@@ -55,7 +55,7 @@ func (f *Flusher) closeBrief() bool {
 func (f *Flusher) handBriefLocked() {
 	f.seizeLocked()
 	defer f.freeLocked()
-	f.timeout.closeLocked(true)
+	f.closeTimeoutLocked(true)
 	f.sendHeadersLocked(false)
 	p := f.q.front(blockSize)
 	n, err := f.writeBriefLocked(p)

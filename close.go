@@ -238,7 +238,7 @@ func (f *Flusher) handRestLocked() {
 	}
 	defer f.releaseLocked()
 	early := f.completesLocked()
-	f.timeout.closeLocked(!early && f.srv.ownHeader && f.handedLocked()+int64(f.q.len) <= serverMeasures)
+	f.closeTimeoutLocked(!early && f.srv.ownHeader && f.handedLocked()+int64(f.q.len) <= serverMeasures)
 	for f.dueLocked() {
 		f.roundLocked()
 	}

@@ -86,6 +86,7 @@ type server struct {
 	takesInfo  bool // a 1xx reaches the client as such
 	fixesEmpty bool // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
 	ownHeader  bool // it reads its header map only inside WriteHeader: see headerLocked
+	plain      bool // a flush may be plain from now on: see plainBelowLocked
 }
 
 // A floor1 is the writer below with what flushes it and sets its deadlines: itself,

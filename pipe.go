@@ -60,7 +60,8 @@ type pipe struct {
 	wanted  bool  // the holder of the pen waits for the baton: a carrier gives it up
 	pace    pace  // of the client, as large pieces have shown it
 	stalls  int16 // stretches without progress on a floor 1 that cannot be interrupted
-	waiters int32 // goroutines in waitLocked
+
+	asyncCalls atomic.Int32 // calls that must not wait though the pipe is not async; here, so that prefetch can touch the line
 
 	accepted int64 // bytes accepted since the start
 	sent     int64 // bytes handed to floor 1, or dropped on its word
@@ -73,19 +74,20 @@ type pipe struct {
 	// asks; a caller adds to asks and then looks at quick. So one of the two
 	// sees the other. Every Write looks at asks before it enters, so that the
 	// position is exact.
-	asks       atomic.Int64
-	quick      atomic.Bool  // see asks
-	asyncCalls atomic.Int32 // calls that must not wait though the pipe is not async
+	asks  atomic.Int64
+	quick atomic.Bool // see asks
 
-	refuse error  // what a new operation gets; nil: it may go on
-	marks  *marks // never changed
+	waiters int32 // goroutines in waitLocked
 
-	seldom  *seldom // nil: nothing of it
-	fail    error   // the failure that sticks
-	down    down    // never changed
-	moveTo  int64
+	refuse  error         // what a new operation gets; nil: it may go on
+	marks   *marks        // never changed
 	passing time.Duration // since when a caller passes a piece of his own memory through, as now says; 0: nobody does
-	carry   func()        // p.carrier, made once: starting it allocates nothing
+
+	seldom *seldom // nil: nothing of it
+	fail   error   // the failure that sticks
+	down   down    // never changed
+	moveTo int64
+	carry  func() // p.carrier, made once: starting it allocates nothing
 }
 
 // seldom is what few pipes have: that somebody waits, or that bytes have not gone down.

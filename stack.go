@@ -149,7 +149,12 @@ type stack struct {
 var noStack stack
 
 // active reports whether output must go through the stack.
-func (s *stack) active() bool { return len(s.bufs) > 0 || s.busy || len(s.rest) > 0 }
+func (s *stack) active() bool {
+	return s != &noStack && (len(s.bufs) > 0 || s.busy || len(s.rest) > 0)
+}
+
+// follows reports whether a flush of the response has something to bring down first.
+func (s *stack) follows() bool { return s != &noStack && (s.follow > 0 || len(s.rest) > 0) }
 
 // atHeader reports whether a filter may be at the handler's header map, and is
 // not the caller.

@@ -39,6 +39,7 @@ func (f *Flusher) Write(p []byte) (int, error) { return write(f, p) }
 func (f *Flusher) WriteString(s string) (int, error) { return write(f, s) }
 
 func write[T []byte | string](f *Flusher, p T) (int, error) {
+	f.touch()
 	f.mu.Lock()
 	if spendLocked(&f.pipe, p) {
 		f.mu.Unlock()
