@@ -285,6 +285,25 @@ func TestAbortInAFilter(t *testing.T) {
 	}
 }
 
+// What a filter writes itself to a response that has failed is taken, and the filter
+// is told.
+func TestFilterWritesToAFailedResponse(t *testing.T) {
+	f, out := newOutput(t)
+	b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+		f.Abort(harness.ErrBoom)
+		if n, err := f.WriteString("own"); n != 3 || err != harness.ErrBoom {
+			t.Errorf("%d, %v", n, err)
+		}
+		return p, nil
+	}})
+	f.WriteString("x")
+	expectError(t, "Flush", b.Flush(), harness.ErrBoom)
+	expectOutput(t, out, "")
+	if s := f.Stats(); s.Lost != 4 {
+		t.Errorf("%d bytes are lost", s.Lost)
+	}
+}
+
 // An Abort by a filter only marks the response: it ends once the filter has
 // returned, with whoever ends it.
 func TestAbortInAFilterDoesNotEndTheResponse(t *testing.T) {
