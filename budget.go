@@ -286,9 +286,6 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 	m.waits = true
 	b.waiting.Add(1)
 	ctx := f.serverContext()
-	if ctx == nil && f.req != nil {
-		ctx = f.req.Context()
-	}
 	if ctx != nil && ctx.Done() != nil {
 		stop := context.AfterFunc(ctx, f.wake)
 		defer stop()

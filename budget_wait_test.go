@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -26,14 +25,15 @@ func TestBudgetWaitEnds(t *testing.T) {
 	}
 	back := func(t *testing.T, s scene) { s.holder.FlushWait(harness.NoContext) }
 	for _, tc := range []struct {
-		name  string
-		bare  bool // the server has no deadlines
-		opts  flush.Options
-		end   func(t *testing.T, s scene)
-		n     int
-		want  error
-		after time.Duration
-		close error // what Close returns later; nil: nothing
+		name   string
+		bare   bool          // the server has no deadlines
+		server time.Duration // its WriteTimeout
+		opts   flush.Options
+		end    func(t *testing.T, s scene)
+		n      int
+		want   error
+		after  time.Duration
+		close  error // what Close returns later; nil: nothing
 	}{
 		{name: "memory comes back", end: back, n: 5},
 		{name: "Abort", end: func(_ *testing.T, s scene) { s.f.Abort(errOwn) }, want: errOwn, close: errOwn},
@@ -79,13 +79,17 @@ func TestBudgetWaitEnds(t *testing.T) {
 			},
 			want: flush.ErrTimeout, after: time.Second, close: flush.ErrTimeout,
 		},
+		{
+			name: "the server's WriteTimeout", server: time.Second,
+			want: flush.ErrTimeout, after: time.Second, close: flush.ErrTimeout,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				budget := flush.NewBudget(8<<10, 8<<10)
 				opts := tc.opts
 				opts.Budget, opts.Flush = budget, flush.Async
-				if opts.SendTimeout == 0 {
+				if opts.SendTimeout == 0 && tc.server == 0 {
 					opts.SendTimeout = -1
 				}
 				holder := harness.HoldBudget(budget, 2)
@@ -95,7 +99,7 @@ func TestBudgetWaitEnds(t *testing.T) {
 				}
 				ctx, leave := context.WithCancel(t.Context())
 				defer leave()
-				f := flush.New(w, httptest.NewRequestWithContext(ctx, "GET", "/", nil), &opts)
+				f := flush.New(w, requestOf(ctx, tc.server), &opts)
 				done := harness.WriteBehind(f, 5)
 				harness.ExpectWaiting(t, budget, 1)
 				if f.Available() != 0 {
