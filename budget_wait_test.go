@@ -213,6 +213,35 @@ func TestBudgetHandsMemoryOverInOrder(t *testing.T) {
 	})
 }
 
+// Memory that comes back is for those who wait: nobody who comes then is before them.
+func TestBudgetNobodyOvertakes(t *testing.T) {
+	for range 20 { // who comes first to the memory is the scheduler's to say
+		synctest.Test(t, func(t *testing.T) {
+			budget := flush.NewBudget(8<<10, 8<<10)
+			opts := &flush.Options{Budget: budget, Flush: flush.Async, BufferSize: 1 << 20, SendTimeout: -1}
+			first, last := harness.HoldBudget(budget, 1), harness.HoldBudget(budget, 1)
+			waits, tries, comes := flush.New(harness.NewTap(true), nil, opts), flush.New(harness.NewTap(true), nil, opts), flush.New(harness.NewTap(true), nil, opts)
+			done := harness.WriteBehind(waits, 5)
+			harness.ExpectWaiting(t, budget, 1)
+			time.AfterFunc(time.Second, func() { last.FlushWait(harness.NoContext) })
+			first.FlushWait(harness.NoContext)
+			if err := tries.TryWrite([]byte("event")); err != flush.ErrNoRoom {
+				t.Errorf("TryWrite: %v", err)
+			}
+			comes.WriteString("x")
+			synctest.Wait()
+			if len(done) == 0 {
+				t.Error("one who came later was before the one who waits")
+			}
+			for _, f := range []*flush.Flusher{waits, tries, comes, first, last} {
+				f.Close()
+			}
+			<-done
+			harness.ExpectNothingHeld(t, budget)
+		})
+	}
+}
+
 // A line that moves is progress: those at its end wait longer than SendTimeout,
 // and fail only once it has stood still for as long.
 func TestBudgetLineThatMoves(t *testing.T) {

@@ -395,6 +395,42 @@ func TestCloseInAHandler(t *testing.T) {
 // saysLength reports whether resp says how long its body is.
 func saysLength(resp *http.Response) bool { return resp.StatusCode != http.StatusNoContent }
 
+// What net/http still holds, and will send with its length once the handler returns,
+// an early Close leaves to it where the length is not ours to set.
+func TestCloseLeavesTheLengthToTheServer(t *testing.T) {
+	for name, test := range map[string]struct {
+		opts     flush.Options
+		encoding string
+		wrap     func(http.ResponseWriter) http.ResponseWriter
+	}{
+		"it has moved down": {flush.Options{BufferSize: -1}, "", func(w http.ResponseWriter) http.ResponseWriter { return w }},
+		"somebody between may compress": {flush.Options{}, "br", func(w http.ResponseWriter) http.ResponseWriter {
+			return harness.Unwrapper{ResponseWriter: w}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+				park := harness.NewPark(t)
+				own := harness.Wrapped(&test.opts, func(w http.ResponseWriter, _ *http.Request) {
+					if test.encoding != "" {
+						w.Header().Set("Content-Encoding", test.encoding)
+					}
+					io.WriteString(w, "short")
+					harness.Must(t, harness.Flusher(w).Close())
+					park.Here()
+				})
+				srv := harness.Serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { own.ServeHTTP(test.wrap(w), r) }))
+				s := harness.Open(t, srv, "GET", "/", nil)
+				park.Next()
+				if n := s.Response().ContentLength; n != 5 {
+					t.Errorf("Content-Length %d", n)
+				}
+				s.ExpectEnd("short")
+			})
+		})
+	}
+}
+
 // The Close of NewHandler pushes nothing: a response is as short as without us.
 func TestReturnPushesNothing(t *testing.T) {
 	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
