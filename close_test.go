@@ -335,6 +335,17 @@ func TestCloseInAHandler(t *testing.T) {
 			f.FlushAsync()
 			f.WriteString("ared")
 		}, 8, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
+		{"declared, and taken back too late", "GET", "declared", func(f *flush.Flusher) {
+			f.Header().Set("Content-Length", "8")
+			f.WriteHeader(200)
+			f.Header().Del("Content-Length")
+			f.WriteString("declared")
+		}, 8, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
+		{"nothing declared, and taken back too late", "GET", "", func(f *flush.Flusher) {
+			f.Header().Set("Content-Length", "0")
+			f.WriteHeader(200)
+			f.Header().Del("Content-Length")
+		}, 0, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
 		{"chunked", "GET", "chunked", func(f *flush.Flusher) { f.WriteString("chun"); f.FlushError(); f.WriteString("ked") }, -1, nil},
 		{"buffered", "GET", "BUFFERED", func(f *flush.Flusher) {
 			f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
