@@ -97,9 +97,13 @@ type BudgetStats struct {
 // It counts blocks of 4 KiB. Values are raised to make sense: hard to at least
 // one block, soft to at least 0; a soft above hard is hard.
 func NewBudget(soft, hard int64) *Budget {
-	hard = max(hard, blockMemory)
-	return &Budget{soft: min(max(soft, 0), hard), hard: hard}
+	b := &Budget{hard: hard}
+	b.soft = min(max(soft, 0), b.most())
+	return b
 }
+
+// most is how many bytes may be held.
+func (b *Budget) most() int64 { return max(b.hard, blockMemory) }
 
 // Stats returns the counts as they are now. A nil Budget has none.
 func (b *Budget) Stats() BudgetStats {
@@ -151,7 +155,7 @@ const (
 
 // take counts n more bytes if there is room for them.
 func (b *Budget) take(n int64) bool {
-	for hard := max(b.hard, blockMemory); ; {
+	for hard := b.most(); ; {
 		held := b.held.Load()
 		if held+n > hard {
 			return false
@@ -178,8 +182,9 @@ func (b *Budget) shrink(d time.Duration) time.Duration {
 	if over <= 0 {
 		return d
 	}
-	left := max(b.hard-b.soft-over, 0)
-	return max(time.Duration(float64(d)*float64(left)/float64(max(b.hard-b.soft, 1))), max(d/16, min(d, keepsUp)))
+	span := b.most() - b.soft
+	left := max(span-over, 0)
+	return max(time.Duration(float64(d)*float64(left)/float64(max(span, 1))), max(d/16, min(d, keepsUp)))
 }
 
 // memberLocked returns f's member, which it becomes with its first block.
@@ -265,7 +270,7 @@ func (f *Flusher) budgetRoomLocked() int {
 		n = f.q.room()
 	}
 	if b.waiting.Load() == 0 {
-		n += int(max(max(b.hard, blockMemory)-b.held.Load(), 0)/blockMemory) * blockSize
+		n += int(max(b.most()-b.held.Load(), 0)/blockMemory) * blockSize
 	}
 	return n
 }
@@ -286,9 +291,6 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 	m.waits = true
 	b.waiting.Add(1)
 	ctx := f.serverContext()
-	if ctx == nil && f.req != nil {
-		ctx = f.req.Context()
-	}
 	if ctx != nil && ctx.Done() != nil {
 		stop := context.AfterFunc(ctx, f.wake)
 		defer stop()
@@ -465,7 +467,7 @@ func (b *Budget) serve() {
 			time.AfterFunc(lookEvery, b.pauseOver)
 		}
 		b.asleep.Store(true)
-		if b.held.Load()+blockMemory > max(b.hard, blockMemory) {
+		if b.held.Load()+blockMemory > b.most() {
 			b.changed.Wait()
 		}
 		b.asleep.Store(false)

@@ -2,7 +2,6 @@ package flush
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"net"
@@ -143,19 +142,12 @@ func (f *Flusher) letsGoLocked() bool {
 		(f.body == nil || f.body.whole.Load()) && (fr == nil || !fr.odd)
 }
 
-// takeConnectionLocked hijacks the connection. A server that refuses keeps it,
-// and the handler.
+// takeConnectionLocked hijacks the connection, which letsGoLocked has said can be
+// done. An error says that it is not the server's any more.
 func (f *Flusher) takeConnectionLocked() (conn net.Conn, err error) {
-	h, ok := f.srv.w.(http.Hijacker)
-	if !ok {
-		return nil, nil
-	}
 	f.parkLocked(true)
 	defer f.parkLocked(false)
-	conn, _, err = f.hijackConnLocked(h)
-	if errors.Is(err, http.ErrNotSupported) {
-		return nil, nil
-	}
+	conn, _, err = f.hijackConnLocked(f.srv.w.(http.Hijacker))
 	if err != nil && f.fail == nil {
 		f.failLocked(f.classifyLocked(err))
 	}
