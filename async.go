@@ -353,17 +353,18 @@ func (f *Flusher) followWaitLocked(ctx context.Context) (err error, ended bool) 
 	if !f.endsLocked(ctx) && !f.owed {
 		return unlessReentrant(f.flushStackLocked(false, false)), false
 	}
-	if !f.owesLocked() {
-		return unlessReentrant(f.flushStackLocked(false, true)), false
+	if f.owesLocked() {
+		f.oweLocked()
+	} else if err = unlessReentrant(f.flushStackLocked(false, true)); !f.owed {
+		return err, false
 	}
-	f.oweLocked()
 	if !f.endsLocked(ctx) {
 		ctx = nil
 	} else {
 		defer context.AfterFunc(ctx, f.wake)()
 	}
-	err = f.awaitLocked(false, ctx, f.settledLocked)
-	return err, err != nil
+	waitErr := f.awaitLocked(false, ctx, f.settledLocked)
+	return joinErrors(err, waitErr), waitErr != nil
 }
 
 func (f *Flusher) followsLocked() bool {
@@ -373,7 +374,14 @@ func (f *Flusher) followsLocked() bool {
 
 // owesLocked reports whether the buffers cannot come down without waiting.
 func (f *Flusher) owesLocked() bool {
-	return f.overLocked() || f.stack.busy || f.timeout.calling && !f.headersSent && f.cfg.SAPI.Headers != OutputOnly
+	return f.overLocked() || f.stack.busy || f.filterWaitsLocked()
+}
+
+// filterWaitsLocked reports whether a filter could not begin at once: see
+// withholdLocked. Who has the baton before the headers may be in a call of the
+// server, and a Hijack may leave nothing to come down to.
+func (f *Flusher) filterWaitsLocked() bool {
+	return f.parked || f.held && !f.headersSent && f.cfg.SAPI.Headers != OutputOnly
 }
 
 // payableLocked reports whether a carrier, which has the baton, can flush the

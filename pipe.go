@@ -146,11 +146,11 @@ type down interface {
 	// If marks.counted, chargeLocked is told that the number of blocks may have
 	// changed, budgetRoomLocked is how many bytes enter without waiting,
 	// fitsLocked counts the blocks of n more if there is room, and
-	// waitBudgetLocked waits until one more is counted.
+	// waitBudgetLocked waits until one more is counted, for a Write of n bytes.
 	chargeLocked()
 	budgetRoomLocked() int
 	fitsLocked(n int) bool
-	waitBudgetLocked() error
+	waitBudgetLocked(n int) error
 
 	// payableLocked reports whether what floor 3 owes can come down now without
 	// waiting; payLocked has it come down.
