@@ -444,13 +444,6 @@ func (f *Flusher) typeLocked() {
 	}
 }
 
-// serverMeasures is the size up to which net/http finds the length of a whole
-// response by itself.
-const serverMeasures = 2048
-
-// serverMeasuresHTTP2 is the same on HTTP/2.
-const serverMeasuresHTTP2 = 4096
-
 // measureLocked sets the exact Content-Length of a response that ends before
 // anything went out, where net/http would for a small one. With early it is
 // complete before net/http could. It reports whether it has.

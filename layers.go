@@ -89,6 +89,13 @@ type server struct {
 	plain      bool // a flush may be plain from now on: see plainBelowLocked
 }
 
+// serverMeasures is the size up to which net/http finds the length of a whole
+// response by itself.
+const serverMeasures = 2048
+
+// serverMeasuresHTTP2 is the same on HTTP/2.
+const serverMeasuresHTTP2 = 4096
+
 // A floor1 is the writer below with what flushes it and sets its deadlines: itself,
 // if it does both, or else a layered.
 type floor1 interface {
