@@ -143,9 +143,7 @@ const fanStep = 8
 // What is read is not looked at.
 func prefetch(members []*Flusher) {
 	for _, f := range members {
-		f.asyncCalls.Load() // with the lock
-		f.asks.Load()
-		f.handler.Load()
+		f.touch()
 	}
 	var wires [fanStep]*wire
 	for i, f := range members {

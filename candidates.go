@@ -44,7 +44,7 @@ func (f *Flusher) lookLocked() time.Duration {
 
 // movedLocked notes that the call of the server has returned, or got on.
 func (f *Flusher) movedLocked() {
-	if f.member != nil {
+	if f.marks.counted && f.member != nil {
 		f.member.forgiveLocked()
 	}
 }
