@@ -101,7 +101,7 @@ func (f *Flusher) askAsyncLocked(later *bool) error {
 		return err
 	}
 	f.carryAsyncLocked(later)
-	if f.fail == nil && f.srv.flusher == nil {
+	if f.fail == nil && !f.srv.flushes {
 		return errCannotFlush
 	}
 	return f.fail
@@ -123,6 +123,16 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 		ctx = nil
 	}
 	return f.flushNow(ctx)
+}
+
+// flushNow is FlushWait for a ctx that may end, or nil.
+func (f *Flusher) flushNow(ctx context.Context) error {
+	f.mu.Lock()
+	if ctx == nil && !f.stack.follows() && f.plainBelowLocked() && f.plainLocked() {
+		f.beginPlainLocked()
+		return f.pushPlain(false)
+	}
+	return f.flushWaitSlow(ctx)
 }
 
 // FlushAcked is [Flusher.FlushWait] that goes on to wait until the client's
@@ -196,7 +206,8 @@ func (f *Flusher) FlushAcked(ctx context.Context) error {
 	}
 }
 
-// flushWaitSlow is flushNow where there is more to it than one call. It is called with mu held and returns without.
+// flushWaitSlow is flushNow where there is more to it than one call. It is called
+// with mu held and returns without.
 func (f *Flusher) flushWaitSlow(ctx context.Context) error {
 	defer f.mu.Unlock()
 	var ferr error
@@ -258,7 +269,7 @@ func (f *Flusher) askFlushLocked() (mark, error) {
 			return mark{}, ErrBuffering
 		}
 		if f.cfg.SAPI.Headers == HeadersFirst {
-			if f.srv.flusher == nil {
+			if !f.srv.flushes {
 				return mark{}, errCannotFlush // the handler may still answer with that
 			}
 			f.fixLocked(http.StatusOK)
@@ -282,7 +293,7 @@ func (f *Flusher) nothingLeavesLocked() bool {
 	case f.cfg.SAPI.Headers == OutputOnly || !f.fixed:
 		return true
 	}
-	return bodyAllowed(f.status) && !f.head
+	return bodyAllowed(int(f.status)) && !f.head
 }
 
 // A flush of the response goes through the buffers with FollowFlush first. One
@@ -342,17 +353,18 @@ func (f *Flusher) followWaitLocked(ctx context.Context) (err error, ended bool) 
 	if !f.endsLocked(ctx) && !f.owed {
 		return unlessReentrant(f.flushStackLocked(false, false)), false
 	}
-	if !f.owesLocked() {
-		return unlessReentrant(f.flushStackLocked(false, true)), false
+	if f.owesLocked() {
+		f.oweLocked()
+	} else if err = unlessReentrant(f.flushStackLocked(false, true)); !f.owed {
+		return err, false
 	}
-	f.oweLocked()
 	if !f.endsLocked(ctx) {
 		ctx = nil
 	} else {
 		defer context.AfterFunc(ctx, f.wake)()
 	}
-	err = f.awaitLocked(false, ctx, f.settledLocked)
-	return err, err != nil
+	waitErr := f.awaitLocked(false, ctx, f.settledLocked)
+	return joinErrors(err, waitErr), waitErr != nil
 }
 
 func (f *Flusher) followsLocked() bool {
@@ -362,7 +374,14 @@ func (f *Flusher) followsLocked() bool {
 
 // owesLocked reports whether the buffers cannot come down without waiting.
 func (f *Flusher) owesLocked() bool {
-	return f.overLocked() || f.stack.busy || f.timeout.calling && !f.headersSent && f.cfg.SAPI.Headers != OutputOnly
+	return f.overLocked() || f.stack.busy || f.filterWaitsLocked()
+}
+
+// filterWaitsLocked reports whether a filter could not begin at once: see
+// withholdLocked. Who has the baton before the headers may be in a call of the
+// server, and a Hijack may leave nothing to come down to.
+func (f *Flusher) filterWaitsLocked() bool {
+	return f.parked || f.held && !f.headersSent && f.cfg.SAPI.Headers != OutputOnly
 }
 
 // payableLocked reports whether a carrier, which has the baton, can flush the

@@ -1,11 +1,11 @@
 package flush_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -26,14 +26,15 @@ func TestBudgetWaitEnds(t *testing.T) {
 	}
 	back := func(t *testing.T, s scene) { s.holder.FlushWait(harness.NoContext) }
 	for _, tc := range []struct {
-		name  string
-		bare  bool // the server has no deadlines
-		opts  flush.Options
-		end   func(t *testing.T, s scene)
-		n     int
-		want  error
-		after time.Duration
-		close error // what Close returns later; nil: nothing
+		name   string
+		bare   bool          // the server has no deadlines
+		server time.Duration // its WriteTimeout
+		opts   flush.Options
+		end    func(t *testing.T, s scene)
+		n      int
+		want   error
+		after  time.Duration
+		close  error // what Close returns later; nil: nothing
 	}{
 		{name: "memory comes back", end: back, n: 5},
 		{name: "Abort", end: func(_ *testing.T, s scene) { s.f.Abort(errOwn) }, want: errOwn, close: errOwn},
@@ -79,13 +80,17 @@ func TestBudgetWaitEnds(t *testing.T) {
 			},
 			want: flush.ErrTimeout, after: time.Second, close: flush.ErrTimeout,
 		},
+		{
+			name: "the server's WriteTimeout", server: time.Second,
+			want: flush.ErrTimeout, after: time.Second, close: flush.ErrTimeout,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				budget := flush.NewBudget(8<<10, 8<<10)
 				opts := tc.opts
 				opts.Budget, opts.Flush = budget, flush.Async
-				if opts.SendTimeout == 0 {
+				if opts.SendTimeout == 0 && tc.server == 0 {
 					opts.SendTimeout = -1
 				}
 				holder := harness.HoldBudget(budget, 2)
@@ -95,7 +100,7 @@ func TestBudgetWaitEnds(t *testing.T) {
 				}
 				ctx, leave := context.WithCancel(t.Context())
 				defer leave()
-				f := flush.New(w, httptest.NewRequestWithContext(ctx, "GET", "/", nil), &opts)
+				f := flush.New(w, requestOf(ctx, tc.server), &opts)
 				done := harness.WriteBehind(f, 5)
 				harness.ExpectWaiting(t, budget, 1)
 				if f.Available() != 0 {
@@ -155,7 +160,7 @@ func TestBudgetWaitThatTimedOutCutsTheResponse(t *testing.T) {
 			f, _ := flush.From(w)
 			f.FlushWait(harness.NoContext)
 			holder = harness.HoldBudget(budget, 1)
-			io.WriteString(w, "second") // and looks at nothing
+			w.Write(make([]byte, harness.BlockBytes)) // and looks at nothing
 		}), opts), 0)
 		s := harness.Open(t, srv, "GET", "/", nil)
 		body, _, end := s.Rest()
@@ -207,6 +212,35 @@ func TestBudgetHandsMemoryOverInOrder(t *testing.T) {
 		rich.Close()
 		harness.ExpectNothingHeld(t, budget)
 	})
+}
+
+// Memory that comes back is for those who wait: nobody who comes then is before them.
+func TestBudgetNobodyOvertakes(t *testing.T) {
+	for range 20 { // who comes first to the memory is the scheduler's to say
+		synctest.Test(t, func(t *testing.T) {
+			budget := flush.NewBudget(8<<10, 8<<10)
+			opts := &flush.Options{Budget: budget, Flush: flush.Async, BufferSize: 1 << 20, SendTimeout: -1}
+			first, last := harness.HoldBudget(budget, 1), harness.HoldBudget(budget, 1)
+			waits, tries, comes := flush.New(harness.NewTap(true), nil, opts), flush.New(harness.NewTap(true), nil, opts), flush.New(harness.NewTap(true), nil, opts)
+			done := harness.WriteBehind(waits, 5)
+			harness.ExpectWaiting(t, budget, 1)
+			time.AfterFunc(time.Second, func() { last.FlushWait(harness.NoContext) })
+			first.FlushWait(harness.NoContext)
+			if err := tries.TryWrite([]byte("event")); err != flush.ErrNoRoom {
+				t.Errorf("TryWrite: %v", err)
+			}
+			comes.WriteString("x")
+			synctest.Wait()
+			if len(done) == 0 {
+				t.Error("one who came later was before the one who waits")
+			}
+			for _, f := range []*flush.Flusher{waits, tries, comes, first, last} {
+				f.Close()
+			}
+			<-done
+			harness.ExpectNothingHeld(t, budget)
+		})
+	}
 }
 
 // A line that moves is progress: those at its end wait longer than SendTimeout,
@@ -298,6 +332,81 @@ func TestBudgetSynchronousWriteDoesNotWait(t *testing.T) {
 			t.Errorf("%d bytes, %v", len(body), end)
 		}
 		holder.Close()
+		harness.ExpectNothingHeld(t, budget)
+	})
+}
+
+// What net/http keeps by itself needs no memory either: the first 2 KiB, and after
+// each flush as many. What is more waits.
+func TestBudgetSmallWriteAfterAFlushDoesNotWait(t *testing.T) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		budget := flush.NewBudget(4<<10, 4<<10)
+		holder := harness.HoldBudget(budget, 1)
+		given, over := make(chan *flush.Flusher), make(chan struct{})
+		srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			given <- harness.Flusher(w)
+			<-over
+		}), &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1}), 0)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		f := <-given
+		for range 3 {
+			for _, n := range []int{2000, 48} {
+				if _, err := f.Write(bytes.Repeat([]byte("x"), n)); err != nil {
+					t.Error(err)
+				}
+			}
+			if got := budget.Stats(); got.Held != 4<<10 || got.Waiting != 0 {
+				t.Errorf("%+v", got)
+			}
+			f.FlushAsync()
+			s.Expect(strings.Repeat("x", 2048))
+			s.Settle()
+		}
+		f.Write(make([]byte, 2000))
+		done := harness.WriteBehind(f, 49)
+		harness.ExpectWaiting(t, budget, 1)
+		f.FlushAsync()
+		synctest.Wait()
+		if got := <-done; got.N != 49 || got.Err != nil || got.After != 0 {
+			t.Errorf("Write that waited for the flush: %+v", got)
+		}
+		f.FlushAsync()
+		s.Expect(string(make([]byte, 2049)))
+		done = harness.WriteBehind(f, 2049)
+		harness.ExpectWaiting(t, budget, 1)
+		holder.Close()
+		if got := <-done; got.N != 2049 || got.Err != nil || got.After != 0 {
+			t.Errorf("Write that waited for memory: %+v", got)
+		}
+		close(over)
+		s.Rest()
+		harness.ExpectNothingHeld(t, budget)
+	})
+}
+
+// Who stands between may hand a small Write on to the client at once: it waits for
+// memory.
+func TestBudgetSmallWriteThroughAWriterInBetweenWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(4<<10, 4<<10)
+		holder := harness.HoldBudget(budget, 1)
+		given, over := make(chan *flush.Flusher), make(chan struct{})
+		inner := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			given <- harness.Flusher(w)
+			<-over
+		}), &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			inner.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
+		}), 0)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		done := harness.WriteBehind(<-given, 5)
+		harness.ExpectWaiting(t, budget, 1)
+		holder.Close()
+		if got := <-done; got.N != 5 || got.Err != nil {
+			t.Errorf("%+v", got)
+		}
+		close(over)
+		s.ExpectEnd(string(make([]byte, 5)))
 		harness.ExpectNothingHeld(t, budget)
 	})
 }

@@ -90,8 +90,8 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 	asked := push
 	n, err = f.srv.w.Write(p)
 	n, err = wrote(n, len(p), err)
-	if push = push && err == nil && f.srv.flusher != nil; push {
-		perr = f.srv.flusher.FlushError()
+	if push = push && err == nil && f.srv.flushes; push {
+		perr = f.srv.w.FlushError()
 	}
 	returned = true
 	f.mu.Lock()
@@ -129,7 +129,7 @@ func (f *Flusher) pushPlain(keeps bool) error {
 	}()
 	n, err := f.srv.w.Write(piece)
 	if err == nil && n == len(piece) {
-		err, pushed = f.srv.flusher.FlushError(), true
+		err, pushed = f.srv.w.FlushError(), true
 	}
 	returned = true
 	f.mu.Lock()
@@ -194,12 +194,12 @@ func (f *Flusher) pushLocked() bool {
 	if f.fail != nil {
 		return false
 	}
-	if f.srv.flusher == nil {
+	if !f.srv.flushes {
 		f.noteLastPushLocked(errCannotFlush)
 		return false
 	}
 	var err error
-	if !f.handLocked(true, 0, func() { err = f.srv.flusher.FlushError() }) {
+	if !f.handLocked(true, 0, func() { err = f.srv.w.FlushError() }) {
 		f.noteLastPushLocked(f.fail)
 		return false
 	}
@@ -228,7 +228,7 @@ func (f *Flusher) lastPushLocked() error { return f.rarely().lastPush }
 
 // carrierOnly reports whether only a carrier may call the server, since a
 // caller's wait could not be ended: the server has no deadlines.
-func (f *Flusher) carrierOnly() bool { return f.srv.deadline == nil && f.timeout.d > 0 }
+func (f *Flusher) carrierOnly() bool { return !f.srv.deadlines && f.timeout.d > 0 }
 
 // panickedLocked keeps what a carrier met for the handler's goroutine.
 func (f *Flusher) panickedLocked(v any) { f.rareLocked().panicked = v }

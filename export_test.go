@@ -23,6 +23,13 @@ func NoEpoll() (undo func()) {
 	return func() { watched.Off(false) }
 }
 
+// KeepsTimer reports whether f has a timer for its send timeout.
+func KeepsTimer(f *Flusher) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.timeout.timer != nil
+}
+
 // NewBlock returns a piece of floor 2, which a budget counts as BlockMemory.
 func NewBlock() any { return new(block) }
 

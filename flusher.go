@@ -50,11 +50,11 @@ type response struct {
 	closing    bool // Close, Abort or the return of the handler has begun
 	aborted    bool // it must not be taken for complete
 	ended      bool // the server's writer is not ours any more
-	bounded    bool // what the server writes after us has its time
 	detached   detachState
-	handler    atomic.Uint32 // what became of NewHandler's handler: a set of handler…
 	implicit   Mode
-	aside      int16 // calls of the server without the baton, under way
+	handler    atomic.Uint32 // what became of NewHandler's handler: a set of handler…
+	aside      int16         // calls of the server without the baton, under way
+	status     int16         // 0: WriteHeader has not been called, nothing written
 
 	stack *stack // of user-level buffers
 }
@@ -141,7 +141,7 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	}
 	f.initTimeout(by)
 	if r != nil {
-		if f.conn = tcp.From(r.Context()); f.conn != nil && f.http1 && f.srv.deadline != nil {
+		if f.conn = tcp.From(r.Context()); f.conn != nil && f.http1 && f.srv.deadlines {
 			f.timeout.progress = f.newProgress()
 		}
 	}

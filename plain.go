@@ -1,29 +1,17 @@
 package flush
 
-import "context"
-
 // A plain flush has nothing else to look at than the bytes that it is for: the
 // case of most, once the headers are out. It is asking and round in one, on the
 // caller's goroutine, and nothing that another flush would not do. It is written as
 // one straight line, since it is what a stream does for each event: the call wakes
 // the client, and little of us is left in the processor's caches then.
 
-// flushNow is FlushWait for a ctx that may end, or nil.
-func (f *Flusher) flushNow(ctx context.Context) error {
-	f.mu.Lock()
-	if ctx == nil && !f.stack.follows() && f.plainBelowLocked() && f.plainLocked() {
-		f.beginPlainLocked()
-		return f.pushPlain(false)
-	}
-	return f.flushWaitSlow(ctx)
-}
-
 // plainBelowLocked reports whether a flush, before which the buffers have come down
 // that follow one, may be plain, as far as floor 1 goes. What has become so stays so
 // while the server is the same and no flush of its goes wrong.
 func (f *Flusher) plainBelowLocked() bool {
 	if !f.srv.plain {
-		f.srv.plain = f.headersSent && !f.head && f.srv.flusher != nil && !f.carrierOnly() &&
+		f.srv.plain = f.headersSent && !f.head && f.srv.flushes && !f.carrierOnly() &&
 			(f.body == nil || f.body.over.Load()) && f.lastPushLocked() == nil
 	}
 	return f.srv.plain
@@ -83,7 +71,6 @@ func (p *pipe) endPlainLocked(seq int64, n int, keep bool) bool {
 	}
 	credit := p.q.credit
 	p.sent += int64(n)
-	p.flow.bytes += int64(n)
 	p.flow.pushes++
 	p.done = seq
 	p.measureHighestLocked()

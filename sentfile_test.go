@@ -22,12 +22,14 @@ import (
 func TestSendTimeoutOfASlowFile(t *testing.T) {
 	const size, limit = 400_000, 12 * time.Second
 	for _, test := range []struct {
-		name  string
-		takes int // bytes; then it stops
+		name   string
+		takes  int  // bytes; then it stops
+		closed bool // the file is, meanwhile: that is no progress
 	}{
-		{"lives", size},
-		{"stops at once", 0},
-		{"stops in the middle", size / 2},
+		{"lives", size, false},
+		{"stops at once", 0, false},
+		{"stops in the middle", size / 2, false},
+		{"stops, and the file is closed", size / 2, true},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			edge(t, func(t *testing.T) {
@@ -51,6 +53,10 @@ func TestSendTimeoutOfASlowFile(t *testing.T) {
 					}
 				}
 				stopped := clock.Now()
+				if test.closed {
+					time.Sleep(limit * 3 / 4)
+					harness.Must(t, file.Close())
+				}
 				e := <-ended
 				if test.takes == size {
 					s.ExpectEnd("")

@@ -36,8 +36,8 @@ func (f *Flusher) statsLocked() Stats {
 	f.absorbLocked()
 	f.measureHighestLocked()
 	s := Stats{
-		Bytes:      f.flow.bytes,
-		Lost:       f.flow.lost,
+		Bytes:      f.handedLocked(),
+		Lost:       f.lostLocked(),
 		Flushes:    f.flow.flushes,
 		Pushes:     f.flow.pushes,
 		MaxPending: f.flow.highest,
@@ -46,10 +46,10 @@ func (f *Flusher) statsLocked() Stats {
 		Detached:   f.detached >= taken,
 	}
 	if f.headersSent {
-		s.Status = f.status
+		s.Status = int(f.status)
 	}
-	if f.waiting != nil {
-		s.Waited = f.waiting.waited
+	if f.seldom != nil {
+		s.Waited = f.seldom.waited
 	}
 	return s
 }

@@ -45,12 +45,13 @@ import (
 type sendTimeout struct {
 	d       time.Duration // 0: none; asked by passed and begin alone
 	since   time.Duration // slow: when the present call began or last showed progress, as now says
-	timer   *time.Timer   // made by the first call
+	timer   *time.Timer   // made by the first call, and by the next if it has gone since
 	running bool          // the timer will fire
 	calling bool          // a call of the server is under way
 	expired bool          // a call was ended by us
 	closing bool          // the response is ending: see beginCallLocked
 	quiet   bool          // and what is left stays with the server until we have returned
+	bounded bool          // what the server writes after us has its time
 	brisk   bool
 	calls   uint8 // brisk: since the last tick; else those in a row that came soon
 
@@ -245,7 +246,7 @@ func (f *Flusher) sendTimeoutFired() {
 		return
 	}
 	if !t.calling || f.gone {
-		if f.detached == released {
+		if f.detached == released || f.timerRestsLocked() {
 			t.timer = nil
 		}
 		return
@@ -295,7 +296,7 @@ func (f *Flusher) sendTimeoutFired() {
 	}
 	if f.drainingLocked() {
 		if t.since = now(); t.closing {
-			f.deadline.armed = 0
+			f.deadline.age()
 			f.setClosingDeadlineLocked(false)
 		}
 		f.cutDrainLocked()
@@ -304,7 +305,7 @@ func (f *Flusher) sendTimeoutFired() {
 		}
 		return
 	}
-	if f.srv.deadline != nil {
+	if f.srv.deadlines {
 		// The call may take long to return (crypto/tls), or wait for the
 		// connection (HTTP/2 behind a closed TCP window): others need not.
 		t.expired = true
@@ -334,6 +335,12 @@ func (f *Flusher) tickLocked() bool {
 		f.progressedLocked()
 	}
 	return false
+}
+
+// timerRestsLocked reports whether the timer of a response that idles fires so seldom
+// that the next call can make another: it is a good part of what an idle one costs.
+func (f *Flusher) timerRestsLocked() bool {
+	return f.timeout.d >= leastBrisk && f.timeout.progress == nil && f.cfg.Budget == nil
 }
 
 // dropTimerLocked gives back the send timeout's timer, which the next call makes

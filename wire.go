@@ -153,31 +153,14 @@ func (w *wire) FlushError() error {
 	return err
 }
 
-// ReadFrom copies src, and lets the kernel do it (sendfile) where no chunks are
-// in the way.
-func (w *wire) ReadFrom(src io.Reader) (n int64, err error) {
-	if rf, ok := w.conn.(io.ReaderFrom); ok && w.body != chunked {
-		return rf.ReadFrom(src)
+// ReadFrom has the kernel copy src (sendfile). Where chunks or TLS are in the way it
+// takes nothing: the file goes the ordinary way then.
+func (w *wire) ReadFrom(src io.Reader) (int64, error) {
+	rf, ok := w.conn.(io.ReaderFrom)
+	if !ok || w.body == chunked {
+		return 0, nil
 	}
-	buf := copyBuffers.Get().(*[copySize]byte)
-	defer copyBuffers.Put(buf)
-	for {
-		m, rerr := src.Read(buf[:])
-		if m > 0 {
-			k, werr := w.Write(buf[:m])
-			n += int64(k)
-			if werr != nil {
-				return n, werr
-			}
-		}
-		switch rerr {
-		case nil:
-		case io.EOF:
-			return n, nil
-		default:
-			return n, rerr
-		}
-	}
+	return rf.ReadFrom(src)
 }
 
 // chunkCopied is up to which size the bytes of a chunk are copied, to go out in

@@ -567,6 +567,36 @@ func dropDate(s string) string {
 	return status + "\r\n\r\n" + body
 }
 
+// A Hijack flushes what was written before. Headers alone it only hands over: the
+// server's own Hijack sees to them.
+func TestHijackFlushesWhatWasWritten(t *testing.T) {
+	for _, test := range []struct {
+		do   func(f *flush.Flusher)
+		want string
+	}{
+		{func(*flush.Flusher) {}, "hijack"},
+		{func(f *flush.Flusher) { f.WriteHeader(101) }, "101 hijack"},
+		{func(f *flush.Flusher) { f.WriteHeader(202) }, "202 hijack"},
+		{func(f *flush.Flusher) { f.WriteString("held") }, "200 held flush hijack"},
+		{func(f *flush.Flusher) { f.WriteString("held"); f.FlushWait(harness.NoContext) }, "200 held flush flush hijack"},
+	} {
+		p := harness.NewPlain()
+		f := flush.New(plainHijacker{harness.Flushable{Plain: p}}, nil, nil)
+		test.do(f)
+		if _, _, err := f.Hijack(); err != nil || p.String() != test.want {
+			t.Errorf("%v; the server was called for %s, want %s", err, p, test.want)
+		}
+		f.Close()
+	}
+}
+
+type plainHijacker struct{ harness.Flushable }
+
+func (p plainHijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	p.Note("hijack")
+	return nil, nil, nil
+}
+
 // Hijack waits for what is being carried, and no longer than SendTimeout.
 func TestHijackWaitsForCarrier(t *testing.T) {
 	for _, reads := range []bool{true, false} {
