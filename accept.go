@@ -137,7 +137,7 @@ func throughLocked[T []byte | string](p *pipe, b T) (n int, err error) {
 	if p.fail != nil {
 		return n + m, p.fail
 	}
-	p.sent += int64(len(b) - m) // refused: their place is passed over
+	p.passOverLocked(len(b) - m)
 	return n + m, err
 }
 
@@ -273,7 +273,7 @@ func enqueueLocked[T []byte | string](p *pipe, b T, begun bool) (n int, err erro
 		}
 	}
 	for len(b) > 0 {
-		if err := p.awaitRoomLocked(); err == errThrough {
+		if err := p.awaitRoomLocked(len(b)); err == errThrough {
 			m, err := throughLocked(p, b)
 			return n + m, err
 		} else if err != nil {
@@ -336,15 +336,15 @@ func (p *pipe) awaitLowLocked() error {
 
 // awaitRoomLocked waits, at the high mark, until floor 2 is down to the low
 // one: waking at the first free byte would have writer and carrier take turns.
-// Then it waits for the budget, if there is one.
-func (p *pipe) awaitRoomLocked() error {
+// Then it waits for the budget, if there is one, with n bytes.
+func (p *pipe) awaitRoomLocked(n int) error {
 	if p.roomLocked() == 0 {
 		if err := p.awaitLowLocked(); err != nil {
 			return err
 		}
 	}
 	if p.marks.counted && (p.q.tail == nil || p.q.room() == 0) {
-		return p.down.waitBudgetLocked()
+		return p.down.waitBudgetLocked(n)
 	}
 	return nil
 }

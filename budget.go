@@ -24,7 +24,9 @@ var errThrough = errors.New("flush: to be handed to the server")
 // keep up, a Write waits, and one of a response that holds nothing comes first.
 // Once no memory has come to anybody for SendTimeout it fails with [ErrTimeout];
 // Close, Abort and Hijack end the wait, and so does the end of the client. A
-// synchronous Write does not wait: it goes to the client at once.
+// synchronous Write does not wait: it goes to the client at once. Nor does the
+// first Write of a response, or the first after a flush that is done, of no more
+// than the 2 KiB that net/http keeps by itself.
 //
 // A failed response gives back at once all but the block that the server is
 // writing. On HTTP/2 that write may last as long as the client's connection:
@@ -279,12 +281,15 @@ func (f *Flusher) budgetRoomLocked() int {
 // then. The caller has the pen. It drops f.mu.
 //
 // What f holds itself goes down first, on the caller's goroutine if no carrier
-// may do it. Where the server's context has ended, which may be the client's end
-// or not, errThrough says that the caller is to hand the bytes to the server
-// himself: that needs no memory, and tells.
-func (f *Flusher) waitBudgetLocked() (err error) {
+// may do it. errThrough says that the caller is to hand his n bytes to the server
+// himself, which needs no memory: where the server keeps them, or its context has
+// ended, which may be the client's end or not, and that tells.
+func (f *Flusher) waitBudgetLocked(n int) (err error) {
 	if f.reserveLocked(1) {
 		return nil
+	}
+	if f.serverKeepsLocked(n) {
+		return errThrough
 	}
 	b, m := f.cfg.Budget, f.memberLocked()
 	began := now()
@@ -314,7 +319,7 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 	var ended error
 	err = f.awaitLocked(f.closing, nil, func() bool {
 		for !m.granted && f.haltedLocked(true) == nil {
-			if ctx != nil && ctx.Err() != nil && !f.held && f.q.blocks == 0 && !f.carrierOnly() {
+			if ctx != nil && ctx.Err() != nil && !f.held && f.q.blocks == 0 && !f.carrierOnly() || f.serverKeepsLocked(n) {
 				ended = errThrough
 				return true
 			}
@@ -323,7 +328,7 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 				since = max(since, at) // the line moves; so it does with what f gives back
 			}
 			left, ends := f.patienceLocked(since)
-			if ends && left <= 0 && f.closing && f.srv.deadline == nil {
+			if ends && left <= 0 && f.closing && !f.srv.deadlines {
 				// The end of the response waits for the server, however long, but
 				// not for others: what it still has to bring down needs no memory.
 				if !f.held && f.q.blocks == 0 {
@@ -356,10 +361,19 @@ func (f *Flusher) waitBudgetLocked() (err error) {
 	return err
 }
 
+// serverKeepsLocked reports whether a Write of n bytes more stays in the buffer that
+// net/http has for each response, and so waits for nobody. That buffer is empty
+// after a flush. Who has just come and who keeps up need no memory of the budget
+// then, however many others have taken it all.
+func (f *Flusher) serverKeepsLocked(n int) bool {
+	return f.srv.direct && f.srv.netHTTP && f.detached == attached && !f.held && f.q.blocks == 0 && !f.holding && !f.head && !f.carrierOnly() &&
+		(f.body == nil || f.body.over.Load()) && f.asked.seq == f.done && f.sent-f.asked.pos+int64(n) <= serverMeasures
+}
+
 // impatientLocked ends a Write that has waited too long without progress: the
 // client must not take what it has for the whole.
 func (f *Flusher) impatientLocked() error {
-	if f.srv.deadline == nil {
+	if !f.srv.deadlines {
 		return ErrTimeout
 	}
 	f.aborted = true

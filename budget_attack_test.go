@@ -83,6 +83,7 @@ type siege struct {
 	failed int // of these, whose handler has met a failure
 	over   int // of these, whose handler has returned, and ours with it
 	conns  int // of the hostile that are open
+	waited int // honest responses of which a Write has waited
 }
 
 func newSiege(t *testing.T) *siege {
@@ -118,6 +119,11 @@ func newSiege(t *testing.T) *siege {
 	}))
 	patient := *opts
 	patient.SendTimeout = time.Minute
+	patient.OnClose = func(_ *http.Request, got flush.Stats, _ error) {
+		if got.Waited > 0 {
+			s.count(&s.waited, 1)
+		}
+	}
 	s.honest = harness.Serve(t, harness.HTTP1, flush.NewHandler(small, &patient))
 	return s
 }
@@ -200,7 +206,7 @@ func visitOnce(client *http.Client, srv *harness.Server) error {
 
 // Four HTTP/2 connections with 200 large responses each, which read nothing and
 // whose writes cannot be ended, use up a budget; 100 honest clients beside them
-// lose nothing, then and later.
+// lose nothing and wait for no memory, then and later.
 func TestBudgetUnderAttackByConnectionsThatReadNothing(t *testing.T) {
 	s := newSiege(t)
 	alone := visit(t, s.honest)
@@ -227,6 +233,11 @@ func TestBudgetUnderAttackByConnectionsThatReadNothing(t *testing.T) {
 		t.Errorf("%d bytes are held, more than one block for each stream", held)
 	}
 	later := visit(t, s.honest)
+	s.mu.Lock()
+	if s.waited > 0 {
+		t.Errorf("%d honest responses have waited for memory", s.waited)
+	}
+	s.mu.Unlock()
 	t.Logf("p99 of the honest: %v alone, %v when the attack begins (%.1f times), %v later (%.1f times); %+v, then %+v",
 		alone, first, float64(first)/float64(alone), later, float64(later)/float64(alone), during, s.budget.Stats())
 }

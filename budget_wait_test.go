@@ -1,6 +1,7 @@
 package flush_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
@@ -159,7 +160,7 @@ func TestBudgetWaitThatTimedOutCutsTheResponse(t *testing.T) {
 			f, _ := flush.From(w)
 			f.FlushWait(harness.NoContext)
 			holder = harness.HoldBudget(budget, 1)
-			io.WriteString(w, "second") // and looks at nothing
+			w.Write(make([]byte, harness.BlockBytes)) // and looks at nothing
 		}), opts), 0)
 		s := harness.Open(t, srv, "GET", "/", nil)
 		body, _, end := s.Rest()
@@ -331,6 +332,81 @@ func TestBudgetSynchronousWriteDoesNotWait(t *testing.T) {
 			t.Errorf("%d bytes, %v", len(body), end)
 		}
 		holder.Close()
+		harness.ExpectNothingHeld(t, budget)
+	})
+}
+
+// What net/http keeps by itself needs no memory either: the first 2 KiB, and after
+// each flush as many. What is more waits.
+func TestBudgetSmallWriteAfterAFlushDoesNotWait(t *testing.T) {
+	harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+		budget := flush.NewBudget(4<<10, 4<<10)
+		holder := harness.HoldBudget(budget, 1)
+		given, over := make(chan *flush.Flusher), make(chan struct{})
+		srv := harness.ServeMemory(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			given <- harness.Flusher(w)
+			<-over
+		}), &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1}), 0)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		f := <-given
+		for range 3 {
+			for _, n := range []int{2000, 48} {
+				if _, err := f.Write(bytes.Repeat([]byte("x"), n)); err != nil {
+					t.Error(err)
+				}
+			}
+			if got := budget.Stats(); got.Held != 4<<10 || got.Waiting != 0 {
+				t.Errorf("%+v", got)
+			}
+			f.FlushAsync()
+			s.Expect(strings.Repeat("x", 2048))
+			s.Settle()
+		}
+		f.Write(make([]byte, 2000))
+		done := harness.WriteBehind(f, 49)
+		harness.ExpectWaiting(t, budget, 1)
+		f.FlushAsync()
+		synctest.Wait()
+		if got := <-done; got.N != 49 || got.Err != nil || got.After != 0 {
+			t.Errorf("Write that waited for the flush: %+v", got)
+		}
+		f.FlushAsync()
+		s.Expect(string(make([]byte, 2049)))
+		done = harness.WriteBehind(f, 2049)
+		harness.ExpectWaiting(t, budget, 1)
+		holder.Close()
+		if got := <-done; got.N != 2049 || got.Err != nil || got.After != 0 {
+			t.Errorf("Write that waited for memory: %+v", got)
+		}
+		close(over)
+		s.Rest()
+		harness.ExpectNothingHeld(t, budget)
+	})
+}
+
+// Who stands between may hand a small Write on to the client at once: it waits for
+// memory.
+func TestBudgetSmallWriteThroughAWriterInBetweenWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(4<<10, 4<<10)
+		holder := harness.HoldBudget(budget, 1)
+		given, over := make(chan *flush.Flusher), make(chan struct{})
+		inner := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			given <- harness.Flusher(w)
+			<-over
+		}), &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			inner.ServeHTTP(struct{ http.ResponseWriter }{w}, r)
+		}), 0)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		done := harness.WriteBehind(<-given, 5)
+		harness.ExpectWaiting(t, budget, 1)
+		holder.Close()
+		if got := <-done; got.N != 5 || got.Err != nil {
+			t.Errorf("%+v", got)
+		}
+		close(over)
+		s.ExpectEnd(string(make([]byte, 5)))
 		harness.ExpectNothingHeld(t, budget)
 	})
 }

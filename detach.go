@@ -138,7 +138,7 @@ func (f *Flusher) detachLocked() error {
 // nothing on the way in or out that we do not know.
 func (f *Flusher) letsGoLocked() bool {
 	fr := f.rarely().framing
-	return f.srv.ownHeader && f.http1 && !f.head && bodyAllowed(f.status) && !f.fullDuplex &&
+	return f.srv.ownHeader && f.http1 && !f.head && bodyAllowed(int(f.status)) && !f.fullDuplex &&
 		(f.body == nil || f.body.whole.Load()) && (fr == nil || !fr.odd)
 }
 
@@ -162,7 +162,7 @@ func (f *Flusher) takeOverLocked(conn net.Conn) {
 	w := f.newWire(conn)
 	f.detached = taken
 	f.leaveServerLocked()
-	f.srv = server{w: w, flusher: w, deadline: w}
+	f.srv = server{w: w, flushes: true, deadlines: true}
 	f.body = nil
 	f.shared, f.below = false, nil
 	if w.with == nil {

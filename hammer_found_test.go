@@ -111,6 +111,48 @@ func TestCloseLeavesHijackedAlone(t *testing.T) {
 	})
 }
 
+// A flush whose filter would have to wait for a Hijack that began in the filter
+// before it leaves that to others: FlushWait ends with its context, and FlushAsync
+// at once.
+func TestFlushThroughFiltersBesideHijack(t *testing.T) {
+	for _, wait := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			f := flush.New(hijackServer{deadlineServer{flushingServer{
+				newFuncServer(func(p []byte) (int, error) { return len(p), nil }), func() error { return nil },
+			}}, func() { time.Sleep(time.Minute) }}, nil, nil)
+			harness.MustWrite(t, f, "first")
+			harness.Must(t, f.FlushWait(harness.NoContext))
+			ran := 0
+			for range 2 {
+				f.StartBuffer(&flush.BufferOptions{FollowFlush: true, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+					ran++
+					time.Sleep(time.Second)
+					return p, nil
+				}})
+			}
+			harness.MustWrite(t, f, "second")
+			hijacked := harness.Go(func() error { time.Sleep(time.Second / 2); _, _, err := f.Hijack(); return err })
+			ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+			defer cancel()
+			began, err := time.Now(), error(nil)
+			want, at := context.DeadlineExceeded, 2*time.Second
+			if wait {
+				err = f.FlushWait(ctx)
+			} else {
+				err = f.FlushAsync()
+				want, at = nil, time.Second // its filter's, which is the caller's
+			}
+			if took := time.Since(began); !errors.Is(err, want) || took != at || ran != 1 {
+				t.Errorf("wait %t: %v after %v, %d filters have run", wait, err, took, ran)
+			}
+			harness.Must(t, <-hijacked)
+			if err := f.FlushWait(harness.NoContext); !errors.Is(err, http.ErrHijacked) {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // A Write beside Hijack is on the wire, or has been refused.
 func TestWriteWhileHijackIsUnderWay(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -149,7 +149,12 @@ type stack struct {
 var noStack stack
 
 // active reports whether output must go through the stack.
-func (s *stack) active() bool { return len(s.bufs) > 0 || s.busy || len(s.rest) > 0 }
+func (s *stack) active() bool {
+	return s != &noStack && (len(s.bufs) > 0 || s.busy || len(s.rest) > 0)
+}
+
+// follows reports whether a flush of the response has something to bring down first.
+func (s *stack) follows() bool { return s != &noStack && (s.follow > 0 || len(s.rest) > 0) }
 
 // atHeader reports whether a filter may be at the handler's header map, and is
 // not the caller.
@@ -177,8 +182,9 @@ func (s *stack) fromTop() iter.Seq[*Buffer] {
 
 // flushStackLocked flushes all buffers, or those with FollowFlush, from the
 // top down. With whole, what they let through enters floor 2 whole and is not
-// carried further on the caller's goroutine. ErrReentrant itself says that it
-// could not begin.
+// carried further on the caller's goroutine, and where a filter would have to wait
+// before it begins, the rest is owed. ErrReentrant itself says that it could not
+// begin.
 func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 	s := f.stack
 	if !s.active() {
@@ -190,9 +196,14 @@ func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 	defer f.settleTurnLocked(&err)
 	s.flushing, s.whole = true, whole
 	for b := range s.fromTop() {
+		flushes := (all || b.opts.FollowFlush) && !b.opts.NoFlush && !b.disabled // a filter that has failed does not fail every flush
+		if flushes && whole && !s.paying && b.opts.Filter != nil && f.filterWaitsLocked() {
+			s.owesAll = s.owesAll || all
+			f.oweLocked()
+			break
+		}
 		switch {
-		case !all && !b.opts.FollowFlush:
-		case !b.opts.NoFlush && !b.disabled: // a filter that has failed does not fail every flush
+		case flushes:
 			err = joinErrors(err, f.runLocked(b, PhaseFlush))
 		case all && b.opts.NoFlush && !s.paying: // else FlushAll has said so when it was called
 			err = joinErrors(err, ErrForbidden)
@@ -359,7 +370,7 @@ func descendLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 		f.fixLocked(http.StatusOK)
 	}
 	fits := len(p)
-	if f.length >= 0 && bodyAllowed(f.status) {
+	if f.length >= 0 && bodyAllowed(int(f.status)) {
 		fits = int(min(int64(fits), max(f.length-f.written, 0)))
 	}
 	if fits < len(p) && (f.stack.ownLength || f.stack.grown != 0) {

@@ -748,6 +748,7 @@ func waitRows() []*waitRow {
 	put := func(n int) func(e *waiter) {
 		return func(e *waiter) { e.hold(0); harness.MustWrite(e.t, e.f, strings.Repeat("p", n)) }
 	}
+	filtered := open(&flush.BufferOptions{FollowFlush: true, Filter: func(p []byte, _ flush.Phase) ([]byte, error) { return p, nil }})
 	rows := []*waitRow{
 		// Writes.
 		{name: "Write at MaxPending", in: [2]string{inRoom, inRoom}, opts: full, stall: (*waiter).fill,
@@ -849,6 +850,27 @@ func waitRows() []*waitRow {
 			cells: map[string][]waitOutcome{ // its bytes stay on floor 2
 				whyFails: {{nil, waitHappens}}, whyLeaves: {{nil, waitHappens}},
 				whyRunsOut + "/none": {{nil, waitLimit}}, whyCloses + "/none": {{nil, waitLimit}, {flush.ErrClosed, waitHappens}},
+			}},
+		{name: "FlushWait through a filter behind a 1xx", in: [2]string{inFollow, inFollow}, kind: forBaton, own: true, once: true, loose: true, setup: filtered,
+			stall: func(e *waiter) { harness.MustWrite(e.t, e.f, "f"); e.inform() },
+			call:  func(e *waiter) error { return e.f.FlushWait(e.ctx) },
+			cells: map[string][]waitOutcome{ // the client is shown what is due, for a second
+				whyAborts: {{errWaitCause, waitHappens + time.Second}}, whyAborts + "/none": {{errWaitCause, waitHappens}},
+			}},
+		{name: "FlushWait through a filter behind a Hijack", in: [2]string{inFollow, inFollow}, kind: forBaton, own: true, once: true, loose: true, setup: filtered,
+			stall: func(e *waiter) {
+				e.f.Top().Discard()
+				e.held()
+				filtered(e)
+				harness.MustWrite(e.t, e.f, "f")
+				go hijack(e)
+				synctest.Wait()
+			},
+			call: func(e *waiter) error { return e.f.FlushWait(e.ctx) },
+			cells: map[string][]waitOutcome{
+				whyLives: {{http.ErrHijacked, waitLimit - 1}}, whyHalfOpen: {{http.ErrHijacked, waitLimit - 1}}, whyRunsOut: {{flush.ErrTimeout, waitLimit}},
+				whyFails: {{flush.ErrClientGone, waitHappens}}, whyLeaves: {{flush.ErrClientGone, waitHappens}}, whyAborts: {{errWaitCause, waitHappens}},
+				whyCloses: {{flush.ErrClosed, waitHappens}}, whyClosesWell: {{flush.ErrClosed, waitHappens}}, whyHijacks: nil, whyMoves: nil,
 			}},
 		{name: "Write through a buffer", in: [2]string{inRoom, inRoom}, opts: full, setup: open(&flush.BufferOptions{ChunkSize: 1}), stall: func(e *waiter) { e.hold(0) }, step: 4100,
 			call: func(e *waiter) error { return e.write(20_000) }},

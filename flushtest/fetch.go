@@ -206,13 +206,12 @@ const together = 20 * time.Millisecond
 // arrive notes a part of the body.
 func (t *trip) arrive(c chunk) Arrival {
 	t.mu.Lock()
-	away := t.connect
+	t.lateness.connect = t.connect
 	t.mu.Unlock()
 	a := Arrival{At: c.at, Until: c.until, Size: len(c.p)}
 	a.Plain, a.Lines, a.Cut = t.read.feed(c.p, func(line string) {
 		if written, ok := parseMark(line); ok {
-			// It has been on its way for as long as that is.
-			t.lateness.note(written, max(c.at-away, min(c.at, written)))
+			t.lateness.note(written, c.at)
 		}
 	})
 	if n := len(t.Arrivals); n > 0 && c.at-t.Arrivals[n-1].Until < together {

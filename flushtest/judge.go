@@ -23,7 +23,7 @@ const (
 // time, or that it cannot be told.
 func (t *trip) judge() {
 	t.Verdict, t.Why, t.Step, t.Delay, t.corked = Unclear, "", 0, 0, false
-	t.Lines, t.Late, t.LateBy = t.lateness.lines, t.lateness.late, max(0, t.lateness.most)
+	t.Lines, t.Late, t.LateBy = t.lateness.count()
 	first := slices.IndexFunc(t.Arrivals, func(a Arrival) bool { return a.Plain > 0 })
 	cut := strings.HasPrefix(t.Err, stopped)
 	switch {
@@ -63,14 +63,14 @@ func (t *trip) judgeLines() {
 	switch {
 	case t.Err == "" && l.atEnd(t.End):
 		t.Verdict = Held
-	case late > 0 && l.lines < 3:
-		t.unclear("only %d lines came, and not all of them in time", l.lines)
-	case 3*late <= n && 2*l.late > l.lines:
+	case late > 0 && t.Lines < 3:
+		t.unclear("only %d lines came, and not all of them in time", t.Lines)
+	case 3*late <= n && 2*t.Late > t.Lines:
 		t.unclear("most lines came late, but in few of the parts: the way may have been interrupted")
 	case 3*late <= n:
 		t.Verdict = Streamed
 	case 3*late < 2*n:
-		t.unclear("%d of %d lines came late, by up to %v: sometimes it is held, and sometimes not", l.late, l.lines, inMilliseconds(l.most))
+		t.unclear("%d of %d lines came late, by up to %v: sometimes it is held, and sometimes not", t.Late, t.Lines, inMilliseconds(t.LateBy))
 	case n == 1 && t.Err == "":
 		t.unclear("all lines came at once, some time before the end")
 	default:
@@ -90,7 +90,7 @@ func (t *trip) judgeLate(l *lateness) {
 	}
 	t.Verdict = Delayed
 	t.Delay = max(time.Millisecond, inMilliseconds(l.usual()))
-	t.corked = t.Delay >= tooLate && t.Delay < corkedForMost && (t.Err != "" || l.last < t.Delay/2)
+	t.corked = t.Delay >= tooLate && t.Delay < corkedForMost && (t.Err != "" || l.last() < t.Delay/2)
 }
 
 // judgeArrivals goes by when the parts came, and how large they are. The first

@@ -540,16 +540,26 @@ func TestProbeRareEvents(t *testing.T) {
 // What is far away is not late: making the connection takes as long. A dialer
 // that says so stands for net.Dialer.
 func TestProbeFarAway(t *testing.T) {
-	const away = 400 * time.Millisecond
+	const ms = time.Millisecond
+	quick := flushtest.Endpoint()
 	for _, test := range []struct {
-		connect time.Duration
-		verdict flushtest.Verdict
+		away, connect time.Duration
+		h             http.Handler
+		query         string
+		verdict       flushtest.Verdict
 	}{
-		{away, flushtest.Streamed},
-		{0, flushtest.Delayed},
+		{400 * ms, 400 * ms, quick, "", flushtest.Streamed},
+		{400 * ms, 0, quick, "", flushtest.Delayed},
+		// A connection that took long to be made does not excuse what was held.
+		{0, 100 * ms, holding(quick, 4096), "?n=40&every=50ms&size=2000", flushtest.Stepped},
+		{0, 400 * ms, holding(quick, 4096), "?n=40&every=50ms&size=2000", flushtest.Stepped},
+		{100 * ms, 100 * ms, holding(quick, 4096), "?n=40&every=50ms&size=2000", flushtest.Stepped},
+		{0, 400 * ms, slowing(quick, 200*ms), "", flushtest.Delayed},
+		{0, 400 * ms, quick, "?n=40&every=50ms&size=2000", flushtest.Streamed},
+		{400 * ms, 400 * ms, quick, "?n=40&every=50ms&size=2000", flushtest.Streamed},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			s := flushtest.Serve(t, flushtest.Endpoint(), &flushtest.ServeOptions{Script: flushtest.Script{Latency: away}})
+			s := flushtest.Serve(t, test.h, &flushtest.ServeOptions{Script: flushtest.Script{Latency: test.away}})
 			tr := &http.Transport{DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 				trace := httptrace.ContextClientTrace(ctx)
 				trace.ConnectStart(network, address)
@@ -560,9 +570,9 @@ func TestProbeFarAway(t *testing.T) {
 			}}
 			defer tr.CloseIdleConnections()
 			p := flushtest.Prober{Client: &http.Client{Transport: tr}}
-			f, err := p.Probe(t.Context(), s.URL)
+			f, err := p.Probe(t.Context(), s.URL+test.query)
 			if err != nil || f.Verdict != test.verdict {
-				t.Errorf("%v, %v; want %s", f, err, test.verdict)
+				t.Errorf("%v away, connected in %v: %v, %v; want %s", test.away, test.connect, f, err, test.verdict)
 			}
 		})
 	}
