@@ -52,7 +52,7 @@ func TestHandlerTimeoutIsNoClientThatLeft(t *testing.T) {
 // An implicit flush sends the headers with the first bytes, without a length.
 func TestTimeoutHandlerIsItsOwn(t *testing.T) {
 	const limit = time.Second
-	unframed := regexp.MustCompile(`(Date|Content-Length|Transfer-Encoding): .*\n`)
+	unframed := regexp.MustCompile(`(Date|Connection|Content-Length|Transfer-Encoding): .*\n`)
 	for name, h := range map[string]http.HandlerFunc{
 		"nothing":     func(http.ResponseWriter, *http.Request) {},
 		"WriteHeader": func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Test", "1"); w.WriteHeader(202) },
@@ -83,15 +83,15 @@ func TestTimeoutHandlerIsItsOwn(t *testing.T) {
 			io.WriteString(w, "too late")
 			<-r.Context().Done()
 			time.Sleep(limit) // the timeout has been answered
-			if _, err := io.WriteString(w, harness.Text(100_000)); err == nil {
-				t.Error("a late Write was accepted")
-			}
+			io.WriteString(w, harness.Text(100_000))
 		},
 		"detaches": func(w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, "stays")
 			if f, ok := flush.From(w); ok {
-				harness.Must(t, f.Detach()) // the handler's return waits for the end
-				time.AfterFunc(limit/2, func() { f.Close() })
+				if err := f.Detach(); err != nil && !errors.Is(err, flush.ErrHeadersSent) {
+					t.Error(err)
+				}
+				time.AfterFunc(limit/2, func() { f.Close() }) // which the handler's return waits for
 			}
 		},
 	} {
@@ -126,7 +126,7 @@ func TestTimeoutHandlerIsItsOwn(t *testing.T) {
 							if got := get(with(h)); got != want {
 								t.Errorf("%q came, and without us %q", got, want)
 							}
-							time.Sleep(time.Hour) // a late handler ends
+							time.Sleep(5 * limit) // a late handler ends
 						})
 					})
 				}
