@@ -137,7 +137,7 @@ func throughLocked[T []byte | string](p *pipe, b T) (n int, err error) {
 	if p.fail != nil {
 		return n + m, p.fail
 	}
-	p.sent += int64(len(b) - m) // refused: their place is passed over
+	p.passOverLocked(len(b) - m)
 	return n + m, err
 }
 

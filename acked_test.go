@@ -230,6 +230,7 @@ func TestCloseWaitsForAClientThatMoves(t *testing.T) {
 				lookStalled(t, f, s, 3000)
 				grow(c, test.queue/2, test.queue-test.queue/2, 0)
 				began := time.Now()
+				_, flushed := s.LastFlush()
 				moves := time.NewTicker(50 * time.Second)
 				over := make(chan struct{})
 				go func() {
@@ -255,6 +256,9 @@ func TestCloseWaitsForAClientThatMoves(t *testing.T) {
 				took := time.Since(began)
 				if !errors.Is(err, test.want) || test.want == nil && err != nil || took < test.at || took > test.at+2*kernelAsked {
 					t.Errorf("%v after %v, want %v after %v", err, took, test.want, test.at)
+				}
+				if _, n := s.LastFlush(); n-flushed != min(int(test.at), 1) { // what waits is to be on its way
+					t.Errorf("Close has flushed %d times", n-flushed)
 				}
 				moves.Stop()
 				close(over)

@@ -26,7 +26,7 @@ func (f *Flusher) FlushError() error {
 	case async:
 		err = f.FlushAsync()
 	default:
-		err = f.FlushWait(context.Background())
+		err = f.flushNow(nil)
 	}
 	if errors.Is(err, ErrBuffering) {
 		return nil
@@ -62,9 +62,24 @@ func (f *Flusher) FlushAsync() error {
 
 // flushAsync is FlushAsync where the short way is closed.
 func (f *Flusher) flushAsync() error {
-	start := false
 	f.mu.Lock()
+	if f.stack == &noStack && f.beginAtOnceLocked() {
+		if f.pushPlain(false) == nil {
+			return nil
+		}
+		return f.Err()
+	}
+	return f.flushAsyncSlow()
+}
+
+// flushAsyncSlow is flushAsync where there is more to it than one call. It is called
+// with mu held and returns without.
+func (f *Flusher) flushAsyncSlow() error {
+	start := false
 	defer f.unlockLocked(&start)
+	if f.stack == &noStack {
+		return f.askAsyncLocked(&start)
+	}
 	ferr := f.followAsyncLocked()
 	return joinErrors(f.flushAsyncLocked(&start), ferr)
 }
@@ -73,16 +88,20 @@ func (f *Flusher) flushAsync() error {
 // is to start the carrier, with mu dropped.
 func (f *Flusher) flushAsyncLocked(later *bool) error {
 	if f.beginAtOnceLocked() {
-		f.pushPlainLocked()
-		f.timeout.progress.room.at = now()
+		f.pushPlain(true)
 		return f.fail
 	}
+	return f.askAsyncLocked(later)
+}
+
+// askAsyncLocked is flushAsyncLocked where that does not go down at once.
+func (f *Flusher) askAsyncLocked(later *bool) error {
 	ask, err := f.askFlushLocked()
 	if err != nil || ask.seq == 0 {
 		return err
 	}
 	f.carryAsyncLocked(later)
-	if f.fail == nil && f.srv.flusher == nil {
+	if f.fail == nil && !f.srv.flushes {
 		return errCannotFlush
 	}
 	return f.fail
@@ -103,9 +122,15 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 	if ctx != nil && ctx.Done() == nil {
 		ctx = nil
 	}
+	return f.flushNow(ctx)
+}
+
+// flushNow is FlushWait for a ctx that may end, or nil.
+func (f *Flusher) flushNow(ctx context.Context) error {
 	f.mu.Lock()
-	if ctx == nil && f.stack.follow == 0 && len(f.stack.rest) == 0 && f.plainBelowLocked() && f.beginPlainLocked() {
-		return f.pushPlain()
+	if ctx == nil && !f.stack.follows() && f.plainBelowLocked() && f.plainLocked() {
+		f.beginPlainLocked()
+		return f.pushPlain(false)
 	}
 	return f.flushWaitSlow(ctx)
 }
@@ -181,12 +206,12 @@ func (f *Flusher) FlushAcked(ctx context.Context) error {
 	}
 }
 
-// flushWaitSlow is FlushWait where there is more to it than one call, for a ctx that
-// may end, or nil. It is called with mu held and returns without.
+// flushWaitSlow is flushNow where there is more to it than one call. It is called
+// with mu held and returns without.
 func (f *Flusher) flushWaitSlow(ctx context.Context) error {
 	defer f.mu.Unlock()
 	var ferr error
-	if f.stack.follow > 0 || len(f.stack.rest) > 0 {
+	if f.stack.follows() {
 		var ended bool
 		if ferr, ended = f.followWaitLocked(ctx); ended || f.waitEndedLocked(ferr) {
 			return joinErrors(ferr, f.flushAsyncLocked(nil)) // it does not wait twice
@@ -244,7 +269,7 @@ func (f *Flusher) askFlushLocked() (mark, error) {
 			return mark{}, ErrBuffering
 		}
 		if f.cfg.SAPI.Headers == HeadersFirst {
-			if f.srv.flusher == nil {
+			if !f.srv.flushes {
 				return mark{}, errCannotFlush // the handler may still answer with that
 			}
 			f.fixLocked(http.StatusOK)
@@ -268,7 +293,7 @@ func (f *Flusher) nothingLeavesLocked() bool {
 	case f.cfg.SAPI.Headers == OutputOnly || !f.fixed:
 		return true
 	}
-	return bodyAllowed(f.status) && !f.head
+	return bodyAllowed(int(f.status)) && !f.head
 }
 
 // A flush of the response goes through the buffers with FollowFlush first. One
@@ -344,7 +369,7 @@ func (f *Flusher) followWaitLocked(ctx context.Context) (err error, ended bool) 
 
 func (f *Flusher) followsLocked() bool {
 	s := f.stack
-	return (s.follow > 0 || len(s.rest) > 0) && s.running == nil && f.refuse == nil
+	return s.follows() && s.running == nil && f.refuse == nil
 }
 
 // owesLocked reports whether the buffers cannot come down without waiting.

@@ -26,23 +26,18 @@ type flushWait struct {
 
 // settleFlushesLocked notes that flushes have been done, with err.
 func (p *pipe) settleFlushesLocked(err error) {
-	if p.waiting == nil {
+	if p.seldom == nil {
 		return
 	}
-	for i := range p.waiting.flushes {
-		if w := &p.waiting.flushes[i]; !w.settled && w.seq <= p.done {
+	for i := range p.seldom.flushes {
+		if w := &p.seldom.flushes[i]; !w.settled && w.seq <= p.done {
 			w.settled, w.err = true, err
 		}
 	}
 }
 
 // waitingLocked returns who waits, to join them.
-func (p *pipe) waitingLocked() *waiting {
-	if p.waiting == nil {
-		p.waiting = &waiting{cond: sync.Cond{L: &p.mu}}
-	}
-	return p.waiting
-}
+func (p *pipe) waitingLocked() *waiting { return &p.seldomLocked().waiting }
 
 // awaitLocked waits until ready. Before it waits, each time that it has waited,
 // and once ready, it asks haltedLocked whether the operation may go on, and
@@ -77,7 +72,7 @@ func (p *pipe) waitLocked() {
 // wakeLocked wakes every waiter; each decides for itself.
 func (p *pipe) wakeLocked() {
 	if p.waiters > 0 {
-		p.waiting.cond.Broadcast()
+		p.seldom.cond.Broadcast()
 	}
 }
 
@@ -111,11 +106,11 @@ func (p *pipe) awaitFlushLocked(ask mark, ctx context.Context) (err error) {
 		if !waits {
 			return
 		}
-		i := slices.IndexFunc(p.waiting.flushes, func(w flushWait) bool { return w.mark == ask })
-		if w := p.waiting.flushes[i]; done && err == nil {
+		i := slices.IndexFunc(p.seldom.flushes, func(w flushWait) bool { return w.mark == ask })
+		if w := p.seldom.flushes[i]; done && err == nil {
 			err = w.err
 		}
-		p.waiting.flushes = slices.Delete(p.waiting.flushes, i, i+1)
+		p.seldom.flushes = slices.Delete(p.seldom.flushes, i, i+1)
 	}()
 	err = p.awaitLocked(true, ctx, func() bool {
 		for p.done < ask.seq && p.fail == nil && !p.gone && !p.held {
@@ -148,11 +143,11 @@ func (p *pipe) awaitFlushLocked(ask mark, ctx context.Context) (err error) {
 // not go far beyond it: he waits for his own bytes, not for all that was asked
 // for since.
 func (p *pipe) firstWaitLocked() (mark, bool) {
-	if p.waiting == nil {
+	if p.seldom == nil {
 		return mark{}, false
 	}
 	end := p.sent + int64(p.q.len)
-	for _, w := range p.waiting.flushes {
+	for _, w := range p.seldom.flushes {
 		if w.seq > p.done && w.pos <= end {
 			return w.mark, true
 		}

@@ -56,6 +56,75 @@ func TestHijackThatEndsTakesNothing(t *testing.T) {
 	})
 }
 
+// A response that fails during a call of the server's makes no other: what was to
+// follow, be it only the flush, does not.
+func TestNothingFollowsTheCallInWhichItFails(t *testing.T) {
+	for name, test := range map[string]struct {
+		opts flush.Options
+		use  func(f *flush.Flusher)
+	}{
+		"SendHeaders":   {flush.Options{}, func(f *flush.Flusher) { f.SendHeaders() }},
+		"FlushWait":     {flush.Options{}, func(f *flush.Flusher) { f.FlushWait(harness.NoContext) }},
+		"FlushAsync":    {flush.Options{}, func(f *flush.Flusher) { f.FlushAsync() }},
+		"implicit":      {flush.Options{Implicit: flush.Wait}, func(f *flush.Flusher) { f.WriteString("x") }},
+		"FlushInterval": {flush.Options{FlushInterval: time.Second}, func(f *flush.Flusher) { f.WriteString("x") }},
+		"Write":         {flush.Options{}, func(f *flush.Flusher) { f.Write(make([]byte, 10_000)) }},
+		"Close":         {flush.Options{}, func(f *flush.Flusher) { f.WriteString("x"); f.Close() }},
+		"Close of none": {flush.Options{}, func(f *flush.Flusher) { f.Close() }},
+		"Hijack":        {flush.Options{}, func(f *flush.Flusher) { f.WriteString("x"); f.Hijack() }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := headStop{waitSink{harness.NewSink(t)}, make(chan bool), new(int)}
+				opts, told := harness.TellClosing(test.opts)
+				h := harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+					f := harness.Flusher(w)
+					go func() {
+						s.here <- true
+						synctest.Wait() // whoever wants to is waiting
+						go f.Abort(harness.ErrBoom)
+						synctest.Wait()
+						s.here <- true
+					}()
+					test.use(f)
+					time.Sleep(2 * time.Second) // the interval, and who works in the background
+					expectError(t, "Err", f.Err(), harness.ErrBoom)
+				})
+				func() {
+					defer func() {
+						if v := recover(); v != http.ErrAbortHandler {
+							t.Errorf("the handler ended with %v", v)
+						}
+					}()
+					h.ServeHTTP(s, httptest.NewRequest("GET", "/", nil))
+				}()
+				expectError(t, "OnClose", (<-told).Err, harness.ErrBoom)
+				if *s.followed > 0 {
+					t.Errorf("%d calls followed", *s.followed)
+				}
+			})
+		})
+	}
+}
+
+// A headStop stops inside WriteHeader.
+type headStop struct {
+	waitSink
+	here     chan bool
+	followed *int // calls, of whatever kind
+}
+
+func (s headStop) WriteHeader(code int) {
+	<-s.here
+	<-s.here
+	s.waitSink.WriteHeader(code)
+}
+
+func (s headStop) Write(p []byte) (int, error)                  { *s.followed++; return len(p), nil }
+func (s headStop) FlushError() error                            { *s.followed++; return nil }
+func (s headStop) Hijack() (net.Conn, *bufio.ReadWriter, error) { *s.followed++; return nil, nil, nil }
+func (s headStop) SetWriteDeadline(time.Time) error             { return nil }
+
 // Two Hijacks wait: one gets the connection, the other is told, and the server
 // is asked once.
 func TestHijackTwice(t *testing.T) {

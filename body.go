@@ -234,7 +234,7 @@ func (f *Flusher) spareBody(size int) {
 // overflowsLocked reports whether size more bytes make the server hand the
 // headers over by itself.
 func (f *Flusher) overflowsLocked(size int) bool {
-	return f.flow.bytes+int64(size) > serverMeasures
+	return f.handedLocked()+int64(size) > serverMeasures
 }
 
 func (f *Flusher) admitBodyLocked() {

@@ -1430,6 +1430,34 @@ func TestReadDeadlineBehindACutDrainIsFinal(t *testing.T) {
 	})
 }
 
+// A writer in between that knows write deadlines and no read deadlines leaves the
+// drain behind the handler to the client, and costs the response nothing.
+func TestDrainBehindAWriterWithoutReadDeadlines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		clock := harness.NewClock()
+		own := harness.Wrapped(&flush.Options{SendTimeout: waitLimit}, func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "x") })
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			own.ServeHTTP(writeDeadlines{w}, r)
+		}), 0)
+		s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 6")
+		io.WriteString(s.Conn, "upl")
+		time.AfterFunc(waitLimit/2, func() { io.WriteString(s.Conn, "oad") })
+		s.ExpectEnd("x")
+		if at := clock.Now(); at != waitLimit/2 || srv.Logged() != "" {
+			t.Errorf("the answer came after %v; logged: %s", at, srv.Logged())
+		}
+		s.Leave()
+		<-time.After(time.Second)
+	})
+}
+
+// writeDeadlines hides all but what a writer must have, and write deadlines.
+type writeDeadlines struct{ http.ResponseWriter }
+
+func (w writeDeadlines) SetWriteDeadline(t time.Time) error {
+	return http.NewResponseController(w.ResponseWriter).SetWriteDeadline(t)
+}
+
 // readDeadlines counts how often one is set.
 type readDeadlines struct {
 	harness.Unwrapper

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/fa492104/flush/internal/tcp"
 )
 
 // Broadcast writes p to every member and asks for a flush, as
@@ -76,16 +78,35 @@ type fanOut struct {
 	panicked any // the first panic of a filter
 }
 
+// A fanWorker is one goroutine's part of a fan-out.
+type fanWorker struct {
+	*fanOut
+	mine   []*Flusher // whom it has taken, and not written to yet
+	missed []*Flusher // those that had no room
+	now    *tcp.NowWriter
+}
+
 // work writes to those whom nobody else has taken, until there are none left,
 // and returns those that had no room.
 func (o *fanOut) work() (missed []*Flusher) {
-	for !o.workOn(&missed) {
+	w := fanWorker{fanOut: o, now: tcp.NewNowWriter()}
+	defer w.now.Done()
+	for !w.workOn() {
 	}
-	return missed
+	return w.missed
+}
+
+// take takes some more, if there are any left.
+func (w *fanWorker) take() bool {
+	last := int(w.next.Add(fanStep))
+	w.mine = w.to[min(last-fanStep, len(w.to)):min(last, len(w.to))]
+	prefetch(w.mine)
+	return len(w.mine) > 0
 }
 
 // workOn is work until a filter panics. It reports whether it came to the end.
-func (o *fanOut) workOn(missed *[]*Flusher) (done bool) {
+func (w *fanWorker) workOn() (done bool) {
+	o := w.fanOut
 	defer func() {
 		if done {
 			return
@@ -97,19 +118,43 @@ func (o *fanOut) workOn(missed *[]*Flusher) (done bool) {
 			o.panicked = v
 		}
 	}()
-	for {
-		i := o.next.Add(1) - 1
-		if i >= int64(len(o.to)) {
-			return true
-		}
-		f := o.to[i]
+	for len(w.mine) > 0 || w.take() {
+		f := w.mine[0]
+		w.mine = w.mine[1:]
 		if o.shared != nil {
-			if taken, _ := f.writeShared(o.shared); taken {
+			if taken, _ := f.writeShared(o.shared, w.now); taken {
 				continue
 			}
 		}
 		if f.offer(o.p) {
-			*missed = append(*missed, f)
+			w.missed = append(w.missed, f)
+		}
+	}
+	return true
+}
+
+// fanStep is how many members a goroutine takes at a time.
+const fanStep = 8
+
+// prefetch has the memory of members come into the processor's caches. Of many
+// none is there, and each would be waited for by itself: the lock of a Flusher first,
+// which nothing passes by, and then its wire. What is touched together comes together.
+//
+// What is read is not looked at.
+func prefetch(members []*Flusher) {
+	for _, f := range members {
+		f.touch()
+	}
+	var wires [fanStep]*wire
+	for i, f := range members {
+		if f.mu.TryLock() {
+			wires[i], _ = f.srv.w.(*wire)
+			f.mu.Unlock()
+		}
+	}
+	for _, w := range wires {
+		if w != nil {
+			w.read.Load()
 		}
 	}
 }

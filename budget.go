@@ -99,9 +99,13 @@ type BudgetStats struct {
 // It counts blocks of 4 KiB. Values are raised to make sense: hard to at least
 // one block, soft to at least 0; a soft above hard is hard.
 func NewBudget(soft, hard int64) *Budget {
-	hard = max(hard, blockMemory)
-	return &Budget{soft: min(max(soft, 0), hard), hard: hard}
+	b := &Budget{hard: hard}
+	b.soft = min(max(soft, 0), b.most())
+	return b
 }
+
+// most is how many bytes may be held.
+func (b *Budget) most() int64 { return max(b.hard, blockMemory) }
 
 // Stats returns the counts as they are now. A nil Budget has none.
 func (b *Budget) Stats() BudgetStats {
@@ -153,7 +157,7 @@ const (
 
 // take counts n more bytes if there is room for them.
 func (b *Budget) take(n int64) bool {
-	for hard := max(b.hard, blockMemory); ; {
+	for hard := b.most(); ; {
 		held := b.held.Load()
 		if held+n > hard {
 			return false
@@ -180,8 +184,9 @@ func (b *Budget) shrink(d time.Duration) time.Duration {
 	if over <= 0 {
 		return d
 	}
-	left := max(b.hard-b.soft-over, 0)
-	return max(time.Duration(float64(d)*float64(left)/float64(max(b.hard-b.soft, 1))), max(d/16, min(d, keepsUp)))
+	span := b.most() - b.soft
+	left := max(span-over, 0)
+	return max(time.Duration(float64(d)*float64(left)/float64(max(span, 1))), max(d/16, min(d, keepsUp)))
 }
 
 // memberLocked returns f's member, which it becomes with its first block.
@@ -267,7 +272,7 @@ func (f *Flusher) budgetRoomLocked() int {
 		n = f.q.room()
 	}
 	if b.waiting.Load() == 0 {
-		n += int(max(max(b.hard, blockMemory)-b.held.Load(), 0)/blockMemory) * blockSize
+		n += int(max(b.most()-b.held.Load(), 0)/blockMemory) * blockSize
 	}
 	return n
 }
@@ -291,9 +296,6 @@ func (f *Flusher) waitBudgetLocked(n int) (err error) {
 	m.waits = true
 	b.waiting.Add(1)
 	ctx := f.serverContext()
-	if ctx == nil && f.req != nil {
-		ctx = f.req.Context()
-	}
 	if ctx != nil && ctx.Done() != nil {
 		stop := context.AfterFunc(ctx, f.wake)
 		defer stop()
@@ -326,7 +328,7 @@ func (f *Flusher) waitBudgetLocked(n int) (err error) {
 				since = max(since, at) // the line moves; so it does with what f gives back
 			}
 			left, ends := f.patienceLocked(since)
-			if ends && left <= 0 && f.closing && f.srv.deadline == nil {
+			if ends && left <= 0 && f.closing && !f.srv.deadlines {
 				// The end of the response waits for the server, however long, but
 				// not for others: what it still has to bring down needs no memory.
 				if !f.held && f.q.blocks == 0 {
@@ -371,7 +373,7 @@ func (f *Flusher) serverKeepsLocked(n int) bool {
 // impatientLocked ends a Write that has waited too long without progress: the
 // client must not take what it has for the whole.
 func (f *Flusher) impatientLocked() error {
-	if f.srv.deadline == nil {
+	if !f.srv.deadlines {
 		return ErrTimeout
 	}
 	f.aborted = true
@@ -479,7 +481,7 @@ func (b *Budget) serve() {
 			time.AfterFunc(lookEvery, b.pauseOver)
 		}
 		b.asleep.Store(true)
-		if b.held.Load()+blockMemory > max(b.hard, blockMemory) {
+		if b.held.Load()+blockMemory > b.most() {
 			b.changed.Wait()
 		}
 		b.asleep.Store(false)

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"io"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -27,14 +26,15 @@ func TestBudgetWaitEnds(t *testing.T) {
 	}
 	back := func(t *testing.T, s scene) { s.holder.FlushWait(harness.NoContext) }
 	for _, tc := range []struct {
-		name  string
-		bare  bool // the server has no deadlines
-		opts  flush.Options
-		end   func(t *testing.T, s scene)
-		n     int
-		want  error
-		after time.Duration
-		close error // what Close returns later; nil: nothing
+		name   string
+		bare   bool          // the server has no deadlines
+		server time.Duration // its WriteTimeout
+		opts   flush.Options
+		end    func(t *testing.T, s scene)
+		n      int
+		want   error
+		after  time.Duration
+		close  error // what Close returns later; nil: nothing
 	}{
 		{name: "memory comes back", end: back, n: 5},
 		{name: "Abort", end: func(_ *testing.T, s scene) { s.f.Abort(errOwn) }, want: errOwn, close: errOwn},
@@ -80,13 +80,17 @@ func TestBudgetWaitEnds(t *testing.T) {
 			},
 			want: flush.ErrTimeout, after: time.Second, close: flush.ErrTimeout,
 		},
+		{
+			name: "the server's WriteTimeout", server: time.Second,
+			want: flush.ErrTimeout, after: time.Second, close: flush.ErrTimeout,
+		},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				budget := flush.NewBudget(8<<10, 8<<10)
 				opts := tc.opts
 				opts.Budget, opts.Flush = budget, flush.Async
-				if opts.SendTimeout == 0 {
+				if opts.SendTimeout == 0 && tc.server == 0 {
 					opts.SendTimeout = -1
 				}
 				holder := harness.HoldBudget(budget, 2)
@@ -96,7 +100,7 @@ func TestBudgetWaitEnds(t *testing.T) {
 				}
 				ctx, leave := context.WithCancel(t.Context())
 				defer leave()
-				f := flush.New(w, httptest.NewRequestWithContext(ctx, "GET", "/", nil), &opts)
+				f := flush.New(w, requestOf(ctx, tc.server), &opts)
 				done := harness.WriteBehind(f, 5)
 				harness.ExpectWaiting(t, budget, 1)
 				if f.Available() != 0 {
@@ -208,6 +212,35 @@ func TestBudgetHandsMemoryOverInOrder(t *testing.T) {
 		rich.Close()
 		harness.ExpectNothingHeld(t, budget)
 	})
+}
+
+// Memory that comes back is for those who wait: nobody who comes then is before them.
+func TestBudgetNobodyOvertakes(t *testing.T) {
+	for range 20 { // who comes first to the memory is the scheduler's to say
+		synctest.Test(t, func(t *testing.T) {
+			budget := flush.NewBudget(8<<10, 8<<10)
+			opts := &flush.Options{Budget: budget, Flush: flush.Async, BufferSize: 1 << 20, SendTimeout: -1}
+			first, last := harness.HoldBudget(budget, 1), harness.HoldBudget(budget, 1)
+			waits, tries, comes := flush.New(harness.NewTap(true), nil, opts), flush.New(harness.NewTap(true), nil, opts), flush.New(harness.NewTap(true), nil, opts)
+			done := harness.WriteBehind(waits, 5)
+			harness.ExpectWaiting(t, budget, 1)
+			time.AfterFunc(time.Second, func() { last.FlushWait(harness.NoContext) })
+			first.FlushWait(harness.NoContext)
+			if err := tries.TryWrite([]byte("event")); err != flush.ErrNoRoom {
+				t.Errorf("TryWrite: %v", err)
+			}
+			comes.WriteString("x")
+			synctest.Wait()
+			if len(done) == 0 {
+				t.Error("one who came later was before the one who waits")
+			}
+			for _, f := range []*flush.Flusher{waits, tries, comes, first, last} {
+				f.Close()
+			}
+			<-done
+			harness.ExpectNothingHeld(t, budget)
+		})
+	}
 }
 
 // A line that moves is progress: those at its end wait longer than SendTimeout,

@@ -90,8 +90,8 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 	asked := push
 	n, err = f.srv.w.Write(p)
 	n, err = wrote(n, len(p), err)
-	if push = push && err == nil && f.srv.flusher != nil; push {
-		perr = f.srv.flusher.FlushError()
+	if push = push && err == nil && f.srv.flushes; push {
+		perr = f.srv.w.FlushError()
 	}
 	returned = true
 	f.mu.Lock()
@@ -106,25 +106,45 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 	return n, false, f.refusedBytesLocked(err)
 }
 
-// writePlain is writeLocked with push for a plain flush, which has begun its call
-// and dropped mu. It returns with mu held.
-func (f *Flusher) writePlain(p []byte) (n int, pushed bool, err error) {
-	returned := false
+// pushPlain is writeLocked with push for a plain flush, which has begun. It is called
+// with mu held and returns without, unless keeps. It returns the failure, or what the
+// server's flush said that does not stick.
+func (f *Flusher) pushPlain(keeps bool) error {
+	seq, piece := f.asked.seq, f.q.head.held()
+	f.beginCallLocked()
+	f.mu.Unlock()
+	returned, pushed := false, false
 	defer func() {
+		if returned {
+			return
+		}
 		f.mu.Lock()
 		f.timeout.calling = false
 		f.movedLocked()
-		if !returned {
-			f.failLocked(errPanicked)
-			f.releaseLocked()
+		f.failLocked(errPanicked)
+		f.releaseLocked()
+		if !keeps {
+			f.mu.Unlock()
 		}
 	}()
-	n, err = f.srv.w.Write(p)
-	if err == nil && n == len(p) {
-		err, pushed = f.srv.flusher.FlushError(), true
+	n, err := f.srv.w.Write(piece)
+	if err == nil && n == len(piece) {
+		err, pushed = f.srv.w.FlushError(), true
 	}
 	returned = true
-	return n, pushed, err
+	f.mu.Lock()
+	f.timeout.calling = false
+	f.movedLocked()
+	if err != nil || !f.endPlainLocked(seq, n, f.timeout.brisk) {
+		return f.endPlainSlow(keeps, seq, len(piece), n, pushed, err)
+	}
+	if p := f.timeout.progress; p != nil {
+		p.room.ended(true)
+	}
+	if !keeps {
+		f.mu.Unlock()
+	}
+	return nil
 }
 
 // wrote makes sense of what a Write of size bytes returned.
@@ -174,13 +194,13 @@ func (f *Flusher) pushLocked() bool {
 	if f.fail != nil {
 		return false
 	}
-	if f.srv.flusher == nil {
-		f.rareLocked().lastPush = errCannotFlush
+	if !f.srv.flushes {
+		f.noteLastPushLocked(errCannotFlush)
 		return false
 	}
 	var err error
-	if !f.handLocked(true, 0, func() { err = f.srv.flusher.FlushError() }) {
-		f.rareLocked().lastPush = f.fail
+	if !f.handLocked(true, 0, func() { err = f.srv.w.FlushError() }) {
+		f.noteLastPushLocked(f.fail)
 		return false
 	}
 	f.notePushLocked(err)
@@ -190,11 +210,17 @@ func (f *Flusher) pushLocked() bool {
 // notePushLocked keeps what the server's last flush said that does not stick.
 func (f *Flusher) notePushLocked(err error) {
 	if err = f.verdictLocked(err); err != nil || f.rare != nil {
-		f.rareLocked().lastPush = err
+		f.noteLastPushLocked(err)
 	}
 	if p := f.timeout.progress; p != nil {
-		p.room.flushed = err == nil
+		p.room.ended(err == nil)
 	}
+}
+
+// noteLastPushLocked keeps it. A plain flush looks at it no more than at all that is
+// rare.
+func (f *Flusher) noteLastPushLocked(err error) {
+	f.rareLocked().lastPush, f.srv.plain = err, false
 }
 
 // lastPushLocked is what the server's last flush said that does not stick.
@@ -202,7 +228,7 @@ func (f *Flusher) lastPushLocked() error { return f.rarely().lastPush }
 
 // carrierOnly reports whether only a carrier may call the server, since a
 // caller's wait could not be ended: the server has no deadlines.
-func (f *Flusher) carrierOnly() bool { return f.srv.deadline == nil && f.timeout.d > 0 }
+func (f *Flusher) carrierOnly() bool { return !f.srv.deadlines && f.timeout.d > 0 }
 
 // panickedLocked keeps what a carrier met for the handler's goroutine.
 func (f *Flusher) panickedLocked(v any) { f.rareLocked().panicked = v }
@@ -267,37 +293,35 @@ func (f *Flusher) sendSliceLocked(rf io.ReaderFrom, reg file, size int64) (n int
 // Guarded by Flusher.mu.
 type sureRoom struct {
 	known   tcp.Space
-	next    tcp.Space     // known, after the call that is about to begin
-	flushed bool          // the server's last call was a flush: it holds nothing back
 	at      time.Duration // when it was last asked, or the call that it allowed ended
-	asked   int64         // flushes that had been asked for by then
+	asked   uint32        // flushes that had been asked for by then
+	direct  bool          // nothing but the kernel has a call wait: see newProgress. Never changed
+	flushed bool          // the server's last call was a flush: it holds nothing back
+	allowed bool          // the next call has been allowed: known is what it leaves
+	own     bool          // the last call was allowed
+	paced   bool          // at is when that call began
 }
 
-// A burst is better off with a carrier, which gathers: events that come closer
-// than this are one.
-const burstGap = 50 * time.Microsecond
+const (
+	// A burst is better off with a carrier, which gathers: events that come closer
+	// than this are one.
+	burstGap = 50 * time.Microsecond
+
+	// Of an event that comes so long after the last the clock is not read again
+	// when its call ends: that may have taken mostCall.
+	pacedGap = 10 * burstGap
+	mostCall = 4 * burstGap
+)
 
 // takesAtOnceLocked reports whether the server surely takes n bytes and flushes
 // them without waiting for the client, and whether that is cheaper than a
 // carrier. If it says so the next call of the server's is that one.
 func (f *Flusher) takesAtOnceLocked(n int) bool {
 	p := f.timeout.progress
-	if p == nil || !p.conn.Plain || !p.room.flushed {
+	if p == nil || !p.room.direct || !p.room.flushed || !p.room.aloneLocked(f) {
 		return false
 	}
-	if _, wire := f.srv.w.(*wire); !wire && !f.srv.ownHeader {
-		return false // who stands between may wait
-	}
-	r, asked := &p.room, f.flow.flushes
-	least := time.Duration(asked-r.asked+1) * burstGap
-	at := f.q.head.at // an event that has come alone spares its flush the clock
-	if at-r.at <= least {
-		at = now()
-	}
-	alone := at-r.at > least
-	if r.at, r.asked = at, asked; !alone {
-		return false
-	}
+	r := &p.room
 	left, ok := r.known.Less(n)
 	if !ok {
 		var err error
@@ -306,13 +330,43 @@ func (f *Flusher) takesAtOnceLocked(n int) bool {
 		}
 		left, ok = r.known.Less(n)
 	}
-	r.next = left
+	if ok {
+		r.known, r.allowed = left, true
+	}
 	return ok
+}
+
+// aloneLocked reports whether the event that is held is none of a burst.
+func (r *sureRoom) aloneLocked(f *Flusher) bool {
+	asked := uint32(f.flow.flushes)
+	least := time.Duration(asked-r.asked+1) * burstGap
+	last := r.at
+	if r.paced {
+		last += mostCall
+	}
+	at := f.q.head.at // an event that has come alone spares its flush the clock
+	if at-last <= least {
+		at = now()
+	}
+	r.paced = at-r.at > max(least, pacedGap)
+	r.at, r.asked = at, asked
+	return at-last > least
 }
 
 // begin notes that a call of the server's begins.
 func (r *sureRoom) begin() {
-	r.known, r.next, r.flushed = r.next, tcp.Space{}, false
+	if r.own = r.allowed; !r.own {
+		r.known = tcp.Space{}
+	}
+	r.allowed, r.flushed = false, false
+}
+
+// ended notes that it has ended with a flush, which has gone well if flushed. After
+// events that are paced the clock need not say when.
+func (r *sureRoom) ended(flushed bool) {
+	if r.flushed = flushed; r.own && !r.paced {
+		r.at = now()
+	}
 }
 
 // A regular file as ReadFrom may meet it: io.Copy hands over an *os.File inside

@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -15,10 +16,12 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/harness"
+	"github.com/fa492104/flush/internal/tcp"
 )
 
 // An askedConn hands each write to the kernel itself, which says whether it has
@@ -254,5 +257,81 @@ func TestFlushAsyncAtOnceBesideOthers(t *testing.T) {
 	}
 	if next != [4]int{each, each, each, each} {
 		t.Errorf("%v lines of %d each", next, each)
+	}
+}
+
+// An ownConn notes on whose goroutine each write is.
+type ownConn struct {
+	net.Conn
+	*kernelAsker
+}
+
+func (c ownConn) Write(p []byte) (int, error) {
+	if c.handler.Load() == goroutine() {
+		c.own.Add(1)
+	}
+	return c.Conn.Write(p)
+}
+
+// An event that comes alone goes down inside FlushAsync, and of many such the kernel
+// is asked for a few: it has said how much room there is. What comes in a burst is a
+// carrier's, be it behind an event of whose end the clock has not been read, and so
+// is what may find no room.
+func TestFlushAsyncAsksTheKernelSeldom(t *testing.T) {
+	const room, events = 64 << 10, 100
+	const far = 10 * time.Millisecond
+	for _, tc := range []struct {
+		name  string
+		gaps  [2]time.Duration // before events, in turn
+		room  int64
+		own   int64 // of the events
+		asked int   // at most
+	}{
+		{"paced", [2]time.Duration{far, far}, room, events, 10},
+		{"closer", [2]time.Duration{400 * time.Microsecond, 600 * time.Microsecond}, room, events, 10},
+		{"close", [2]time.Duration{120 * time.Microsecond, 120 * time.Microsecond}, room, events, 10},
+		{"pairs", [2]time.Duration{far, 350 * time.Microsecond}, room, events, 10},
+		{"a burst", [2]time.Duration{80 * time.Microsecond, 80 * time.Microsecond}, room, 0, 0},
+		{"an end not seen", [2]time.Duration{far, 250 * time.Microsecond}, room, events / 2, events / 2},
+		{"bursts of two", [2]time.Duration{far, 80 * time.Microsecond}, room, events / 2, events / 2},
+		{"no room", [2]time.Duration{far, far}, 100, 0, events},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var a kernelAsker
+				asked := 0
+				h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					f, _ := flush.From(w)
+					send := func() {
+						io.WriteString(f, "event\n")
+						harness.Must(t, a.flush(f))
+						synctest.Wait() // the carrier's, if there is one
+					}
+					send() // the clock of the bubble begins anew
+					send()
+					a.own.Store(0)
+					asked = 0
+					for i := range events {
+						time.Sleep(tc.gaps[i%2])
+						send()
+					}
+				}), nil)
+				known := harness.FakeConn{TakesFunc: func() (tcp.Space, error) {
+					asked++
+					return tcp.Space{Memory: tc.room, Unsent: tc.room}, nil
+				}}
+				srv := harness.ServeMemory(t, harness.HTTP1, h, 0,
+					harness.WrapConn(func(c net.Conn) net.Conn { return ownConn{c, &a} }),
+					harness.Configure(func(s *http.Server) {
+						s.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+							return harness.TrustConn(harness.WithConn(ctx, known))
+						}
+					}))
+				harness.Open(t, srv, "GET", "/", nil).ExpectEnd(strings.Repeat("event\n", events+2))
+				if own := a.own.Load(); own != tc.own || asked > tc.asked {
+					t.Errorf("%d of %d events went down inside FlushAsync, want %d; the kernel was asked %d times, want at most %d", own, events, tc.own, asked, tc.asked)
+				}
+			})
+		})
 	}
 }

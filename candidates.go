@@ -44,13 +44,16 @@ func (f *Flusher) lookLocked() time.Duration {
 
 // movedLocked notes that the call of the server has returned, or got on.
 func (f *Flusher) movedLocked() {
-	if m := f.member; m != nil && m.looks > 0 {
-		m.forgiveLocked()
+	if f.marks.counted && f.member != nil {
+		f.member.forgiveLocked()
 	}
 }
 
 // forgiveLocked has the looks begin anew. It is m.f.mu that is held.
 func (m *member) forgiveLocked() {
+	if m.looks == 0 {
+		return
+	}
 	m.looks = 0
 	if m.stalled {
 		m.stalled = false

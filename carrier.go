@@ -55,7 +55,7 @@ func (p *pipe) freeLocked() {
 	p.leaveLocked()
 	p.q.revoke()
 	if p.fail != nil {
-		p.flow.lost += int64(p.dropLocked())
+		p.loseLocked(p.dropLocked())
 	}
 	p.wakeLocked()
 }

@@ -107,8 +107,8 @@ func (f *Flusher) finish(how ending, cause error) error {
 		for !f.ended {
 			f.waitLocked()
 		}
-		if f.handlerIs(handlerReturned) && !f.bounded {
-			f.bounded = true
+		if f.handlerIs(handlerReturned) && !f.timeout.bounded {
+			f.timeout.bounded = true
 			if !abort {
 				f.boundEndLocked()
 			}
@@ -201,7 +201,7 @@ const mostShown = time.Second
 func (f *Flusher) showBeforeCutLocked(cause error, all bool) {
 	switch {
 	case f.fail != nil || f.gone || f.aborted,
-		f.srv.deadline == nil && f.timeout.calling && (f.rarely().abort || !f.handlerIs(handlerReturned)), // who waits behind a call that cannot be ended hears of an Abort at once
+		!f.srv.deadlines && f.timeout.calling && (f.rarely().abort || !f.handlerIs(handlerReturned)), // who waits behind a call that cannot be ended hears of an Abort at once
 		!all && !f.dueLocked():
 		return
 	}
@@ -238,7 +238,7 @@ func (f *Flusher) handRestLocked() {
 	}
 	defer f.releaseLocked()
 	early := f.completesLocked()
-	f.timeout.closeLocked(!early && f.srv.ownHeader && f.flow.bytes+int64(f.q.len) <= serverMeasures)
+	f.closeTimeoutLocked(!early && f.srv.ownHeader && f.handedLocked()+int64(f.q.len) <= serverMeasures)
 	for f.dueLocked() {
 		f.roundLocked()
 	}
@@ -289,7 +289,7 @@ func (f *Flusher) measurableLocked() bool {
 		holds = serverMeasuresHTTP2
 	}
 	_, measured := f.below["Content-Length"]
-	return f.srv.netHTTP && !measured && f.length < 0 && !f.head && bodyAllowed(f.status) && f.flow.bytes <= holds && f.flow.pushes == 0 && !f.rarely().bare
+	return f.srv.netHTTP && !measured && f.length < 0 && !f.head && bodyAllowed(int(f.status)) && f.handedLocked() <= holds && f.flow.pushes == 0 && !f.rarely().bare
 }
 
 // completesLocked reports whether the response is to be complete before the
@@ -298,7 +298,7 @@ func (f *Flusher) measurableLocked() bool {
 // waits for the end.
 func (f *Flusher) completesLocked() bool {
 	return (f.context != nil || f.srv.netHTTP) && !f.handlerIs(handlerReturned) && f.detached < kept &&
-		f.srv.flusher != nil && f.cfg.SAPI.Headers != OutputOnly
+		f.srv.flushes && f.cfg.SAPI.Headers != OutputOnly
 }
 
 // boundEndLocked gives the bytes that the server writes after us SendTimeout to
@@ -308,7 +308,7 @@ func (f *Flusher) boundEndLocked() {
 	switch {
 	case f.fail != nil || f.hijacked:
 	case f.context == nil || f.handlerIs(handlerReturned) || f.detached >= taken:
-		f.bounded = true
+		f.timeout.bounded = true
 		f.setClosingDeadlineLocked(true)
 	default:
 		f.liftClosingDeadlineLocked()

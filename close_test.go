@@ -335,6 +335,17 @@ func TestCloseInAHandler(t *testing.T) {
 			f.FlushAsync()
 			f.WriteString("ared")
 		}, 8, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
+		{"declared, and taken back too late", "GET", "declared", func(f *flush.Flusher) {
+			f.Header().Set("Content-Length", "8")
+			f.WriteHeader(200)
+			f.Header().Del("Content-Length")
+			f.WriteString("declared")
+		}, 8, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
+		{"nothing declared, and taken back too late", "GET", "", func(f *flush.Flusher) {
+			f.Header().Set("Content-Length", "0")
+			f.WriteHeader(200)
+			f.Header().Del("Content-Length")
+		}, 0, map[harness.Proto]bool{harness.HTTP1: true, harness.HTTP10: true, harness.HTTPS1: true}},
 		{"chunked", "GET", "chunked", func(f *flush.Flusher) { f.WriteString("chun"); f.FlushError(); f.WriteString("ked") }, -1, nil},
 		{"buffered", "GET", "BUFFERED", func(f *flush.Flusher) {
 			f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
@@ -394,6 +405,42 @@ func TestCloseInAHandler(t *testing.T) {
 
 // saysLength reports whether resp says how long its body is.
 func saysLength(resp *http.Response) bool { return resp.StatusCode != http.StatusNoContent }
+
+// What net/http still holds, and will send with its length once the handler returns,
+// an early Close leaves to it where the length is not ours to set.
+func TestCloseLeavesTheLengthToTheServer(t *testing.T) {
+	for name, test := range map[string]struct {
+		opts     flush.Options
+		encoding string
+		wrap     func(http.ResponseWriter) http.ResponseWriter
+	}{
+		"it has moved down": {flush.Options{BufferSize: -1}, "", func(w http.ResponseWriter) http.ResponseWriter { return w }},
+		"somebody between may compress": {flush.Options{}, "br", func(w http.ResponseWriter) http.ResponseWriter {
+			return harness.Unwrapper{ResponseWriter: w}
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+				park := harness.NewPark(t)
+				own := harness.Wrapped(&test.opts, func(w http.ResponseWriter, _ *http.Request) {
+					if test.encoding != "" {
+						w.Header().Set("Content-Encoding", test.encoding)
+					}
+					io.WriteString(w, "short")
+					harness.Must(t, harness.Flusher(w).Close())
+					park.Here()
+				})
+				srv := harness.Serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { own.ServeHTTP(test.wrap(w), r) }))
+				s := harness.Open(t, srv, "GET", "/", nil)
+				park.Next()
+				if n := s.Response().ContentLength; n != 5 {
+					t.Errorf("Content-Length %d", n)
+				}
+				s.ExpectEnd("short")
+			})
+		})
+	}
+}
 
 // The Close of NewHandler pushes nothing: a response is as short as without us.
 func TestReturnPushesNothing(t *testing.T) {

@@ -116,7 +116,7 @@ func (f *Flusher) position() (int64, error) {
 // bytes that the server writes after us. Nobody could tell there that a client
 // who reads slowly is alive.
 func (f *Flusher) drainLocked() {
-	if f.timeout.progress == nil || !f.timeout.progress.looked || f.flow.bytes < smallBody {
+	if f.timeout.progress == nil || !f.timeout.progress.looked || f.handedLocked() < smallBody {
 		return
 	}
 	room, err := f.conn.Room()

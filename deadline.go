@@ -18,19 +18,20 @@ var aLongTimeAgo = time.Unix(1, 0)
 //	               the kernel's poller forgets a deadline in the past if another
 //	               is set before the writer has run
 //
-// Guarded by Flusher.mu.
-type writeDeadline struct {
-	state deadlineState
-	armed time.Duration // when the closing deadline was set last; 0: it was not
-}
-
-type deadlineState uint8
+// Guarded by Flusher.mu. Its value is one of these, or else when the closing one was
+// set last, as now says.
+type writeDeadline time.Duration
 
 const (
-	deadlineHandlers deadlineState = iota
-	deadlineClosing
-	deadlineUnblocked
+	deadlineUnblocked writeDeadline = iota - 1
+	deadlineHandlers
+	deadlineOld // the closing one, set long ago
 )
+
+func (d writeDeadline) closing() bool { return d >= deadlineOld }
+
+// age has a closing deadline be set anew.
+func (d *writeDeadline) age() { *d = min(*d, deadlineOld) }
 
 // SetReadDeadline sets the server's deadline for reading the request, as
 // [http.ResponseController.SetReadDeadline].
@@ -61,11 +62,11 @@ func (f *Flusher) SetWriteDeadline(t time.Time) error {
 	if err := f.goneLocked(); err != nil {
 		return err
 	}
-	if f.srv.deadline == nil {
+	if !f.srv.deadlines {
 		return fmt.Errorf("flush: response writer has no deadlines: %w", http.ErrNotSupported)
 	}
-	if f.deadline.state == deadlineHandlers {
-		if err := f.srv.deadline.SetWriteDeadline(t); err != nil {
+	if f.deadline == deadlineHandlers {
+		if err := f.srv.w.SetWriteDeadline(t); err != nil {
 			return err
 		}
 	}
@@ -91,9 +92,9 @@ func (f *Flusher) deadlinePassedLocked() bool {
 
 // liftClosingDeadlineLocked gives the deadline back to the handler.
 func (f *Flusher) liftClosingDeadlineLocked() {
-	if f.deadline.state == deadlineClosing {
-		f.deadline.state, f.deadline.armed = deadlineHandlers, 0
-		f.srv.deadline.SetWriteDeadline(f.rarely().handlerDeadline)
+	if f.deadline.closing() {
+		f.deadline = deadlineHandlers
+		f.srv.w.SetWriteDeadline(f.rarely().handlerDeadline)
 	}
 }
 
@@ -101,15 +102,15 @@ func (f *Flusher) liftClosingDeadlineLocked() {
 // 1 that is new.
 func (f *Flusher) renewHandlersDeadlineLocked() {
 	if t := f.rarely().handlerDeadline; !t.IsZero() {
-		f.srv.deadline.SetWriteDeadline(t)
+		f.srv.w.SetWriteDeadline(t)
 	}
 }
 
 // liftServerDeadline takes away the deadline that the server's WriteTimeout has
 // set, before anything else is known of the response.
 func (f *Flusher) liftServerDeadline() {
-	if f.srv.deadline != nil {
-		f.srv.deadline.SetWriteDeadline(time.Time{})
+	if f.srv.deadlines {
+		f.srv.w.SetWriteDeadline(time.Time{})
 	}
 }
 
@@ -117,11 +118,11 @@ func (f *Flusher) liftServerDeadline() {
 // server can: HTTP/1 at once, HTTP/2 by resetting the stream. The lock is
 // dropped meanwhile; the end of the response waits until it is back.
 func (f *Flusher) unblockLocked() {
-	if f.srv.deadline == nil || f.hijacking {
+	if !f.srv.deadlines || f.hijacking {
 		return
 	}
-	f.deadline.state = deadlineUnblocked
-	f.callAsideLocked(func() { f.srv.deadline.SetWriteDeadline(aLongTimeAgo) })
+	f.deadline = deadlineUnblocked
+	f.callAsideLocked(func() { f.srv.w.SetWriteDeadline(aLongTimeAgo) })
 }
 
 // setClosingDeadlineLocked gives the bytes that end the response SendTimeout to
@@ -129,13 +130,13 @@ func (f *Flusher) unblockLocked() {
 // while nothing was outstanding must not cost the server's last chunk, so last
 // replaces it.
 func (f *Flusher) setClosingDeadlineLocked(last bool) {
-	if f.srv.deadline == nil || f.timeout.d <= 0 || f.deadline.state == deadlineUnblocked {
+	if !f.srv.deadlines || f.timeout.d <= 0 || f.deadline == deadlineUnblocked {
 		return
 	}
 	at := time.Now()
 	began := at.Sub(epoch)
 	late := last && f.drainsLateLocked()
-	if !late && f.deadline.armed > 0 && began-f.deadline.armed < f.timeout.d>>10 {
+	if !late && f.deadline > deadlineOld && began-time.Duration(f.deadline) < f.timeout.d>>10 {
 		return // the one just set will do: setting it costs as much as a small response
 	}
 	t := at.Add(f.timeout.d)
@@ -146,17 +147,16 @@ func (f *Flusher) setClosingDeadlineLocked(last bool) {
 	if h := f.rarely().handlerDeadline; !h.IsZero() && h.Before(t) && !(last && h.Before(at)) {
 		return
 	}
-	f.deadline.state = deadlineClosing
-	f.deadline.armed = began
-	f.srv.deadline.SetWriteDeadline(t)
+	f.deadline = max(writeDeadline(began), deadlineOld)
+	f.srv.w.SetWriteDeadline(t)
 }
 
 // liftWriteTimeoutLocked has SendTimeout hold from now on, and no deadline of the
 // server's own.
 func (f *Flusher) liftWriteTimeoutLocked() {
 	f.rare.serverDeadline = time.Time{}
-	if f.detached == kept && f.rare.handlerDeadline.IsZero() && f.srv.deadline != nil && f.deadline.state == deadlineHandlers {
-		f.srv.deadline.SetWriteDeadline(time.Time{})
+	if f.detached == kept && f.rare.handlerDeadline.IsZero() && f.srv.deadlines && f.deadline == deadlineHandlers {
+		f.srv.w.SetWriteDeadline(time.Time{})
 	}
 	if f.cfg.SendTimeout == 0 && f.timeout.d == 0 {
 		f.timeout.d = defaultSendTimeout

@@ -2,7 +2,6 @@ package flush
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"net"
@@ -139,23 +138,16 @@ func (f *Flusher) detachLocked() error {
 // nothing on the way in or out that we do not know.
 func (f *Flusher) letsGoLocked() bool {
 	fr := f.rarely().framing
-	return f.srv.ownHeader && f.http1 && !f.head && bodyAllowed(f.status) && !f.fullDuplex &&
+	return f.srv.ownHeader && f.http1 && !f.head && bodyAllowed(int(f.status)) && !f.fullDuplex &&
 		(f.body == nil || f.body.whole.Load()) && (fr == nil || !fr.odd)
 }
 
-// takeConnectionLocked hijacks the connection. A server that refuses keeps it,
-// and the handler.
+// takeConnectionLocked hijacks the connection, which letsGoLocked has said can be
+// done. An error says that it is not the server's any more.
 func (f *Flusher) takeConnectionLocked() (conn net.Conn, err error) {
-	h, ok := f.srv.w.(http.Hijacker)
-	if !ok {
-		return nil, nil
-	}
 	f.parkLocked(true)
 	defer f.parkLocked(false)
-	conn, _, err = f.hijackConnLocked(h)
-	if errors.Is(err, http.ErrNotSupported) {
-		return nil, nil
-	}
+	conn, _, err = f.hijackConnLocked(f.srv.w.(http.Hijacker))
 	if err != nil && f.fail == nil {
 		f.failLocked(f.classifyLocked(err))
 	}
@@ -170,7 +162,7 @@ func (f *Flusher) takeOverLocked(conn net.Conn) {
 	w := f.newWire(conn)
 	f.detached = taken
 	f.leaveServerLocked()
-	f.srv = server{w: w, flusher: w, deadline: w}
+	f.srv = server{w: w, flushes: true, deadlines: true}
 	f.body = nil
 	f.shared, f.below = false, nil
 	if w.with == nil {

@@ -614,6 +614,52 @@ func TestDetachTakesTheConnectionAlone(t *testing.T) {
 	})
 }
 
+// A connection that somebody else has taken meanwhile is none to go on with: Detach
+// says so, and does not wait for an end that nobody could hand over.
+func TestDetachOfAConnectionThatIsTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		conns := make(chan *thief, 1)
+		opts, told := harness.TellClosing(flush.Options{})
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+			f := harness.Flusher(w)
+			conn := <-conns
+			conn.take = func() {
+				_, _, err := f.Unwrap().(http.Hijacker).Hijack()
+				harness.Must(t, err)
+			}
+			if err := f.Detach(); !errors.Is(err, http.ErrHijacked) || f.Stats().Detached {
+				t.Errorf("Detach: %v; detached: %v", err, f.Stats().Detached)
+			}
+			expectError(t, "Err", f.Err(), http.ErrHijacked)
+		}), 0, harness.WrapConn(func(c net.Conn) net.Conn {
+			conn := &thief{Conn: c}
+			conns <- conn
+			return conn
+		}))
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.Start()
+		if c := <-told; !errors.Is(c.Err, http.ErrHijacked) {
+			t.Errorf("OnClose: %v", c.Err)
+		}
+		s.Leave()
+	})
+}
+
+// A thief is a connection that is taken away from the server while that writes.
+type thief struct {
+	net.Conn
+	take func() // nil: it has been done
+}
+
+func (c *thief) Write(p []byte) (int, error) {
+	if take := c.take; take != nil {
+		c.take = nil
+		take() // which writes p first
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
 // WriteTimeout ends with Detach. SendTimeout holds, and the handler's own deadline
 // does.
 func TestDetachedDeadlines(t *testing.T) {

@@ -64,8 +64,8 @@
 // outstanding. It is not a bound on the response and an idle stream never meets
 // it. Progress is a call of the server that returns: a Write and the flush behind
 // it are one. Of a large body it is given slices of 32 KiB, which grow to 1 MiB
-// while the client has never been slow; of a file slices of 1 MiB on Linux, where
-// its position shows progress, too. The kernel wakes a blocked writer when
+// while the client has never been slow; of a file slices of 1 to 8 MiB on Linux,
+// where its position shows progress, too. The kernel wakes a blocked writer when
 // about a third of its send buffer is free, so the slowest client that survives
 // reads a third of that buffer per SendTimeout.
 //

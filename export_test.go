@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"unsafe"
+
+	"github.com/fa492104/flush/internal/tcp"
 )
 
 // HandlerWriter returns f as its handler would see it.
@@ -21,6 +23,13 @@ func NoEpoll() (undo func()) {
 	return func() { watched.Off(false) }
 }
 
+// KeepsTimer reports whether f has a timer for its send timeout.
+func KeepsTimer(f *Flusher) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.timeout.timer != nil
+}
+
 // NewBlock returns a piece of floor 2, which a budget counts as BlockMemory.
 func NewBlock() any { return new(block) }
 
@@ -32,7 +41,11 @@ type SharedWrite = sharedWrite
 func NewSharedWrite(p []byte) *SharedWrite { return newSharedWrite(p) }
 
 // WriteShared is what a broadcast does first with each of its members.
-func WriteShared(f *Flusher, s *SharedWrite) (taken bool, err error) { return f.writeShared(s) }
+func WriteShared(f *Flusher, s *SharedWrite) (taken bool, err error) {
+	now := tcp.NewNowWriter()
+	defer now.Done()
+	return f.writeShared(s, now)
+}
 
 // TornChunk returns what a client gets of a broadcast's event of which only n bytes
 // could be written at first, when the rest is queued in pieces of size, and the
@@ -87,4 +100,11 @@ func FastCGIRecords(pieces ...[]byte) (found []FastCGIRecord) {
 func WatchFastCGI(l net.Listener) (watched net.Listener, drain func() <-chan struct{}) {
 	var all gatewayConns
 	return gatewayListener{l, &all}, all.drain
+}
+
+// Blocks returns how many blocks floor 2 of f owns.
+func Blocks(f *Flusher) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return int(f.q.blocks)
 }

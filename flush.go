@@ -25,7 +25,10 @@ import (
 // that cannot flush gives one that matches [http.ErrNotSupported].
 func Flush(w http.ResponseWriter, wait bool) error {
 	if f, ok := flusherOf(w); ok && f != nil {
-		return f.flush(wait)
+		if wait {
+			return f.flushNow(nil) // it is f.flush with one call less
+		}
+		return f.FlushAsync()
 	}
 	var outer http.ResponseWriter // the first layer above the Flusher that flushes
 	for layer := range layers(w) {
@@ -53,7 +56,7 @@ func Flush(w http.ResponseWriter, wait bool) error {
 // flush is Flush on f alone.
 func (f *Flusher) flush(wait bool) error {
 	if wait {
-		return f.FlushWait(context.Background())
+		return f.flushNow(nil)
 	}
 	return f.FlushAsync()
 }

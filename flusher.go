@@ -19,15 +19,18 @@ import (
 // server's writer is not touched again.
 type Flusher struct {
 	// Its size is most of what an idle stream costs. What a Write and a flush
-	// look at stands first and close together; what few responses need is
-	// behind pointers.
+	// look at is in few lines of the processor's cache: an event of one stream of
+	// many finds none of them there. What few responses need is behind pointers.
+	// The comments say where a line begins, if a word has 64 bits.
 
-	pipe // floor 2; its mu guards all that is not marked below
+	cfg     *config     // never changed; a line
+	srv     server      // changed by Detach alone, with the baton and no call aside under way
+	pipe                // floor 2; its mu guards all that is not marked; three lines, and what most events do not need
+	member  *member     // in the budget; nil: holds nothing yet, or there is none
+	timeout sendTimeout // a line, with the response
 	response
+
 	headers
-	cfg      *config // never changed
-	srv      server  // changed by Detach alone, with the baton and no call aside under way
-	timeout  sendTimeout
 	deadline writeDeadline
 
 	req     *http.Request   // the handler's; nil: none. Set before the first use; dropped by releaseLocked
@@ -36,7 +39,6 @@ type Flusher struct {
 	conn    *tcp.Known      // nil: not known. Never changed
 	groups  *groups         // that it is in; nil: never was in one
 	began   time.Duration   // as now says. Never changed
-	member  *member         // in the budget; nil: holds nothing yet, or there is none
 	rare    *rare           // nil: nothing of it
 }
 
@@ -48,11 +50,11 @@ type response struct {
 	closing    bool // Close, Abort or the return of the handler has begun
 	aborted    bool // it must not be taken for complete
 	ended      bool // the server's writer is not ours any more
-	bounded    bool // what the server writes after us has its time
 	detached   detachState
-	handler    atomic.Uint32 // what became of NewHandler's handler: a set of handler…
 	implicit   Mode
-	aside      int16 // calls of the server without the baton, under way
+	handler    atomic.Uint32 // what became of NewHandler's handler: a set of handler…
+	aside      int16         // calls of the server without the baton, under way
+	status     int16         // 0: WriteHeader has not been called, nothing written
 
 	stack *stack // of user-level buffers
 }
@@ -106,6 +108,15 @@ type closeHook struct {
 	r  *http.Request
 }
 
+// touch has the memory of f come into the processor's caches that an event looks at,
+// all together: the lock, which nothing passes by, would be waited for alone. What is
+// read is not looked at.
+func (f *Flusher) touch() {
+	f.asyncCalls.Load() // the lock's line
+	f.asks.Load()
+	f.handler.Load() // the send timeout's
+}
+
 func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	var by any
 	if r != nil {
@@ -130,8 +141,8 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	}
 	f.initTimeout(by)
 	if r != nil {
-		if f.conn = tcp.From(r.Context()); f.conn != nil && f.http1 && f.srv.deadline != nil {
-			f.timeout.progress = &progress{f: f, conn: f.conn}
+		if f.conn = tcp.From(r.Context()); f.conn != nil && f.http1 && f.srv.deadlines {
+			f.timeout.progress = f.newProgress()
 		}
 	}
 }

@@ -273,7 +273,7 @@ func (g *gzipper) decide(p []byte, phase Phase) bool {
 	h := f.headerLocked()
 	status := http.StatusOK
 	if f.fixed {
-		status = f.status
+		status = int(f.status)
 	}
 	if !g.accepted || status == http.StatusPartialContent || !bodyAllowed(status) && status != http.StatusNotModified ||
 		h.Get("Content-Encoding") != "" || h.Get("Content-Range") != "" || hasToken(h["Cache-Control"], "no-transform") {

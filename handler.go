@@ -230,7 +230,7 @@ func (w http2Writer) Push(target string, opts *http.PushOptions) error {
 // ahead of it.
 func (f *Flusher) handlerWriter() http.ResponseWriter {
 	f.mu.Lock()
-	w, own, flushes := f.srv.w, f.srv.ownHeader, f.srv.flusher != nil
+	w, own, flushes := f.srv.w, f.srv.ownHeader, f.srv.flushes
 	f.mu.Unlock()
 	if own {
 		return http1Writer{face{f}} // net/http's own, which need not be asked

@@ -49,7 +49,6 @@ type headers struct {
 	eventStream   bool // they are fixed, and those of an event stream
 	saidClose     bool // they went out with Connection: close
 
-	status  int         // 0: WriteHeader has not been called, nothing written
 	length  int64       // the declared Content-Length, or -1
 	written int64       // body bytes that were offered to floor 2, refused ones included
 	header  http.Header // the handler's; nil until it asked
@@ -105,27 +104,27 @@ var headerMaps = sync.Pool{New: func() any { return make(http.Header) }}
 func (f *Flusher) writeHeaderLocked() {
 	if f.noted != nil && f.noted.says(f.header) {
 		f.dropNoteLocked()
-		f.srv.w.WriteHeader(f.status)
+		f.srv.w.WriteHeader(int(f.status))
 		f.below = f.header
 		return
 	}
 	below := f.belowLocked() // now or never: the handler may ask for its headers while we write
 	if !f.srv.ownHeader {
-		f.callLocked(func() { f.srv.w.WriteHeader(f.status) })
+		f.callLocked(func() { f.srv.w.WriteHeader(int(f.status)) })
 		return
 	}
 	// From here on WriteHeader is net/http's own, which only takes notes.
 	if !f.shared {
-		f.srv.w.WriteHeader(f.status)
+		f.srv.w.WriteHeader(int(f.status))
 		return
 	}
 	if maps.EqualFunc(f.header, below, slices.Equal) {
-		f.srv.w.WriteHeader(f.status)
+		f.srv.w.WriteHeader(int(f.status))
 	} else {
 		late := make(http.Header) // what the handler has changed since, for trailers
 		copyHeader(late, f.header)
 		copyHeader(f.header, below)
-		f.srv.w.WriteHeader(f.status)
+		f.srv.w.WriteHeader(int(f.status))
 		copyHeader(f.header, late)
 	}
 	clear(below)
@@ -220,7 +219,7 @@ func (f *Flusher) passHeaderLocked() {
 // at the map, as they are when it has returned.
 func (f *Flusher) fixLocked(status int) {
 	f.fixed = true
-	f.status = status
+	f.status = int16(status)
 	if !f.stack.atHeader() {
 		f.freezeLocked()
 	}
@@ -426,7 +425,7 @@ func (f *Flusher) sendBareHeadersLocked(flushing bool) {
 // typeLocked sets the Content-Type of headers that leave without a body for
 // the server to look at: from the bytes held, or else the profile's.
 func (f *Flusher) typeLocked() {
-	if !bodyAllowed(f.status) || f.cfg.SAPI.Headers == OutputOnly {
+	if !bodyAllowed(int(f.status)) || f.cfg.SAPI.Headers == OutputOnly {
 		return
 	}
 	held := f.q.front(512)
@@ -445,19 +444,12 @@ func (f *Flusher) typeLocked() {
 	}
 }
 
-// serverMeasures is the size up to which net/http finds the length of a whole
-// response by itself.
-const serverMeasures = 2048
-
-// serverMeasuresHTTP2 is the same on HTTP/2.
-const serverMeasuresHTTP2 = 4096
-
 // measureLocked sets the exact Content-Length of a response that ends before
 // anything went out, where net/http would for a small one. With early it is
 // complete before net/http could. It reports whether it has.
 func (f *Flusher) measureLocked(early bool) (measured bool) {
 	n := f.q.len
-	if n == 0 && (!early || f.head) || !bodyAllowed(f.status) || f.cfg.SAPI.Headers == OutputOnly {
+	if n == 0 && (!early || f.head) || !bodyAllowed(int(f.status)) || f.cfg.SAPI.Headers == OutputOnly {
 		return false
 	}
 	trailers := f.hasTrailersLocked()
@@ -529,7 +521,7 @@ func (f *Flusher) SendHeaders() error {
 		f.sendBareHeadersLocked(true)
 		f.pushLocked()
 	}
-	if f.fail == nil && f.srv.flusher == nil {
+	if f.fail == nil && !f.srv.flushes {
 		return errCannotFlush
 	}
 	return f.fail

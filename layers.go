@@ -77,15 +77,48 @@ type writeDeadliner interface{ SetWriteDeadline(time.Time) error }
 // server is what a Flusher knows about the writer below it. It is looked up
 // once, so that a flush costs no walk and no guess.
 type server struct {
-	w          http.ResponseWriter
-	flusher    flushErrorer   // the layer whose flush counts; nil: none can
-	deadline   writeDeadliner // nil: none is supported
-	direct     bool           // w is a server\'s own writer: nothing stands between
-	oneProcess bool           // a panic that comes down to the server ends the process
-	netHTTP    bool           // the request came through an http.Server
-	takesInfo  bool           // a 1xx reaches the client as such
-	fixesEmpty bool           // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
-	ownHeader  bool           // it reads its header map only inside WriteHeader: see headerLocked
+	w          floor1
+	flushes    bool // else w.FlushError must not be called
+	deadlines  bool // else w.SetWriteDeadline must not be
+	direct     bool // w is a server's own writer: nothing stands between
+	oneProcess bool // a panic that comes down to the server ends the process
+	netHTTP    bool // the request came through an http.Server
+	takesInfo  bool // a 1xx reaches the client as such
+	fixesEmpty bool // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
+	ownHeader  bool // it reads its header map only inside WriteHeader: see headerLocked
+	plain      bool // a flush may be plain from now on: see plainBelowLocked
+}
+
+// serverMeasures is the size up to which net/http finds the length of a whole
+// response by itself.
+const serverMeasures = 2048
+
+// serverMeasuresHTTP2 is the same on HTTP/2.
+const serverMeasuresHTTP2 = 4096
+
+// A floor1 is the writer below with what flushes it and sets its deadlines: itself,
+// if it does both, or else a layered.
+type floor1 interface {
+	http.ResponseWriter
+	flushErrorer
+	writeDeadliner
+}
+
+// A layered is a writer that other layers flush, or set deadlines for. nil: none does.
+type layered struct {
+	http.ResponseWriter
+	flushErrorer
+	writeDeadliner
+}
+
+func (l *layered) Unwrap() http.ResponseWriter { return l.ResponseWriter }
+
+// writer is the writer that w stands for.
+func (s *server) writer() http.ResponseWriter {
+	if l, ok := s.w.(*layered); ok {
+		return l.ResponseWriter
+	}
+	return s.w
 }
 
 // ownWriter is the type of net/http's own writer of HTTP/1, once newServer has
@@ -97,30 +130,38 @@ var ownWriter atomic.Pointer[reflect.Type]
 func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 	if own := ownWriter.Load(); own != nil && by != nil && reflect.TypeOf(w) == *own {
 		return server{
-			w: w, flusher: w.(flushErrorer), deadline: w.(writeDeadliner),
+			w: w.(floor1), flushes: true, deadlines: true,
 			direct: true, netHTTP: true, takesInfo: true, fixesEmpty: true, ownHeader: true,
 		}
 	}
-	s := server{w: w}
+	l := layered{ResponseWriter: w}
+	top := true // both are w's own so far
 	for layer := range layers(w) {
 		flushes, hasDeadlines := true, true
 		if below, ok := flusherOf(layer); ok && below != nil {
 			flushes, hasDeadlines = below.serverCan()
 		}
-		if s.flusher == nil && flushes {
+		if l.flushErrorer == nil && flushes {
 			switch t := layer.(type) {
 			case flushErrorer:
-				s.flusher = t
+				l.flushErrorer = t
 			case http.Flusher:
-				s.flusher = onlyFlush{t}
+				l.flushErrorer = onlyFlush{t}
 			}
 		}
-		if s.deadline == nil && hasDeadlines {
-			s.deadline, _ = layer.(writeDeadliner)
+		if l.writeDeadliner == nil && hasDeadlines {
+			l.writeDeadliner, _ = layer.(writeDeadliner)
 		}
-		if s.flusher != nil && s.deadline != nil {
+		if l.flushErrorer != nil && l.writeDeadliner != nil {
 			break
 		}
+		top = false
+	}
+	s := server{flushes: l.flushErrorer != nil, deadlines: l.writeDeadliner != nil}
+	var ok bool
+	if s.w, ok = w.(floor1); !ok || !top || !s.flushes || !s.deadlines {
+		held := l // l itself stays on the stack
+		s.w = &held
 	}
 	if r != nil {
 		s.netHTTP = by != nil
@@ -149,7 +190,7 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 func (f *Flusher) serverCan() (flush, deadlines bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.srv.flusher != nil, f.srv.deadline != nil
+	return f.srv.flushes, f.srv.deadlines
 }
 
 // gateway reports whether what is below takes a 1xx for the final status, as

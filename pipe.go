@@ -60,7 +60,8 @@ type pipe struct {
 	wanted  bool  // the holder of the pen waits for the baton: a carrier gives it up
 	pace    pace  // of the client, as large pieces have shown it
 	stalls  int16 // stretches without progress on a floor 1 that cannot be interrupted
-	waiters int32 // goroutines in waitLocked
+
+	asyncCalls atomic.Int32 // calls that must not wait though the pipe is not async; here, so that prefetch can touch the line
 
 	accepted int64 // bytes accepted since the start
 	sent     int64 // bytes handed to floor 1, or dropped on its word
@@ -73,19 +74,35 @@ type pipe struct {
 	// asks; a caller adds to asks and then looks at quick. So one of the two
 	// sees the other. Every Write looks at asks before it enters, so that the
 	// position is exact.
-	asks       atomic.Int64
-	quick      atomic.Bool  // see asks
-	asyncCalls atomic.Int32 // calls that must not wait though the pipe is not async
+	asks  atomic.Int64
+	quick atomic.Bool // see asks
 
-	refuse error  // what a new operation gets; nil: it may go on
-	marks  *marks // never changed
+	waiters int32 // goroutines in waitLocked
 
-	waiting *waiting // nil: nobody has waited
-	fail    error    // the failure that sticks
-	down    down     // never changed
-	moveTo  int64
+	refuse  error         // what a new operation gets; nil: it may go on
+	marks   *marks        // never changed
 	passing time.Duration // since when a caller passes a piece of his own memory through, as now says; 0: nobody does
-	carry   func()        // p.carrier, made once: starting it allocates nothing
+
+	seldom *seldom // nil: nothing of it
+	fail   error   // the failure that sticks
+	down   down    // never changed
+	moveTo int64
+	carry  func() // p.carrier, made once: starting it allocates nothing
+}
+
+// seldom is what few pipes have: that somebody waits, or that bytes have not gone down.
+type seldom struct {
+	waiting
+	lost   int64 // accepted, and never handed over
+	passed int64 // passed over on floor 1's word: they count as sent
+}
+
+// seldomLocked returns p.seldom for writing.
+func (p *pipe) seldomLocked() *seldom {
+	if p.seldom == nil {
+		p.seldom = &seldom{waiting: waiting{cond: sync.Cond{L: &p.mu}}}
+	}
+	return p.seldom
 }
 
 // init makes the pipe ready.
@@ -160,11 +177,9 @@ func (m *marks) long() bool { return !m.counted && m.high >= copySize }
 
 // flow is what went through a pipe.
 type flow struct {
-	bytes   int64 // handed to floor 1
 	flushes int64 // asked for
 	pushes  int64 // that floor 1 really got
 	highest int   // the high-water mark
-	lost    int64 // accepted, and never handed over
 }
 
 // A mark is a flush that was asked for: its number and the position that has
@@ -360,10 +375,11 @@ func (p *pipe) wrotePieceLocked(size, n int, pushed bool, err error) {
 	p.measureHighestLocked()
 	if err != nil && p.fail == nil {
 		p.passOverLocked(size - n)
+		p.loseLocked(size - n)
 		n = size
 	}
 	if more := n - p.q.len; more > 0 {
-		p.flow.lost -= int64(more) // a failure has dropped what the call took of a copy
+		p.loseLocked(-more) // a failure has dropped what the call took of a copy
 		n = p.q.len
 	}
 	p.q.regain(n)
@@ -376,7 +392,6 @@ func (p *pipe) wrotePieceLocked(size, n int, pushed bool, err error) {
 // noteSentLocked notes that floor 1 took n bytes.
 func (p *pipe) noteSentLocked(n int) {
 	p.sent += int64(n)
-	p.flow.bytes += int64(n)
 }
 
 // noteDoneLocked notes that the flush asked for as ask was done, with its bytes.
@@ -385,10 +400,13 @@ func (p *pipe) noteDoneLocked(ask mark) {
 	p.done = max(p.done, ask.seq)
 }
 
-// passOverLocked notes that n bytes were accepted and go nowhere.
+// passOverLocked notes that the place of n bytes is passed over, which floor 1 has
+// refused.
 func (p *pipe) passOverLocked(n int) {
-	p.sent += int64(n)
-	p.flow.lost += int64(n)
+	if n != 0 {
+		p.sent += int64(n)
+		p.seldomLocked().passed += int64(n)
+	}
 }
 
 // countLocked tells the budget if blocks have come or gone.
@@ -405,7 +423,30 @@ func (p *pipe) measureHighestLocked() {
 }
 
 // loseLocked notes that n accepted bytes go nowhere, which never came to floor 2.
-func (p *pipe) loseLocked(n int) { p.flow.lost += int64(n) }
+func (p *pipe) loseLocked(n int) {
+	if n != 0 {
+		p.seldomLocked().lost += int64(n)
+	}
+}
+
+// lostLocked is how many accepted bytes were never handed over, and go nowhere.
+func (p *pipe) lostLocked() int64 {
+	if p.seldom == nil {
+		return 0
+	}
+	return p.seldom.lost
+}
+
+// handedLocked is how many bytes were handed to floor 1.
+func (p *pipe) handedLocked() int64 {
+	switch {
+	case p.down.skipsLocked():
+		return 0
+	case p.seldom == nil:
+		return p.sent
+	}
+	return p.sent - p.seldom.passed
+}
 
 // dropLocked empties floor 2 and returns how many bytes it held.
 func (p *pipe) dropLocked() int {
@@ -447,9 +488,9 @@ func (p *pipe) failLocked(err error) {
 		p.refuse = err
 	}
 	if p.held {
-		p.flow.lost += int64(p.dropBehindLocked())
+		p.loseLocked(p.dropBehindLocked())
 	} else {
-		p.flow.lost += int64(p.dropLocked())
+		p.loseLocked(p.dropLocked())
 	}
 	p.down.failedLocked()
 	p.wakeLocked()
@@ -465,7 +506,7 @@ func (p *pipe) refuseLocked(err error) {
 // takeAwayLocked takes floor 1 away: nothing goes down any more, and operations
 // get err.
 func (p *pipe) takeAwayLocked(err error) {
-	p.flow.lost += int64(p.dropLocked())
+	p.loseLocked(p.dropLocked())
 	p.gone = true
 	p.refuseLocked(err)
 }
@@ -474,7 +515,6 @@ func (p *pipe) takeAwayLocked(err error) {
 func (p *pipe) noteThroughLocked(n int64) {
 	p.accepted += n
 	p.sent += n
-	p.flow.bytes += n
 }
 
 // passPieceLocked notes since when the holder passes a piece through; 0: not now.
@@ -496,7 +536,7 @@ func (p *pipe) holdLocked(holds bool) { p.holding = holds }
 func (p *pipe) stopHoldingLocked() { p.holding = false }
 
 func (p *pipe) penTakenLocked() bool {
-	return p.pen || p.parked || p.waiting != nil && len(p.waiting.line) > 0
+	return p.pen || p.parked || p.seldom != nil && len(p.seldom.line) > 0
 }
 
 // grantLocked settles what the next Writes may append without asking: bytes

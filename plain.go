@@ -7,10 +7,14 @@ package flush
 // the client, and little of us is left in the processor's caches then.
 
 // plainBelowLocked reports whether a flush, before which the buffers have come down
-// that follow one, may be plain, as far as floor 1 goes.
+// that follow one, may be plain, as far as floor 1 goes. What has become so stays so
+// while the server is the same and no flush of its goes wrong.
 func (f *Flusher) plainBelowLocked() bool {
-	return f.headersSent && !f.head && f.srv.flusher != nil && !f.carrierOnly() &&
-		(f.body == nil || f.body.over.Load())
+	if !f.srv.plain {
+		f.srv.plain = f.headersSent && !f.head && f.srv.flushes && !f.carrierOnly() &&
+			(f.body == nil || f.body.over.Load()) && f.lastPushLocked() == nil
+	}
+	return f.srv.plain
 }
 
 // beginAtOnceLocked begins a plain flush whose caller must not wait for the client,
@@ -20,35 +24,16 @@ func (f *Flusher) beginAtOnceLocked() bool {
 		return false
 	}
 	f.turnAsyncLocked()
-	return f.beginPlainLocked()
+	f.beginPlainLocked()
+	return true
 }
 
-// pushPlain is a plain flush that has begun. It is called with mu held and returns
-// without. It returns the failure, or what the server's flush said that does not
-// stick.
-func (f *Flusher) pushPlain() error {
-	defer f.mu.Unlock()
-	return f.pushPlainLocked()
-}
-
-// pushPlainLocked is pushPlain for who keeps mu.
-func (f *Flusher) pushPlainLocked() error {
-	seq, piece := f.asked.seq, f.q.head.held()
-	f.beginCallLocked()
-	f.mu.Unlock()
-	n, pushed, err := f.writePlain(piece)
-	if err == nil && f.rare == nil && f.endPlainLocked(seq, n) {
-		if p := f.timeout.progress; p != nil {
-			p.room.flushed = true
-		}
-		return nil
+// endPlainSlow is the end of one that has gone wrong, or been in somebody's way. It
+// is called with mu held and returns without, unless keeps.
+func (f *Flusher) endPlainSlow(keeps bool, seq int64, size, n int, pushed bool, err error) error {
+	if !keeps {
+		defer f.mu.Unlock()
 	}
-	return f.endPlainSlowLocked(seq, len(piece), n, pushed, err)
-}
-
-// endPlainSlowLocked is the end of one that has gone wrong, or been in somebody's
-// way.
-func (f *Flusher) endPlainSlowLocked(seq int64, size, n int, pushed bool, err error) error {
 	n, err = wrote(n, size, err)
 	if pushed {
 		f.notePushLocked(err)
@@ -65,36 +50,35 @@ func (f *Flusher) endPlainSlowLocked(seq int64, size, n int, pushed bool, err er
 
 // plainLocked reports whether a flush may be plain, as far as floor 2 goes.
 func (p *pipe) plainLocked() bool {
-	return !p.held && p.q.head != nil && p.q.head == p.q.tail && p.refuse == nil && p.asked.seq == p.done && p.asks.Load() == 0
+	return !p.held && p.q.len > 0 && p.q.head == p.q.tail && p.refuse == nil && p.asked.seq == p.done && p.asks.Load() == 0
 }
 
-// beginPlainLocked asks for a plain flush and takes the baton for it, if it may be
-// plain.
-func (p *pipe) beginPlainLocked() bool {
-	if !p.plainLocked() {
-		return false
-	}
+// beginPlainLocked asks for a plain flush, which may be plain, and takes the baton for
+// it.
+func (p *pipe) beginPlainLocked() {
 	p.seizeLocked()
 	p.flow.flushes++
 	p.asked.seq++
 	p.asked.pos = p.accepted
 	p.q.more = noMore
-	return true
 }
 
 // endPlainLocked is the end of a plain flush of n bytes, asked for as seq, if it has
-// been in nobody's way.
-func (p *pipe) endPlainLocked(seq int64, n int) bool {
-	if n != p.q.len || p.asked.seq != seq || p.asks.Load() != 0 || p.waiters > 0 || p.wanted || p.owed || p.marks.counted || p.fail != nil {
+// been in nobody's way. With keep another is likely to follow soon.
+func (p *pipe) endPlainLocked(seq int64, n int, keep bool) bool {
+	if n != p.q.len || p.asked.seq != seq || p.asks.Load() != 0 || p.waiters > 0 || p.wanted || p.owed || p.marks.counted || p.refuse != nil {
 		return false
 	}
 	credit := p.q.credit
 	p.sent += int64(n)
-	p.flow.bytes += int64(n)
 	p.flow.pushes++
 	p.done = seq
 	p.measureHighestLocked()
-	p.q.dropBlock()
+	if keep && !p.async && p.q.head.long == nil {
+		p.q.keepBlock()
+	} else {
+		p.q.dropBlock()
+	}
 	p.leaveLocked()
 	if credit > 0 { // nobody has taken it back
 		p.q.grant(min(blockSize, p.marks.buffer-1))

@@ -22,7 +22,7 @@ const (
 type block struct {
 	next *block
 	r, w int32
-	at   time.Duration   // when the first of the bytes held came, as now says
+	at   time.Duration   // when the first of the bytes held came, as now says; unseen: nobody has looked at the clock
 	long *[copySize]byte // nil: they are in data
 	data [blockSize]byte
 }
@@ -50,7 +50,8 @@ var copyBuffers = sync.Pool{New: func() any { return new([copySize]byte) }}
 // A queue holds the bytes of floor 2 in blocks: memory follows what is held to
 // within a block or two, and nothing is copied when it grows, so bytes that are
 // being written stay where they are.
-// The zero queue is empty and owns no memory; so does one that ran empty.
+// The zero queue is empty and owns no memory; so does one that ran empty, but for
+// the block that keepBlock has kept, in which nothing is held then.
 type queue struct {
 	head, tail *block
 	len        int
@@ -67,15 +68,20 @@ type queue struct {
 
 const noMore = -1
 
+// unseen is when bytes came that a kept block has taken in since somebody last looked.
+const unseen = 0
+
 // A Write of this size is large: it would take several blocks.
 const largeWrite = 16 << 10
 
 // push appends p, all of it, with long in long blocks if it is large.
 func push[T []byte | string](q *queue, p T, long bool) {
 	q.markMore()
+	if long = long && len(p) >= largeWrite; long {
+		q.letGo()
+	}
 	q.len += len(p)
 	q.credit = 0
-	long = long && len(p) >= largeWrite
 	for len(p) > 0 {
 		if q.room() == 0 || q.tail == nil {
 			b := newBlock()
@@ -143,6 +149,35 @@ func (q *queue) dropBlock() {
 	b.giveBack()
 }
 
+// keepBlock is dropBlock that keeps the block, for bytes that soon come. It is for a
+// stream of events: to the pool and back is a good part of what it costs to hold one,
+// and so is the clock. Whoever calls it calls settle soon.
+func (q *queue) keepBlock() {
+	b := q.head
+	b.r, b.w, b.at = 0, 0, unseen
+	q.len, q.credit, q.more = 0, 0, 0
+}
+
+// see notes that what has come unseen came now.
+func (q *queue) see() {
+	if q.len > 0 && q.head.at == unseen {
+		q.head.at = now()
+	}
+}
+
+// letGo gives back the block of an empty queue.
+func (q *queue) letGo() {
+	if q.len == 0 && q.head != nil {
+		q.dropBlock()
+	}
+}
+
+// settle ends what keepBlock has begun.
+func (q *queue) settle() {
+	q.see()
+	q.letGo()
+}
+
 // pop drops the first n bytes.
 func (q *queue) pop(n int) {
 	q.len -= n
@@ -192,9 +227,10 @@ func (q *queue) regain(n int) {
 
 // behind is how long the oldest byte has been held.
 func (q *queue) behind() time.Duration {
-	if q.head == nil {
+	if q.len == 0 {
 		return 0
 	}
+	q.see()
 	return max(now()-q.head.at, 1) // 0 says that nothing is held
 }
 

@@ -144,6 +144,42 @@ func TestFlushTakesAllOfALargeWriteAlong(t *testing.T) {
 	}
 }
 
+// Where output moves in the background a flush that others ask for in the middle of a
+// large Write is done before the next slice of that, and takes along what has been
+// accepted by then.
+func TestFlushInTheMiddleOfALargeWrite(t *testing.T) {
+	for name, ask := range map[string]func(f *flush.Flusher) error{
+		"FlushAsync": (*flush.Flusher).FlushAsync,
+		"FlushWait":  func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) },
+		"Flush":      (*flush.Flusher).FlushError,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := harness.NewSink(t)
+				f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async})
+				s.Hold(100 << 10)
+				written := harness.Go(func() error { _, err := f.Write(make([]byte, 1<<20)); return err })
+				synctest.Wait()
+				asked := harness.Go(func() error { return ask(f) })
+				synctest.Wait()
+				_, before := s.LastFlush()
+				s.Hold(300 << 10)
+				synctest.Wait()
+				if at, n := s.LastFlush(); n != before+1 || at < 90<<10 || at > 300<<10 {
+					t.Errorf("%d flushes, at %d", n-before, at)
+				}
+				if len(written) > 0 || len(asked) == 0 {
+					t.Errorf("%d Writes and %d flushes have ended", len(written), len(asked))
+				}
+				s.Release()
+				harness.Must(t, <-written)
+				harness.Must(t, <-asked)
+				harness.Must(t, f.Close())
+			})
+		})
+	}
+}
+
 // A blocked producer may emit MaxPending and what is in the server's call, and
 // not a byte more.
 func TestQueueHoldsTheProducer(t *testing.T) {

@@ -67,12 +67,17 @@ func (f *Flusher) lookAtFileLocked() {
 	}
 }
 
-// fileSliceLocked is how much of a file the server is given at once. Where progress
-// within a slice is seen, or nobody looks, that need not be little at first.
-func (f *Flusher) fileSliceLocked() int {
+// fileSliceLocked is how much of a file the server is given at once, after so many
+// slices. Where progress within a slice is seen, or nobody looks, that need not be
+// little at first, and doubles while the client is quick: a call more costs little,
+// but what ends with it goes out by itself.
+func (f *Flusher) fileSliceLocked(slices int) int {
 	t := &f.timeout
-	if !t.closing && (t.d <= 0 || t.progress != nil || f.rarely().file != nil) {
+	if t.closing || t.d > 0 && t.progress == nil && f.rarely().file == nil {
+		return max(f.pace.slice(), 2*firstSlice)
+	}
+	if f.pace == paceSlow {
 		return lastSlice
 	}
-	return max(f.pace.slice(), 2*firstSlice)
+	return lastSlice << min(slices, 3)
 }

@@ -11,12 +11,8 @@ type sharedWrite struct {
 
 // newSharedWrite makes one of p, which is not empty.
 func newSharedWrite(p []byte) *sharedWrite {
-	b := make([]byte, 0, chunkHead+len(p)+len(crlf))
-	b = appendChunkHead(b, len(p))
-	s := &sharedWrite{head: len(b)}
-	b = append(b, p...)
-	s.chunk = append(b, crlf...)
-	return s
+	chunk, head := appendChunk(make([]byte, 0, chunkHead+len(p)+len(crlf)), p)
+	return &sharedWrite{chunk: chunk, head: head}
 }
 
 // event is what was broadcast.
@@ -36,7 +32,7 @@ func (w *wire) surelyTakes(out []byte) bool { return len(out) <= sureShared && w
 // the ordinary way: the response is not detached, has buffers, bytes queued or a
 // carrier at work, or the kernel has no room at all. So it does if the Budget has
 // none for what may have to be queued.
-func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
+func (f *Flusher) writeShared(s *sharedWrite, now *tcp.NowWriter) (taken bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	w, ok := f.srv.w.(*wire)
@@ -54,7 +50,7 @@ func (f *Flusher) writeShared(s *sharedWrite) (taken bool, err error) {
 	if f.marks.counted && f.budgetRoomLocked() == 0 && !w.surelyTakes(out) {
 		return false, nil
 	}
-	n, err := tcp.WriteNow(w.raw, out)
+	n, err := now.Write(w.raw, out)
 	if n == 0 && err == nil {
 		return false, nil
 	}

@@ -149,7 +149,12 @@ type stack struct {
 var noStack stack
 
 // active reports whether output must go through the stack.
-func (s *stack) active() bool { return len(s.bufs) > 0 || s.busy || len(s.rest) > 0 }
+func (s *stack) active() bool {
+	return s != &noStack && (len(s.bufs) > 0 || s.busy || len(s.rest) > 0)
+}
+
+// follows reports whether a flush of the response has something to bring down first.
+func (s *stack) follows() bool { return s != &noStack && (s.follow > 0 || len(s.rest) > 0) }
 
 // atHeader reports whether a filter may be at the handler's header map, and is
 // not the caller.
@@ -365,7 +370,7 @@ func descendLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 		f.fixLocked(http.StatusOK)
 	}
 	fits := len(p)
-	if f.length >= 0 && bodyAllowed(f.status) {
+	if f.length >= 0 && bodyAllowed(int(f.status)) {
 		fits = int(min(int64(fits), max(f.length-f.written, 0)))
 	}
 	if fits < len(p) && (f.stack.ownLength || f.stack.grown != 0) {

@@ -285,6 +285,56 @@ func TestAbortInAFilter(t *testing.T) {
 	}
 }
 
+// Once the headers are out a filter keeps nothing back but its own bytes: others
+// flush beside it.
+func TestFlushBesideAFilterBehindTheHeaders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+		harness.Must(t, f.SendHeaders())
+		f.WriteString("before")
+		goOn := make(chan bool)
+		b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+			<-goOn
+			return p, nil
+		}})
+		f.WriteString(" behind")
+		flushed := harness.Go(b.Flush)
+		synctest.Wait()
+		waited := harness.Go(func() error { return f.FlushWait(harness.NoContext) })
+		synctest.Wait()
+		if at, _ := s.LastFlush(); at != len("before") || len(waited) == 0 {
+			t.Errorf("flushed up to %d, and the wait has ended: %v", at, len(waited) > 0)
+		}
+		close(goOn)
+		harness.Must(t, <-flushed)
+		harness.Must(t, <-waited)
+		harness.Must(t, f.Close())
+		if s.Body() != "before behind" {
+			t.Errorf("got %q", s.Body())
+		}
+	})
+}
+
+// What a filter writes itself to a response that has failed is taken, and the filter
+// is told.
+func TestFilterWritesToAFailedResponse(t *testing.T) {
+	f, out := newOutput(t)
+	b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+		f.Abort(harness.ErrBoom)
+		if n, err := f.WriteString("own"); n != 3 || err != harness.ErrBoom {
+			t.Errorf("%d, %v", n, err)
+		}
+		return p, nil
+	}})
+	f.WriteString("x")
+	expectError(t, "Flush", b.Flush(), harness.ErrBoom)
+	expectOutput(t, out, "")
+	if s := f.Stats(); s.Lost != 4 {
+		t.Errorf("%d bytes are lost", s.Lost)
+	}
+}
+
 // An Abort by a filter only marks the response: it ends once the filter has
 // returned, with whoever ends it.
 func TestAbortInAFilterDoesNotEndTheResponse(t *testing.T) {

@@ -6,9 +6,12 @@ import "time"
 //
 // Behind is 0 for a client that keeps up, however much the kernel still holds
 // for it: that is [Flusher.Backlog]. Of a byte that came while others were held it
-// may say up to as much more as the server's last call took. Of what a Write hands
-// down from its caller's own memory, or ReadFrom from a file, it is how long the
-// piece under way has waited: nothing of that is held here.
+// may say up to as much more as the server's last call took. Of a byte in a stream of
+// flushes that wait, each soon after the one before, it may say less, by a thirty-second
+// of SendTimeout at most, unless Stats has been asked since it came: such flushes do not
+// read the clock. Of what a Write hands down from its caller's own memory, or ReadFrom
+// from a file, it is how long the piece under way has waited: nothing of that is held
+// here.
 type Stats struct {
 	Status     int           // as sent; 0: nothing was
 	Bytes      int64         // body bytes handed to the server
@@ -33,8 +36,8 @@ func (f *Flusher) statsLocked() Stats {
 	f.absorbLocked()
 	f.measureHighestLocked()
 	s := Stats{
-		Bytes:      f.flow.bytes,
-		Lost:       f.flow.lost,
+		Bytes:      f.handedLocked(),
+		Lost:       f.lostLocked(),
 		Flushes:    f.flow.flushes,
 		Pushes:     f.flow.pushes,
 		MaxPending: f.flow.highest,
@@ -43,10 +46,10 @@ func (f *Flusher) statsLocked() Stats {
 		Detached:   f.detached >= taken,
 	}
 	if f.headersSent {
-		s.Status = f.status
+		s.Status = int(f.status)
 	}
-	if f.waiting != nil {
-		s.Waited = f.waiting.waited
+	if f.seldom != nil {
+		s.Waited = f.seldom.waited
 	}
 	return s
 }

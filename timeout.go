@@ -37,17 +37,21 @@ import (
 //     that is passed through.
 //  3. With a call under way that has no deadline on the connection: the timer
 //     runs, or the watcher looks.
+//  4. Slow: the queue keeps no empty block, and all that it holds has been seen. A
+//     brisk response does without the pool and the clock there, too; its tick sees
+//     what it finds.
 //
 // All of it is guarded by Flusher.mu.
 type sendTimeout struct {
 	d       time.Duration // 0: none; asked by passed and begin alone
 	since   time.Duration // slow: when the present call began or last showed progress, as now says
-	timer   *time.Timer   // made by the first call
+	timer   *time.Timer   // made by the first call, and by the next if it has gone since
 	running bool          // the timer will fire
 	calling bool          // a call of the server is under way
 	expired bool          // a call was ended by us
 	closing bool          // the response is ending: see beginCallLocked
 	quiet   bool          // and what is left stays with the server until we have returned
+	bounded bool          // what the server writes after us has its time
 	brisk   bool
 	calls   uint8 // brisk: since the last tick; else those in a row that came soon
 
@@ -65,29 +69,29 @@ const (
 // briskTick is how often the timer of a brisk response fires.
 func briskTick(d time.Duration) time.Duration { return d / 32 }
 
-// slowLocked has the calls read the clock.
-func (t *sendTimeout) slowLocked() { t.brisk, t.calls = false, 0 }
+// clockCallsLocked has the calls read the clock, and the queue keep nothing.
+func (f *Flusher) clockCallsLocked() {
+	f.timeout.brisk, f.timeout.calls = false, 0
+	f.q.settle()
+}
 
-// closeLocked notes that the response is ending.
-func (t *sendTimeout) closeLocked(quiet bool) {
-	t.closing, t.quiet = true, quiet
-	t.slowLocked()
+// closeTimeoutLocked notes that the response is ending.
+func (f *Flusher) closeTimeoutLocked(quiet bool) {
+	f.timeout.closing, f.timeout.quiet = true, quiet
+	f.clockCallsLocked()
 }
 
 // beginCallLocked notes that a call of the server begins.
 func (f *Flusher) beginCallLocked() {
 	t := &f.timeout
-	t.calling = true
-	if t.progress != nil {
+	if t.calling = true; t.progress != nil {
 		t.progress.room.begin()
 	}
-	if t.brisk && f.passing == 0 {
-		if t.calls < briskCalls {
-			t.calls++
-		}
-		return
+	if !t.brisk || f.passing != 0 {
+		f.beginSlowCallLocked()
+	} else if t.calls < briskCalls {
+		t.calls++
 	}
-	f.beginSlowCallLocked()
 }
 
 // beginSlowCallLocked is beginCallLocked with a look at the clock.
@@ -108,7 +112,7 @@ func (f *Flusher) beginSlowCallLocked() {
 	}
 	f.watchCallLocked()
 	if t.d < leastBrisk || budget || t.closing || f.passing != 0 || t.since-before >= briskTick(t.d)/briskCalls {
-		t.slowLocked()
+		f.clockCallsLocked()
 	} else if t.calls++; t.calls == briskCalls {
 		t.brisk, t.calls = true, 0
 		t.timer.Reset(briskTick(t.d))
@@ -151,12 +155,21 @@ func (f *Flusher) rewatchLocked() {
 // A progress lets bytes that the client's kernel has acknowledged while a call
 // of the server blocks count as progress. Guarded by Flusher.mu.
 type progress struct {
+	room    sureRoom
 	f       *Flusher
 	conn    *tcp.Known
-	watched bool
-	looked  bool  // it has been watched: the client has looked stalled in this response
 	acked   int64 // as last looked at
-	room    sureRoom
+	watched bool
+	looked  bool // it has been watched: the client has looked stalled in this response
+}
+
+// newProgress is for a response whose connection is known.
+func (f *Flusher) newProgress() *progress {
+	p := &progress{f: f, conn: f.conn}
+	// A wire takes the place of net/http's own writer alone. What stands on any
+	// other may have a call wait.
+	p.room.direct = f.conn.Plain && f.srv.ownHeader
+	return p
 }
 
 // pollEvery is how often a response with send timeout d is looked at, and how
@@ -233,7 +246,7 @@ func (f *Flusher) sendTimeoutFired() {
 		return
 	}
 	if !t.calling || f.gone {
-		if f.detached == released {
+		if f.detached == released || f.timerRestsLocked() {
 			t.timer = nil
 		}
 		return
@@ -283,7 +296,7 @@ func (f *Flusher) sendTimeoutFired() {
 	}
 	if f.drainingLocked() {
 		if t.since = now(); t.closing {
-			f.deadline.armed = 0
+			f.deadline.age()
 			f.setClosingDeadlineLocked(false)
 		}
 		f.cutDrainLocked()
@@ -292,7 +305,7 @@ func (f *Flusher) sendTimeoutFired() {
 		}
 		return
 	}
-	if f.srv.deadline != nil {
+	if f.srv.deadlines {
 		// The call may take long to return (crypto/tls), or wait for the
 		// connection (HTTP/2 behind a closed TCP window): others need not.
 		t.expired = true
@@ -314,13 +327,20 @@ func (f *Flusher) tickLocked() bool {
 	if t.calls = 0; !t.calling && !f.gone && calls >= briskCalls/2 {
 		t.running = true
 		t.timer.Reset(briskTick(t.d))
+		f.q.see()
 		return true
 	}
-	t.brisk = false
+	f.clockCallsLocked()
 	if t.calling && calls > 0 {
 		f.progressedLocked()
 	}
 	return false
+}
+
+// timerRestsLocked reports whether the timer of a response that idles fires so seldom
+// that the next call can make another: it is a good part of what an idle one costs.
+func (f *Flusher) timerRestsLocked() bool {
+	return f.timeout.d >= leastBrisk && f.timeout.progress == nil && f.cfg.Budget == nil
 }
 
 // dropTimerLocked gives back the send timeout's timer, which the next call makes
@@ -329,7 +349,7 @@ func (f *Flusher) tickLocked() bool {
 func (f *Flusher) dropTimerLocked() {
 	if t := &f.timeout; !t.calling && t.timer != nil && t.timer.Stop() {
 		t.timer, t.running = nil, false
-		t.slowLocked()
+		f.clockCallsLocked()
 	}
 }
 

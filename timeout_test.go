@@ -152,6 +152,54 @@ func TestSendTimeoutOfStalledClient(t *testing.T) {
 	}
 }
 
+// The timer of a stream that idles for SendTimeout is given back, where the next call
+// does not need another soon: that makes one, which ends it as exactly as the first
+// would.
+func TestIdleStreamGivesItsTimerBack(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		opts  flush.Options
+		keeps bool
+	}{
+		{"long", flush.Options{SendTimeout: time.Minute}, false},
+		{"short", flush.Options{SendTimeout: time.Second}, true},
+		{"in a budget", flush.Options{SendTimeout: time.Minute, Budget: flush.NewBudget(1<<20, 1<<21)}, true},
+	} {
+		for _, calls := range []int{1, 100} { // those of the second come close
+			t.Run(fmt.Sprint(c.name, " ", calls), func(t *testing.T) {
+				harness.Bubble(t, func(t *testing.T, p harness.Proto) {
+					limit, ended := c.opts.SendTimeout, make(chan struct{})
+					srv := harness.ServeMemory(t, p, harness.Wrapped(&c.opts, func(w http.ResponseWriter, _ *http.Request) {
+						defer close(ended)
+						f := harness.Flusher(w)
+						for range 2 {
+							for range calls {
+								io.WriteString(w, "x")
+								flush.Flush(w, true)
+							}
+							if !flush.KeepsTimer(f) {
+								t.Error("nothing watches the calls")
+							}
+							<-time.After(2 * limit)
+							if flush.KeepsTimer(f) != c.keeps {
+								t.Errorf("it keeps its timer: %t", !c.keeps)
+							}
+						}
+						clock := harness.NewClock()
+						w.Write(make([]byte, harness.Much))
+						if err := flush.Flush(w, true); !errors.Is(err, flush.ErrTimeout) || clock.Now() != limit {
+							t.Errorf("%v after %v", err, clock.Now())
+						}
+					}), 1000)
+					s := harness.Open(t, srv, "GET", "/", nil)
+					s.Take(2 * calls)
+					<-ended
+				})
+			})
+		}
+	}
+}
+
 // The timeout rolls: a client that is slow, but takes something of each step in
 // time, gets everything.
 func TestSendTimeoutRolls(t *testing.T) {

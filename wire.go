@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"crypto/tls"
 	"io"
+	"math/bits"
 	"mime/multipart"
 	"net"
 	"net/http"
-	"strconv"
+	"runtime"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -41,13 +42,12 @@ import (
 type wire struct {
 	conn net.Conn
 	raw  syscall.RawConn // the socket; nil: it is not one of package net
+	read atomic.Int32    // bytes of the client's, dropped of late; here, so that prefetch can touch the line
+	body bodyFraming
+	tls  bool
 	f    *Flusher
 	torn *tornChunk
 	with *wireExtra // nil: nothing of it
-
-	body bodyFraming
-	tls  bool
-	read atomic.Int32 // bytes of the client's, dropped of late
 	slot tcp.Slot
 }
 
@@ -119,6 +119,9 @@ func (w *wire) Write(p []byte) (n int, err error) {
 	switch {
 	case len(p) == 0: // an empty chunk is the last one
 	case w.body == chunked && w.torn == nil:
+		if len(p) <= chunkCopied {
+			return writeSmallChunk(w, p)
+		}
 		return w.writeChunk(p)
 	case w.body == chunked:
 		if n, err = w.mend(p); err == nil && n < len(p) {
@@ -150,31 +153,14 @@ func (w *wire) FlushError() error {
 	return err
 }
 
-// ReadFrom copies src, and lets the kernel do it (sendfile) where no chunks are
-// in the way.
-func (w *wire) ReadFrom(src io.Reader) (n int64, err error) {
-	if rf, ok := w.conn.(io.ReaderFrom); ok && w.body != chunked {
-		return rf.ReadFrom(src)
+// ReadFrom has the kernel copy src (sendfile). Where chunks or TLS are in the way it
+// takes nothing: the file goes the ordinary way then.
+func (w *wire) ReadFrom(src io.Reader) (int64, error) {
+	rf, ok := w.conn.(io.ReaderFrom)
+	if !ok || w.body == chunked {
+		return 0, nil
 	}
-	buf := copyBuffers.Get().(*[copySize]byte)
-	defer copyBuffers.Put(buf)
-	for {
-		m, rerr := src.Read(buf[:])
-		if m > 0 {
-			k, werr := w.Write(buf[:m])
-			n += int64(k)
-			if werr != nil {
-				return n, werr
-			}
-		}
-		switch rerr {
-		case nil:
-		case io.EOF:
-			return n, nil
-		default:
-			return n, rerr
-		}
-	}
+	return rf.ReadFrom(src)
 }
 
 // chunkCopied is up to which size the bytes of a chunk are copied, to go out in
@@ -191,6 +177,14 @@ var chunkBuffers = sync.Pool{New: func() any { return new(chunkBuffer) }}
 
 const crlf = "\r\n"
 
+// A chunk of up to so many bytes is made on the stack, if the socket's Write does not
+// keep what it is given: on Windows the compiler takes it that it does, and memory of
+// the heap would be made for each.
+const (
+	chunkOnStack      = 224
+	writeKeepsNothing = runtime.GOOS != "windows"
+)
+
 // writeChunk writes p, which is not empty, as one chunk.
 func (w *wire) writeChunk(p []byte) (int, error) {
 	if len(p) <= chunkCopied {
@@ -204,18 +198,31 @@ func (w *wire) writeChunk(p []byte) (int, error) {
 }
 
 func writeSmallChunk[T []byte | string](w *wire, p T) (int, error) {
+	if c, ok := w.conn.(*net.TCPConn); ok && len(p) <= chunkOnStack && writeKeepsNothing {
+		var space [chunkHead + chunkOnStack + len(crlf)]byte
+		b, head := appendChunk(space[:0], p)
+		n, err := c.Write(b)
+		return bodyBytes(n, head, len(p)), err
+	}
 	space := chunkBuffers.Get().(*chunkBuffer)
-	defer chunkBuffers.Put(space)
-	b := appendChunkHead(space[:0], len(p))
-	head := len(b)
-	b = append(b, p...)
-	b = append(b, crlf...)
+	b, head := appendChunk(space[:0], p)
 	n, err := w.conn.Write(b)
+	chunkBuffers.Put(space)
 	return bodyBytes(n, head, len(p)), err
 }
 
+// appendChunk appends p as one chunk and returns how many bytes come before it.
+func appendChunk[T []byte | string](b []byte, p T) (chunk []byte, head int) {
+	b = appendChunkHead(b, len(p))
+	head = len(b)
+	b = append(b, p...)
+	return append(b, crlf...), head
+}
+
 func appendChunkHead(b []byte, size int) []byte {
-	b = strconv.AppendUint(b, uint64(size), 16)
+	for shift := (bits.Len(uint(size)) - 1) &^ 3; shift >= 0; shift -= 4 {
+		b = append(b, "0123456789abcdef"[size>>shift&15])
+	}
 	return append(b, crlf...)
 }
 

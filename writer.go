@@ -39,6 +39,7 @@ func (f *Flusher) Write(p []byte) (int, error) { return write(f, p) }
 func (f *Flusher) WriteString(s string) (int, error) { return write(f, s) }
 
 func write[T []byte | string](f *Flusher, p T) (int, error) {
+	f.touch()
 	f.mu.Lock()
 	if spendLocked(&f.pipe, p) {
 		f.mu.Unlock()
@@ -116,11 +117,11 @@ func (f *Flusher) acceptedLocked(err error, whole bool) error {
 // shortWriteLocked is the part of the predicate of Write's short way that is
 // not the pipe's: see grantLocked.
 func (f *Flusher) shortWriteLocked() bool {
-	return f.fixed && bodyAllowed(f.status) && !f.stack.active() && f.length < 0 && !f.head && f.implicit == Off && f.rarely().interval == nil
+	return f.fixed && bodyAllowed(int(f.status)) && !f.stack.active() && f.length < 0 && !f.head && f.implicit == Off && f.rarely().interval == nil
 }
 
 // shortAskLocked is the same for FlushAsync.
-func (f *Flusher) shortAskLocked() bool { return f.stack.follow == 0 && f.srv.flusher != nil }
+func (f *Flusher) shortAskLocked() bool { return f.stack.follow == 0 && f.srv.flushes }
 
 // admitLocked says whether n more bytes may enter, as net/http would, and
 // fixes the headers.
@@ -131,7 +132,7 @@ func (f *Flusher) admitLocked(n int) error {
 	if !f.fixed {
 		f.fixLocked(http.StatusOK)
 	}
-	if !bodyAllowed(f.status) {
+	if !bodyAllowed(int(f.status)) {
 		return http.ErrBodyNotAllowed
 	}
 	f.written += int64(n)
@@ -215,7 +216,7 @@ func regularFile(src io.Reader) (reg file, limit int64, lr *io.LimitedReader) {
 func (f *Flusher) sendFile(reg file, limit int64) (n int64, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if _, ok := f.srv.w.(io.ReaderFrom); !ok {
+	if _, ok := f.srv.writer().(io.ReaderFrom); !ok {
 		return 0, nil
 	}
 	if f.stack.active() { // which may take what is refused below it
@@ -258,12 +259,12 @@ func (f *Flusher) passFileLocked(reg file, limit int64) (n int64, err error) {
 	if f.fail == nil {
 		f.sendHeadersLocked(false)
 	}
-	rf := f.srv.w.(io.ReaderFrom)
+	rf := f.srv.writer().(io.ReaderFrom)
 	f.watchFileLocked(reg)
 	defer f.unwatchFileLocked()
 	defer f.passPieceLocked(0)
-	for f.fail == nil && limit != 0 {
-		size := int64(f.fileSliceLocked())
+	for slices := 0; f.fail == nil && limit != 0; slices++ {
+		size := int64(f.fileSliceLocked(slices))
 		if limit > 0 {
 			size = min(size, limit)
 		}
@@ -299,7 +300,7 @@ func (f *Flusher) Unwrap() http.ResponseWriter {
 func (f *Flusher) serverWriter() http.ResponseWriter {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.srv.w
+	return f.srv.writer()
 }
 
 // Hijack takes the connection over, as [http.Hijacker]. It waits for

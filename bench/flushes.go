@@ -62,7 +62,8 @@ func waitedFor(wraps int) func() (lane, lane, func()) {
 	return func() (lane, lane, func()) {
 		bare, stopBare := waited(bareHandler, func(w http.ResponseWriter, work func(io.Writer, func())) {
 			w = wrapped(w, wraps)
-			work(w, func() { http.NewResponseController(w).Flush() })
+			rc := http.NewResponseController(w) // made once, as it may be: a new one for each is an allocation
+			work(w, func() { rc.Flush() })
 		})
 		ours, stopOurs := waited(ourHandler, func(w http.ResponseWriter, work func(io.Writer, func())) {
 			w = wrapped(w, wraps)
@@ -76,7 +77,8 @@ func waitedFor(wraps int) func() (lane, lane, func()) {
 // another goroutine writes.
 func waitedForDetached() (lane, lane, func()) {
 	bare, stopBare := waited(bareHandler, func(w http.ResponseWriter, work func(io.Writer, func())) {
-		work(w, func() { http.NewResponseController(w).Flush() })
+		rc := http.NewResponseController(w)
+		work(w, func() { rc.Flush() })
 	})
 	ours, stopOurs := waited(ourHandler, func(w http.ResponseWriter, work func(io.Writer, func())) {
 		f, _ := flush.From(w)

@@ -31,6 +31,7 @@ type FakeConn struct {
 	AckedFunc  func() (int64, error)
 	QueuedFunc func() (unsent, unacked int64, err error)
 	RoomFunc   func() (int64, error)
+	TakesFunc  func() (tcp.Space, error)
 }
 
 func (c FakeConn) Acked() (int64, error) {
@@ -54,9 +55,15 @@ func (c FakeConn) Room() (int64, error) {
 	return c.RoomFunc()
 }
 
-func (c FakeConn) Takes() (tcp.Space, error) { return tcp.Space{}, nil }
-func (c FakeConn) Established() bool         { return true }
-func (c FakeConn) HangUp() error             { return errors.ErrUnsupported }
+func (c FakeConn) Takes() (tcp.Space, error) {
+	if c.TakesFunc == nil {
+		return tcp.Space{}, nil
+	}
+	return c.TakesFunc()
+}
+
+func (c FakeConn) Established() bool { return true }
+func (c FakeConn) HangUp() error     { return errors.ErrUnsupported }
 
 // A KernelConn is what the kernel says of a connection that is not there. Its
 // queue is empty until Set puts something into it.

@@ -34,18 +34,25 @@ func newSockCall(do func(fd int, p []byte) (int, error)) any {
 
 var writeCalls = sync.Pool{New: func() any { return newSockCall(syscall.Write) }}
 
-// WriteNow writes what the kernel takes of p now. It is not an error if that is
-// nothing. It is for plain sockets.
-func WriteNow(raw syscall.RawConn, p []byte) (n int, err error) {
-	c := writeCalls.Get().(*sockCall)
-	c.p = p
-	if err = raw.Write(c.call); err == nil {
-		if n, err = max(c.n, 0), c.err; err == syscall.EAGAIN {
+// A NowWriter writes to plain sockets what their kernel takes now. It is for one
+// goroutine, and given back with Done.
+type NowWriter sockCall
+
+// NewNowWriter returns one.
+func NewNowWriter() *NowWriter { return (*NowWriter)(writeCalls.Get().(*sockCall)) }
+
+// Done gives w back.
+func (w *NowWriter) Done() { writeCalls.Put((*sockCall)(w)) }
+
+// Write writes what the kernel takes of p now. It is not an error if that is nothing.
+func (w *NowWriter) Write(raw syscall.RawConn, p []byte) (n int, err error) {
+	w.p = p
+	if err = raw.Write(w.call); err == nil {
+		if n, err = max(w.n, 0), w.err; err == syscall.EAGAIN {
 			err = nil
 		}
 	}
-	c.p = nil
-	writeCalls.Put(c)
+	w.p = nil
 	return n, err
 }
 
