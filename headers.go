@@ -41,6 +41,12 @@ import (
 // WriteHeader then runs on a caller's goroutine, see readyCarrierLocked.
 // Elsewhere the server has below and the handler a copy.
 type headers struct {
+	length  int64       // the declared Content-Length, or -1
+	written int64       // body bytes that were offered to floor 2, refused ones included
+	header  http.Header // the handler's; nil until it asked
+	below   http.Header // the fixed ones; nil until they were needed
+	noted   *headerNote // the fixed ones instead; nil: below has them
+
 	http1, http10 bool // the client's protocol. Never changed
 	head          bool // no body goes on this wire: a HEAD request. Never changed
 	fixed         bool
@@ -48,12 +54,6 @@ type headers struct {
 	shared        bool
 	eventStream   bool // they are fixed, and those of an event stream
 	saidClose     bool // they went out with Connection: close
-
-	length  int64       // the declared Content-Length, or -1
-	written int64       // body bytes that were offered to floor 2, refused ones included
-	header  http.Header // the handler's; nil until it asked
-	below   http.Header // the fixed ones; nil until they were needed
-	noted   *headerNote // the fixed ones instead; nil: below has them
 }
 
 // Header returns the header map, as [http.ResponseWriter.Header]. Changes after

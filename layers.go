@@ -86,7 +86,6 @@ type server struct {
 	takesInfo  bool // a 1xx reaches the client as such
 	fixesEmpty bool // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
 	ownHeader  bool // it reads its header map only inside WriteHeader: see headerLocked
-	plain      bool // a flush may be plain from now on: see plainBelowLocked
 }
 
 // serverMeasures is the size up to which net/http finds the length of a whole
