@@ -55,7 +55,7 @@ const (
 	inDrain    = "drainLocked"
 
 	inServerCall = "(*Sink).Write"   // inside a call of the server
-	inPlain      = "pushPlainLocked" // inside the one that the plain flush makes itself
+	inPlain      = "pushPlain" // inside the one that the plain flush makes itself
 )
 
 // waitPlaces are all functions in which a goroutine may stop: for a channel, a
