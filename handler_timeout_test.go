@@ -58,7 +58,7 @@ func TestTimeoutHandlerIsItsOwn(t *testing.T) {
 		"WriteHeader": func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Test", "1"); w.WriteHeader(202) },
 		"204":         func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(204) },
 		"small":       func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, "small") },
-		"large":       func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, harness.Text(100_000)) },
+		"large":       func(w http.ResponseWriter, _ *http.Request) { io.WriteString(w, harness.Text(20_000)) },
 		"with a length": func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Length", "5")
 			io.WriteString(w, "small")
@@ -83,7 +83,7 @@ func TestTimeoutHandlerIsItsOwn(t *testing.T) {
 			io.WriteString(w, "too late")
 			<-r.Context().Done()
 			time.Sleep(limit) // the timeout has been answered
-			io.WriteString(w, harness.Text(100_000))
+			io.WriteString(w, harness.Text(20_000))
 		},
 		"detaches": func(w http.ResponseWriter, _ *http.Request) {
 			io.WriteString(w, "stays")
