@@ -73,16 +73,26 @@ func (p *pipe) workLocked() {
 // moveLocked hands down all that has been accepted. The holder calls it.
 func (p *pipe) moveLocked() { p.moveAllToLocked(p.accepted) }
 
-// moveAllToLocked hands down what was accepted up to pos: what comes next passes
-// floor 2 by. A round ends early where somebody waits for a flush.
+// moveAllToLocked hands down what was accepted up to pos, and nothing behind it: what
+// comes next passes floor 2 by. A round ends early where somebody waits for a flush,
+// and may do no more than that flush.
 func (p *pipe) moveAllToLocked(pos int64) {
-	for {
-		before := p.sent
-		p.moveUpToLocked(max(p.moveTo, pos))
+	p.moveUpToLocked(max(p.moveTo, pos))
+	p.roundToLocked(pos)
+	for p.sent < pos && p.fail == nil {
+		p.roundToLocked(pos)
+	}
+}
+
+// doDueLocked does all that is due, in as many rounds as that takes, and none for what
+// is asked for meanwhile. The holder calls it.
+func (p *pipe) doDueLocked() {
+	p.absorbLocked()
+	if p.fullLocked() {
+		p.moveUpToLocked(p.accepted)
+	}
+	for ask, pos := p.asked.seq, p.moveTo; (p.done < ask || p.sent < pos) && p.fail == nil; {
 		p.roundLocked()
-		if p.fail != nil || p.sent >= pos || p.sent == before {
-			return
-		}
 	}
 }
 

@@ -227,7 +227,7 @@ func (f *Flusher) showBeforeCutLocked(cause error, all bool) {
 	if all {
 		f.askLocked()
 	}
-	f.roundLocked()
+	f.doDueLocked()
 }
 
 // handRestLocked hands over what is left, with the length of the response if

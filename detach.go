@@ -99,9 +99,8 @@ func (f *Flusher) detachLocked() error {
 	if !f.fixed {
 		f.fixLocked(http.StatusOK)
 	}
-	for ask := f.askLocked(); f.done < ask.seq && f.fail == nil; {
-		f.roundLocked()
-	}
+	f.askLocked()
+	f.doDueLocked()
 	for f.aside > 0 {
 		f.waitLocked()
 	}

@@ -664,3 +664,118 @@ func TestLargeWriteKeepsTheOrder(t *testing.T) {
 		}
 	})
 }
+
+// So it does though several wait for flushes of the same bytes: the round for the
+// second of these hands nothing down.
+func TestLargeWriteKeepsTheOrderBehindTwoFlushes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{BufferSize: 20_000, MaxPending: 20_000})
+		s.Hold(0)
+		harness.MustWrite(t, f, "begin")
+		harness.Must(t, f.FlushAsync())
+		synctest.Wait()
+		var flushed []<-chan error
+		for range 2 {
+			flushed = append(flushed, harness.Go(func() error { return f.FlushWait(harness.NoContext) }))
+			synctest.Wait()
+		}
+		behind, large := strings.Repeat("b", 6000), strings.Repeat("c", 100_000)
+		harness.MustWrite(t, f, behind)
+		wrote := harness.Go(func() error { _, err := f.WriteString(large); return err })
+		synctest.Wait()
+		s.Release()
+		for _, done := range flushed {
+			harness.Must(t, <-done)
+		}
+		harness.Must(t, <-wrote)
+		harness.Must(t, f.Close())
+		if got := s.Body(); got != "begin"+behind+large {
+			t.Errorf("other bytes: %s", harness.Runs(got))
+		}
+	})
+}
+
+// A hintServer is a server's writer of HTTP/1 in which a 103 takes a second.
+type hintServer struct{ harness.DeadlineSink }
+
+func (i hintServer) WriteHeader(code int) {
+	if code == http.StatusEarlyHints {
+		time.Sleep(time.Second)
+	}
+	i.DeadlineSink.WriteHeader(code)
+}
+
+func (i hintServer) ReadFrom(r io.Reader) (int64, error) {
+	all, _ := io.ReadAll(r)
+	n, err := i.Write(all)
+	return int64(n), err
+}
+
+func (i hintServer) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	a, b := net.Pipe()
+	b.Close()
+	return a, nil, nil
+}
+
+// Where only a caller may hand the headers over, the baton is free though flushes are
+// due, for which others wait. Whoever has it then hands down all that was accepted
+// before what he brings himself, and nothing that was accepted behind that.
+func TestNothingPassesByWhatIsDue(t *testing.T) {
+	const p, q, b, o = 100, 19_000, 2000, 30_000
+	for _, c := range []struct {
+		name string
+		want string // as Runs has it
+		do   func(t *testing.T, f *flush.Flusher)
+	}{
+		{"Write", "p×100 q×19000 b×2000 o×30000 ", func(t *testing.T, f *flush.Flusher) { harness.MustWrite(t, f, strings.Repeat("b", b)) }},
+		{"ReadFrom", "p×100 q×19000 b×2000 o×30000 ", func(t *testing.T, f *flush.Flusher) {
+			if n, err := f.ReadFrom(hammerFile{bytes.NewReader(bytes.Repeat([]byte("b"), b))}); n != b || err != nil {
+				t.Errorf("%d of %d, %v", n, b, err)
+			}
+		}},
+		{"Hijack", "p×100 q×19000 ", func(t *testing.T, f *flush.Flusher) {
+			conn, _, err := f.Hijack()
+			harness.Must(t, err)
+			conn.Close()
+		}},
+		{"Abort", "p×100 q×19000 o×30000 ", func(t *testing.T, f *flush.Flusher) { f.Abort(errHammerAbort) }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := harness.NewSink(t)
+				r, _ := http.NewRequestWithContext(context.WithValue(t.Context(), http.ServerContextKey, &http.Server{}), "POST", "/", strings.NewReader("body"))
+				f := flush.New(hintServer{harness.DeadlineSink{Sink: s}}, r, &flush.Options{BufferSize: 20_000, MaxPending: 60_000})
+				others := make(chan struct{})
+				flushes := 0
+				s.OnFlush = func() error {
+					if flushes++; flushes == 1 {
+						go func() { f.Write(bytes.Repeat([]byte("o"), o)); close(others) }()
+						time.Sleep(time.Second / 2)
+					}
+					return nil
+				}
+				defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+				done := harness.Go(func() error {
+					f.WriteHeader(http.StatusEarlyHints)
+					c.do(t, f) // before who waits has woken
+					return nil
+				})
+				synctest.Wait()
+				harness.MustWrite(t, f, strings.Repeat("p", p))
+				for range 2 {
+					go f.FlushWait(harness.NoContext)
+					synctest.Wait()
+				}
+				harness.MustWrite(t, f, strings.Repeat("q", q))
+				harness.Must(t, f.FlushAsync())
+				<-done
+				<-others
+				f.Close()
+				if got := harness.Runs(s.Body()); got != c.want {
+					t.Errorf("%snot %s", got, c.want)
+				}
+			})
+		})
+	}
+}

@@ -550,14 +550,16 @@ func (f hammerFile) Read(p []byte) (int, error) {
 	runtime.Gosched()
 	return f.r.Read(p)
 }
-func (f hammerFile) Stat() (os.FileInfo, error)            { return f, nil }
-func (f hammerFile) SyscallConn() (syscall.RawConn, error) { return nil, io.ErrUnexpectedEOF }
-func (f hammerFile) Name() string                          { return "file" }
-func (f hammerFile) Size() int64                           { return f.r.Size() }
-func (f hammerFile) Mode() fs.FileMode                     { return 0o644 }
-func (f hammerFile) ModTime() time.Time                    { return time.Time{} }
-func (f hammerFile) IsDir() bool                           { return false }
-func (f hammerFile) Sys() any                              { return nil }
+func (f hammerFile) ReadAt(p []byte, at int64) (int, error)   { return f.r.ReadAt(p, at) }
+func (f hammerFile) Seek(to int64, whence int) (int64, error) { return f.r.Seek(to, whence) }
+func (f hammerFile) Stat() (os.FileInfo, error)               { return f, nil }
+func (f hammerFile) SyscallConn() (syscall.RawConn, error)    { return nil, io.ErrUnexpectedEOF }
+func (f hammerFile) Name() string                             { return "file" }
+func (f hammerFile) Size() int64                              { return f.r.Size() }
+func (f hammerFile) Mode() fs.FileMode                        { return 0o644 }
+func (f hammerFile) ModTime() time.Time                       { return time.Time{} }
+func (f hammerFile) IsDir() bool                              { return false }
+func (f hammerFile) Sys() any                                 { return nil }
 
 // mix is a number that looks random and is always the same.
 func mix(x uint64) uint64 {

@@ -1,6 +1,7 @@
 package flush
 
 import (
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -297,13 +298,17 @@ func (p *pipe) paidLocked() {
 func (p *pipe) moveUpToLocked(pos int64) { p.moveTo = pos }
 
 // roundLocked does what has been asked so far. The holder calls it.
-func (p *pipe) roundLocked() {
+func (p *pipe) roundLocked() { p.roundToLocked(math.MaxInt64) }
+
+// roundToLocked is roundLocked that hands down nothing behind most: there lies what
+// the holder is about to pass by.
+func (p *pipe) roundToLocked(most int64) {
 	p.absorbLocked()
 	if p.fullLocked() {
 		p.moveUpToLocked(p.accepted)
 	}
 	// What a caller is passing through is not on floor 2: it lies beyond end.
-	end := p.sent + int64(p.q.len)
+	end := min(p.sent+int64(p.q.len), most)
 	goal, ask := min(p.moveTo, end), p.asked
 	push := ask.seq > p.done && ask.pos <= end
 	if push {
