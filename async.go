@@ -378,10 +378,11 @@ func (f *Flusher) owesLocked() bool {
 }
 
 // filterWaitsLocked reports whether a filter could not begin at once: see
-// withholdLocked. Who has the baton before the headers may be in a call of the
-// server, and a Hijack may leave nothing to come down to.
+// withholdLocked. A call of the server that hands over the headers may take long, and
+// a Hijack may leave nothing to come down to. Who has the baton without a call is soon
+// done with it.
 func (f *Flusher) filterWaitsLocked() bool {
-	return f.parked || f.held && !f.headersSent && f.cfg.SAPI.Headers != OutputOnly
+	return f.parked || f.timeout.calling && !f.headersSent && f.cfg.SAPI.Headers != OutputOnly
 }
 
 // payableLocked reports whether a carrier, which has the baton, can flush the
