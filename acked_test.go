@@ -99,9 +99,10 @@ func TestFlushAckedIsForItsOwnBytes(t *testing.T) {
 func TestFlushAckedSaysThatTheConnectionIsLost(t *testing.T) {
 	lost := errors.New("lost")
 	for name, at := range map[string]func(s *harness.ConnState){
-		"before":   nil,
-		"midway":   func(s *harness.ConnState) { s.Err = lost },
-		"by queue": nil,
+		"before":       nil,
+		"midway":       func(s *harness.ConnState) { s.Err = lost },
+		"by queue":     nil,
+		"at the flush": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -114,6 +115,11 @@ func TestFlushAckedSaysThatTheConnectionIsLost(t *testing.T) {
 					c.Set(func(s *harness.ConnState) { s.Err = lost })
 				case "by queue":
 					c.Set(func(s *harness.ConnState) { s.QueuedErr = lost })
+				case "at the flush":
+					s.OnFlush = func() error {
+						c.Set(func(s *harness.ConnState) { s.Err = lost })
+						return nil
+					}
 				default:
 					want = time.Minute
 					time.AfterFunc(want, func() { c.Set(at) })
@@ -125,7 +131,7 @@ func TestFlushAckedSaysThatTheConnectionIsLost(t *testing.T) {
 				if _, werr := f.WriteString("later"); !errors.Is(f.Err(), flush.ErrClientGone) || !errors.Is(werr, flush.ErrClientGone) {
 					t.Errorf("what sticks is %v, a Write says %v", f.Err(), werr)
 				}
-				if name != "midway" && s.Body() != "" {
+				if (name == "before" || name == "by queue") && s.Body() != "" {
 					t.Errorf("%q was handed over", s.Body())
 				}
 				f.Close()

@@ -1032,6 +1032,36 @@ func TestBehind(t *testing.T) {
 	})
 }
 
+// What comes while a flush hands the rest down is behind since it came, and no longer.
+func TestBehindSinceAFlushBegan(t *testing.T) {
+	for name, ask := range map[string]func(f *flush.Flusher) error{
+		"FlushWait":  func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) },
+		"FlushAsync": (*flush.Flusher).FlushAsync,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := harness.NewSink(t)
+				f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+				harness.Must(t, f.SendHeaders())
+				harness.MustWrite(t, f, "first")
+				s.Hold(0)
+				flushed := harness.Go(func() error { return ask(f) })
+				synctest.Wait()
+				time.Sleep(10 * time.Second)
+				harness.Must(t, f.TryWrite([]byte("then")))
+				time.Sleep(5 * time.Second)
+				s.Release()
+				synctest.Wait()
+				harness.Must(t, <-flushed)
+				if d := f.Stats().Behind; f.Buffered() != len("then") || d != 5*time.Second {
+					t.Errorf("%d bytes are held, for %v", f.Buffered(), d)
+				}
+				harness.Must(t, f.Close())
+			})
+		})
+	}
+}
+
 // A client that takes each event a second after it was written is behind for that
 // long, and no longer, though there is always something in the block.
 func TestBehindDoesNotGrow(t *testing.T) {

@@ -195,12 +195,12 @@ func (f *Flusher) pushLocked() bool {
 		return false
 	}
 	if !f.srv.flushes {
-		f.noteLastPushLocked(errCannotFlush)
+		f.rareLocked().lastPush = errCannotFlush
 		return false
 	}
 	var err error
 	if !f.handLocked(true, 0, func() { err = f.srv.w.FlushError() }) {
-		f.noteLastPushLocked(f.fail)
+		f.rareLocked().lastPush = f.fail
 		return false
 	}
 	f.notePushLocked(err)
@@ -222,20 +222,15 @@ func (f *Flusher) notePushLocked(err error) {
 		f.silentLocked()
 	}
 	if err = f.verdictLocked(err); err != nil || f.rare != nil {
-		f.noteLastPushLocked(err)
+		f.rareLocked().lastPush = err
 	}
 	if p := f.timeout.progress; p != nil {
 		p.room.ended(err == nil)
 	}
 }
 
-// noteLastPushLocked keeps it. A plain flush looks at it no more than at all that is
-// rare.
-func (f *Flusher) noteLastPushLocked(err error) {
-	f.rareLocked().lastPush, f.srv.plain = err, false
-}
-
-// lastPushLocked is what the server's last flush said that does not stick.
+// lastPushLocked is what the server's last flush said that does not stick. It is asked
+// right after one, and none that went well and was plain.
 func (f *Flusher) lastPushLocked() error { return f.rarely().lastPush }
 
 // carrierOnly reports whether only a carrier may call the server, since a
@@ -307,7 +302,6 @@ type sureRoom struct {
 	known   tcp.Space
 	at      time.Duration // when it was last asked, or the call that it allowed ended
 	asked   uint32        // flushes that had been asked for by then
-	direct  bool          // nothing but the kernel has a call wait: see newProgress. Never changed
 	flushed bool          // the server's last call was a flush: it holds nothing back
 	allowed bool          // the next call has been allowed: known is what it leaves
 	own     bool          // the last call was allowed
@@ -330,7 +324,7 @@ const (
 // carrier. If it says so the next call of the server's is that one.
 func (f *Flusher) takesAtOnceLocked(n int) bool {
 	p := f.timeout.progress
-	if p == nil || !p.room.direct || !p.room.flushed || !p.room.aloneLocked(f) {
+	if p == nil || !p.direct || !p.room.flushed || !p.room.aloneLocked(f) {
 		return false
 	}
 	r := &p.room

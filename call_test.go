@@ -273,6 +273,11 @@ func (c ownConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
+// An onIt stands on a server's writer.
+type onIt struct{ http.ResponseWriter }
+
+func (w onIt) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
 // An event that comes alone goes down inside FlushAsync, and of many such the kernel
 // is asked for a few: it has said how much room there is. What comes in a burst is a
 // carrier's, be it behind an event of whose end the clock has not been read, and so
@@ -286,15 +291,18 @@ func TestFlushAsyncAsksTheKernelSeldom(t *testing.T) {
 		room  int64
 		own   int64 // of the events
 		asked int   // at most
+
+		between bool // something stands on the server's writer
 	}{
-		{"paced", [2]time.Duration{far, far}, room, events, 10},
-		{"closer", [2]time.Duration{400 * time.Microsecond, 600 * time.Microsecond}, room, events, 10},
-		{"close", [2]time.Duration{120 * time.Microsecond, 120 * time.Microsecond}, room, events, 10},
-		{"pairs", [2]time.Duration{far, 350 * time.Microsecond}, room, events, 10},
-		{"a burst", [2]time.Duration{80 * time.Microsecond, 80 * time.Microsecond}, room, 0, 0},
-		{"an end not seen", [2]time.Duration{far, 250 * time.Microsecond}, room, events / 2, events / 2},
-		{"bursts of two", [2]time.Duration{far, 80 * time.Microsecond}, room, events / 2, events / 2},
-		{"no room", [2]time.Duration{far, far}, 100, 0, events},
+		{"paced", [2]time.Duration{far, far}, room, events, 10, false},
+		{"closer", [2]time.Duration{400 * time.Microsecond, 600 * time.Microsecond}, room, events, 10, false},
+		{"close", [2]time.Duration{120 * time.Microsecond, 120 * time.Microsecond}, room, events, 10, false},
+		{"pairs", [2]time.Duration{far, 350 * time.Microsecond}, room, events, 10, false},
+		{"a burst", [2]time.Duration{80 * time.Microsecond, 80 * time.Microsecond}, room, 0, 0, false},
+		{"an end not seen", [2]time.Duration{far, 250 * time.Microsecond}, room, events / 2, events / 2, false},
+		{"bursts of two", [2]time.Duration{far, 80 * time.Microsecond}, room, events / 2, events / 2, false},
+		{"no room", [2]time.Duration{far, far}, 100, 0, events, false},
+		{"something between", [2]time.Duration{far, far}, room, 0, 0, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -316,6 +324,10 @@ func TestFlushAsyncAsksTheKernelSeldom(t *testing.T) {
 						send()
 					}
 				}), nil)
+				if tc.between {
+					inner := h
+					h = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { inner.ServeHTTP(onIt{w}, r) })
+				}
 				known := harness.FakeConn{TakesFunc: func() (tcp.Space, error) {
 					asked++
 					return tcp.Space{Memory: tc.room, Unsent: tc.room}, nil

@@ -200,7 +200,7 @@ const mostShown = time.Second
 // client that gets no byte takes a kept connection for stale, and asks again.
 func (f *Flusher) showBeforeCutLocked(cause error, all bool) {
 	switch {
-	case f.fail != nil || f.gone || f.aborted,
+	case f.fail != nil || f.gone,
 		!f.srv.deadlines && f.timeout.calling && (f.rarely().abort || !f.handlerIs(handlerReturned)), // who waits behind a call that cannot be ended hears of an Abort at once
 		!all && !f.dueLocked():
 		return

@@ -597,6 +597,52 @@ func TestCloseLongBeforeTheReturn(t *testing.T) {
 	})
 }
 
+// Behind an early Close the time of the server's last bytes begins with the return
+// of the handler.
+func TestEndBehindAnEarlyCloseIsBounded(t *testing.T) {
+	const limit = time.Minute
+	for name, early := range map[string]func(*flush.Flusher) error{
+		"Close": (*flush.Flusher).Close,
+		"none":  func(*flush.Flusher) error { return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				set := make(chan time.Time, 8)
+				own := harness.Wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
+					f := harness.Flusher(w)
+					io.WriteString(w, "a")
+					harness.Must(t, f.FlushError())
+					harness.Must(t, early(f))
+					time.Sleep(time.Hour)
+				})
+				srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					own.ServeHTTP(notedDeadlines{harness.Unwrapper{ResponseWriter: w}, set}, r)
+					close(set)
+					var last time.Time
+					for at := range set {
+						last = at
+					}
+					if left := time.Until(last); left != limit {
+						t.Errorf("the server has %v for the end", left)
+					}
+				}), 0)
+				harness.Open(t, srv, "GET", "/", nil).ExpectEnd("a")
+			})
+		})
+	}
+}
+
+// notedDeadlines tells of the write deadlines that are set.
+type notedDeadlines struct {
+	harness.Unwrapper
+	set chan<- time.Time
+}
+
+func (w notedDeadlines) SetWriteDeadline(t time.Time) error {
+	w.set <- t
+	return http.NewResponseController(w.ResponseWriter).SetWriteDeadline(t)
+}
+
 // Whoever comes second waits for the end, as nothing touches the server's writer
 // afterwards: Close and Abort behind a Close that is stuck.
 func TestSecondEndWaitsForTheFirst(t *testing.T) {

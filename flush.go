@@ -24,31 +24,36 @@ import (
 // Errors are those of [Flusher.FlushWait] and [Flusher.FlushAsync]; a writer
 // that cannot flush gives one that matches [http.ErrNotSupported].
 func Flush(w http.ResponseWriter, wait bool) error {
-	if f, ok := flusherOf(w); ok && f != nil {
-		if wait {
-			return f.flushNow(nil) // it is f.flush with one call less
-		}
-		return f.FlushAsync()
-	}
-	var outer http.ResponseWriter // the first layer above the Flusher that flushes
-	for layer := range layers(w) {
-		f, ok := flusherOf(layer)
-		if !ok {
-			if outer == nil && canFlush(layer) {
-				outer = layer
+	for range maxLayers {
+		if f, ok := flusherOf(w); ok {
+			switch {
+			case f == nil:
+				return errCannotFlush
+			case wait:
+				return f.flushNow(nil) // it is f.flush with one call less
 			}
-			continue
+			return f.FlushAsync()
 		}
-		if f == nil {
+		u, below := w.(interface{ Unwrap() http.ResponseWriter })
+		if !below || canFlush(w) {
+			return flushBelow(w, wait)
+		}
+		w = u.Unwrap()
+	}
+	return errCannotFlush
+}
+
+// flushBelow is Flush from outer down, the first layer that flushes.
+func flushBelow(outer http.ResponseWriter, wait bool) error {
+	if !canFlush(outer) {
+		return errCannotFlush
+	}
+	for layer := range layers(outer) {
+		if f, ok := flusherOf(layer); f != nil {
+			return f.flushFrom(outer, wait)
+		} else if ok {
 			break
 		}
-		if outer == nil {
-			return f.flush(wait)
-		}
-		return f.flushFrom(outer, wait)
-	}
-	if outer == nil {
-		return errCannotFlush
 	}
 	return flushLayer(outer)
 }

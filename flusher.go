@@ -18,28 +18,30 @@ import (
 // flushes. After the response has ended every call returns [ErrClosed] and the
 // server's writer is not touched again.
 type Flusher struct {
-	// Its size is most of what an idle stream costs. What a Write and a flush
-	// look at is in few lines of the processor's cache: an event of one stream of
-	// many finds none of them there. What few responses need is behind pointers.
-	// The comments say where a line begins, if a word has 64 bits.
+	// Its size is most of what an idle stream costs. What a Write and a flush look
+	// at stands in the middle, in five lines of the processor's cache: an event of one
+	// stream of many finds none of them there. What few responses need is behind
+	// pointers.
 
-	cfg     *config     // never changed; a line
-	srv     server      // changed by Detach alone, with the baton and no call aside under way
-	pipe                // floor 2; its mu guards all that is not marked; three lines, and what most events do not need
-	member  *member     // in the budget; nil: holds nothing yet, or there is none
-	timeout sendTimeout // a line, with the response
-	response
-
-	headers
 	deadline writeDeadline
+	req      *http.Request   // the handler's; nil: none. Set before the first use; dropped by releaseLocked
+	context  *requestContext // the handler's; nil: none. Never changed
+	conn     *tcp.Known      // nil: not known. Never changed
+	groups   *groups         // that it is in; nil: never was in one
+	began    time.Duration   // as now says. Never changed
+	rare     *rare           // nil: nothing of it
+	headers
 
-	req     *http.Request   // the handler's; nil: none. Set before the first use; dropped by releaseLocked
-	context *requestContext // the handler's; nil: none. Never changed
-	body    *requestBody    // nil: no request body to wait for. Changed by Detach alone
-	conn    *tcp.Known      // nil: not known. Never changed
-	groups  *groups         // that it is in; nil: never was in one
-	began   time.Duration   // as now says. Never changed
-	rare    *rare           // nil: nothing of it
+	// From the flags at the end of the headers to the rarer fields of the pipe:
+
+	body    *requestBody // nil: no request body to wait for. Changed by Detach alone
+	timeout sendTimeout
+	response
+	cfg  *config // never changed
+	srv  server  // changed by Detach alone, with the baton and no call aside under way
+	pipe         // floor 2; its mu guards all that is not marked
+
+	member *member // in the budget; nil: holds nothing yet, or there is none
 }
 
 // response is what is known of the response, apart from its bytes' way down.

@@ -41,6 +41,12 @@ import (
 // WriteHeader then runs on a caller's goroutine, see readyCarrierLocked.
 // Elsewhere the server has below and the handler a copy.
 type headers struct {
+	length  int64       // the declared Content-Length, or -1
+	written int64       // body bytes that were offered to floor 2, refused ones included
+	header  http.Header // the handler's; nil until it asked
+	below   http.Header // the fixed ones; nil until they were needed
+	noted   *headerNote // the fixed ones instead; nil: below has them
+
 	http1, http10 bool // the client's protocol. Never changed
 	head          bool // no body goes on this wire: a HEAD request. Never changed
 	fixed         bool
@@ -48,12 +54,6 @@ type headers struct {
 	shared        bool
 	eventStream   bool // they are fixed, and those of an event stream
 	saidClose     bool // they went out with Connection: close
-
-	length  int64       // the declared Content-Length, or -1
-	written int64       // body bytes that were offered to floor 2, refused ones included
-	header  http.Header // the handler's; nil until it asked
-	below   http.Header // the fixed ones; nil until they were needed
-	noted   *headerNote // the fixed ones instead; nil: below has them
 }
 
 // Header returns the header map, as [http.ResponseWriter.Header]. Changes after
@@ -444,13 +444,6 @@ func (f *Flusher) typeLocked() {
 		h.Set("Content-Type", http.DetectContentType(held))
 	}
 }
-
-// serverMeasures is the size up to which net/http finds the length of a whole
-// response by itself.
-const serverMeasures = 2048
-
-// serverMeasuresHTTP2 is the same on HTTP/2.
-const serverMeasuresHTTP2 = 4096
 
 // measureLocked sets the exact Content-Length of a response that ends before
 // anything went out, where net/http would for a small one. With early it is

@@ -86,8 +86,14 @@ type server struct {
 	takesInfo  bool // a 1xx reaches the client as such
 	fixesEmpty bool // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
 	ownHeader  bool // it reads its header map only inside WriteHeader: see headerLocked
-	plain      bool // a flush may be plain from now on: see plainBelowLocked
 }
+
+// serverMeasures is the size up to which net/http finds the length of a whole
+// response by itself.
+const serverMeasures = 2048
+
+// serverMeasuresHTTP2 is the same on HTTP/2.
+const serverMeasuresHTTP2 = 4096
 
 // A floor1 is the writer below with what flushes it and sets its deadlines: itself,
 // if it does both, or else a layered.

@@ -44,25 +44,26 @@ import (
 // Because of 3 a caller who lets the baton go with work due passes it straight
 // to a new carrier. There is no moment in which a request can be forgotten.
 type pipe struct {
-	// What each event looks at and changes stands first, in three lines of the
-	// processor's cache: a Broadcast to many finds none of them there.
+	// What each event looks at and changes stands first and close together, in few
+	// lines of the processor's cache: a Broadcast to many finds none of them there.
 
 	mu sync.Mutex // guards all that is not marked
-	q  queue
 
-	held    bool  // the baton is not free
-	async   bool  // what moves by itself moves in the background
-	pen     bool  // a Write is in progress and may drop mu
-	holding bool  // nothing moves before the end, or before more than marks.hold bytes are held
-	gone    bool  // floor 1 is not ours any more
-	cut     bool  // it will not be whole: a Write that had begun did not finish, or worse
-	parked  bool  // floor 1 is being taken away: no operation goes on before it is known whether it was
-	owed    bool  // floor 3 has more to bring down, which found no room
-	wanted  bool  // the holder of the pen waits for the baton: a carrier gives it up
-	pace    pace  // of the client, as large pieces have shown it
-	stalls  int16 // stretches without progress on a floor 1 that cannot be interrupted
+	asyncCalls atomic.Int32 // calls that must not wait though the pipe is not async; here, so that touch finds the line of mu
+	stalls     int16        // stretches without progress on a floor 1 that cannot be interrupted
+	pace       pace         // of the client, as large pieces have shown it
+	wanted     bool         // the holder of the pen waits for the baton: a carrier gives it up
 
-	asyncCalls atomic.Int32 // calls that must not wait though the pipe is not async; here, so that prefetch can touch the line
+	q queue
+
+	held    bool // the baton is not free
+	async   bool // what moves by itself moves in the background
+	pen     bool // a Write is in progress and may drop mu
+	holding bool // nothing moves before the end, or before more than marks.hold bytes are held
+	gone    bool // floor 1 is not ours any more
+	cut     bool // it will not be whole: a Write that had begun did not finish, or worse
+	parked  bool // floor 1 is being taken away: no operation goes on before it is known whether it was
+	owed    bool // floor 3 has more to bring down, which found no room
 
 	accepted int64 // bytes accepted since the start
 	sent     int64 // bytes handed to floor 1, or dropped on its word

@@ -7,14 +7,10 @@ package flush
 // the client, and little of us is left in the processor's caches then.
 
 // plainBelowLocked reports whether a flush, before which the buffers have come down
-// that follow one, may be plain, as far as floor 1 goes. What has become so stays so
-// while the server is the same and no flush of its goes wrong.
+// that follow one, may be plain, as far as floor 1 goes.
 func (f *Flusher) plainBelowLocked() bool {
-	if !f.srv.plain {
-		f.srv.plain = f.headersSent && !f.head && f.srv.flushes && !f.carrierOnly() &&
-			(f.body == nil || f.body.over.Load()) && f.lastPushLocked() == nil
-	}
-	return f.srv.plain
+	return f.headersSent && !f.head && f.srv.flushes && !f.carrierOnly() &&
+		(f.body == nil || f.body.over.Load())
 }
 
 // beginAtOnceLocked begins a plain flush whose caller must not wait for the client,

@@ -161,6 +161,7 @@ type progress struct {
 	acked   int64 // as last looked at
 	watched bool
 	looked  bool // it has been watched: the client has looked stalled in this response
+	direct  bool // nothing but the kernel has a call wait. Never changed
 }
 
 // newProgress is for a response whose connection is known.
@@ -168,7 +169,7 @@ func (f *Flusher) newProgress() *progress {
 	p := &progress{f: f, conn: f.conn}
 	// A wire takes the place of net/http's own writer alone. What stands on any
 	// other may have a call wait.
-	p.room.direct = f.conn.Plain && f.srv.ownHeader
+	p.direct = f.conn.Plain && f.srv.ownHeader
 	return p
 }
 

@@ -54,8 +54,8 @@ const (
 	inAcked    = "FlushAcked"
 	inDrain    = "drainLocked"
 
-	inServerCall = "(*Sink).Write"   // inside a call of the server
-	inPlain      = "pushPlainLocked" // inside the one that the plain flush makes itself
+	inServerCall = "(*Sink).Write" // inside a call of the server
+	inPlain      = "pushPlain"     // inside the one that the plain flush makes itself
 )
 
 // waitPlaces are all functions in which a goroutine may stop: for a channel, a
