@@ -207,8 +207,20 @@ func (f *Flusher) pushLocked() bool {
 	return true
 }
 
+// silentLocked takes the verdict of a call that says nothing of what it has met. It
+// is the send timeout's, but for the end of the response, where the connection alone
+// would have told: a call that the closing deadline has ended is no progress.
+func (f *Flusher) silentLocked() {
+	if f.closingPassedLocked() {
+		f.verdictLocked(os.ErrDeadlineExceeded)
+	}
+}
+
 // notePushLocked keeps what the server's last flush said that does not stick.
 func (f *Flusher) notePushLocked(err error) {
+	if f.timeout.closing && err == nil && !f.srv.flushTells() {
+		f.silentLocked()
+	}
 	if err = f.verdictLocked(err); err != nil || f.rare != nil {
 		f.rareLocked().lastPush = err
 	}

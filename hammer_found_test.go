@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"runtime"
 	"strings"
 	"sync"
@@ -16,6 +17,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/deadline"
 	"github.com/fa492104/flush/internal/harness"
 )
 
@@ -777,5 +779,70 @@ func TestNothingPassesByWhatIsDue(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A muteServer is a server's writer of which two calls do not say what they have met,
+// WriteHeader and Flush. From one of them on its calls take a while, or until the
+// deadline.
+type muteServer struct {
+	sink  *harness.Sink
+	until deadline.Deadline
+	slow  string
+	took  time.Duration
+	late  bool
+}
+
+func (m *muteServer) enter(call string) {
+	if m.late = m.late || call == m.slow; m.late {
+		select {
+		case <-time.After(m.took):
+		case <-m.until.Passed():
+		}
+	}
+}
+
+func (m *muteServer) Header() http.Header                { return m.sink.Header() }
+func (m *muteServer) SetWriteDeadline(t time.Time) error { m.until.Set(t); return nil }
+func (m *muteServer) WriteHeader(code int)               { m.enter("WriteHeader"); m.sink.WriteHeader(code) }
+func (m *muteServer) Flush()                             { m.enter("Flush"); m.sink.FlushError() }
+
+func (m *muteServer) Write(p []byte) (int, error) {
+	m.enter("Write")
+	if deadline.Closed(m.until.Passed()) {
+		return 0, os.ErrDeadlineExceeded
+	}
+	return m.sink.Write(p)
+}
+
+// The end of a response waits for SendTimeout without progress once: a call that the
+// deadline has ended is none, though it cannot say so. One that returns before is.
+func TestCloseBehindMuteCalls(t *testing.T) {
+	for _, slow := range []string{"WriteHeader", "Flush"} {
+		for _, stalls := range []bool{true, false} {
+			synctest.Test(t, func(t *testing.T) {
+				m := &muteServer{sink: harness.NewSink(t), slow: slow, took: time.Minute - time.Millisecond}
+				if stalls {
+					m.took = time.Hour
+				}
+				r, _ := http.NewRequestWithContext(t.Context(), "GET", "/", nil)
+				defer func() {
+					if v := recover(); (v != nil) != stalls {
+						t.Errorf("%s, stalls %t: %v", slow, stalls, v)
+					}
+				}()
+				harness.Wrapped(&flush.Options{SendTimeout: time.Minute}, func(w http.ResponseWriter, _ *http.Request) {
+					harness.MustWrite(t, w, "all")
+					began := time.Now()
+					err := harness.Flusher(w).Close()
+					switch took := time.Since(began); {
+					case stalls && (!errors.Is(err, flush.ErrTimeout) || took != time.Minute):
+						t.Errorf("%s stalls: %v after %v", slow, err, took)
+					case !stalls && (err != nil || m.sink.Body() != "all"):
+						t.Errorf("%s is slow: %v after %v, with %q", slow, err, took, m.sink.Body())
+					}
+				}).ServeHTTP(m, r)
+			})
+		}
 	}
 }

@@ -111,6 +111,7 @@ func (f *Flusher) writeHeaderLocked() {
 	below := f.belowLocked() // now or never: the handler may ask for its headers while we write
 	if !f.srv.ownHeader {
 		f.callLocked(func() { f.srv.w.WriteHeader(int(f.status)) })
+		f.silentLocked()
 		return
 	}
 	// From here on WriteHeader is net/http's own, which only takes notes.

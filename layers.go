@@ -120,6 +120,16 @@ func (s *server) writer() http.ResponseWriter {
 	return s.w
 }
 
+// flushTells reports whether a flush says what it has met.
+func (s *server) flushTells() bool {
+	l, ok := s.w.(*layered)
+	if !ok {
+		return true
+	}
+	_, silent := l.flushErrorer.(onlyFlush)
+	return !silent
+}
+
 // ownWriter is the type of net/http's own writer of HTTP/1, once newServer has
 // met it: what it can do need be looked up only once.
 var ownWriter atomic.Pointer[reflect.Type]
