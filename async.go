@@ -26,7 +26,7 @@ func (f *Flusher) FlushError() error {
 	case async:
 		err = f.FlushAsync()
 	default:
-		err = f.flushNow(nil)
+		err = f.flushNow()
 	}
 	if errors.Is(err, ErrBuffering) {
 		return nil
@@ -119,20 +119,21 @@ func (f *Flusher) askAsyncLocked(later *bool) error {
 // It returns [ErrTimeout] and [ErrClientGone], which stick, [ErrClosed],
 // [ErrBuffering], and [http.ErrNotSupported]. Nothing to flush is success.
 func (f *Flusher) FlushWait(ctx context.Context) error {
-	if ctx != nil && ctx.Done() == nil {
-		ctx = nil
+	if ctx == nil || ctx.Done() == nil {
+		return f.flushNow()
 	}
-	return f.flushNow(ctx)
+	f.mu.Lock()
+	return f.flushWaitSlow(ctx)
 }
 
-// flushNow is FlushWait for a ctx that may end, or nil.
-func (f *Flusher) flushNow(ctx context.Context) error {
+// flushNow is FlushWait that nothing ends but the response.
+func (f *Flusher) flushNow() error {
 	f.mu.Lock()
-	if ctx == nil && !f.stack.follows() && f.plainBelowLocked() && f.plainLocked() {
+	if !f.stack.follows() && f.plainBelowLocked() && f.plainLocked() {
 		f.beginPlainLocked()
 		return f.pushPlain(false)
 	}
-	return f.flushWaitSlow(ctx)
+	return f.flushWaitSlow(context.Background())
 }
 
 // FlushAcked is [Flusher.FlushWait] that goes on to wait until the client's
@@ -206,8 +207,8 @@ func (f *Flusher) FlushAcked(ctx context.Context) error {
 	}
 }
 
-// flushWaitSlow is flushNow where there is more to it than one call. It is called
-// with mu held and returns without.
+// flushWaitSlow is FlushWait where there is more to it than one call. It is called with
+// mu held and returns without.
 func (f *Flusher) flushWaitSlow(ctx context.Context) error {
 	defer f.mu.Unlock()
 	var ferr error

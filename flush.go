@@ -30,7 +30,7 @@ func Flush(w http.ResponseWriter, wait bool) error {
 			case f == nil:
 				return errCannotFlush
 			case wait:
-				return f.flushNow(nil) // it is f.flush with one call less
+				return f.flushNow() // it is f.flush with one call less
 			}
 			return f.FlushAsync()
 		}
@@ -61,7 +61,7 @@ func flushBelow(outer http.ResponseWriter, wait bool) error {
 // flush is Flush on f alone.
 func (f *Flusher) flush(wait bool) error {
 	if wait {
-		return f.flushNow(nil)
+		return f.flushNow()
 	}
 	return f.FlushAsync()
 }
