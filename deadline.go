@@ -28,19 +28,10 @@ const (
 	deadlineOld // the closing one, set long ago
 )
 
-func (d writeDeadline) closing() bool { return d != deadlineUnblocked && d != deadlineHandlers }
-
-// set is when the closing deadline was set, if that was not long ago.
-func (d writeDeadline) set() (at time.Duration, known bool) {
-	return time.Duration(d), d.closing() && d != deadlineOld
-}
+func (d writeDeadline) closing() bool { return d >= deadlineOld }
 
 // age has a closing deadline be set anew.
-func (d *writeDeadline) age() {
-	if d.closing() {
-		*d = deadlineOld
-	}
-}
+func (d *writeDeadline) age() { *d = min(*d, deadlineOld) }
 
 // SetReadDeadline sets the server's deadline for reading the request, as
 // [http.ResponseController.SetReadDeadline].
@@ -102,8 +93,11 @@ func (f *Flusher) deadlinePassedLocked() bool {
 // closingPassedLocked reports whether the closing deadline has passed in the call that
 // has just returned.
 func (f *Flusher) closingPassedLocked() bool {
-	at, known := f.deadline.set()
-	return known && now()-at >= f.timeout.d
+	at := f.timeout.since
+	if f.deadline > deadlineOld {
+		at = time.Duration(f.deadline) // it was set for a call before
+	}
+	return f.deadline.closing() && now()-at >= f.timeout.d
 }
 
 // liftClosingDeadlineLocked gives the deadline back to the handler.
@@ -152,7 +146,7 @@ func (f *Flusher) setClosingDeadlineLocked(last bool) {
 	at := time.Now()
 	began := at.Sub(epoch)
 	late := last && f.drainsLateLocked()
-	if set, known := f.deadline.set(); known && !late && began-set < f.timeout.d>>10 {
+	if !late && f.deadline > deadlineOld && began-time.Duration(f.deadline) < f.timeout.d>>10 {
 		return // the one just set will do: setting it costs as much as a small response
 	}
 	t := at.Add(f.timeout.d)
@@ -163,9 +157,8 @@ func (f *Flusher) setClosingDeadlineLocked(last bool) {
 	if h := f.rarely().handlerDeadline; !h.IsZero() && h.Before(t) && !(last && h.Before(at)) {
 		return
 	}
-	if f.deadline = writeDeadline(began); !f.deadline.closing() {
-		f.deadline = deadlineOld
-	}
+	f.timeout.since = began
+	f.deadline = max(writeDeadline(began), deadlineOld)
 	f.srv.w.SetWriteDeadline(t)
 }
 
