@@ -371,15 +371,21 @@ func TestDetachedOnCloseRequest(t *testing.T) {
 		})
 	mux := http.NewServeMux()
 	mux.Handle("/a/{b}", h)
+	returned := make(chan struct{})
 	srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, "v")))
+		close(returned)
 	}))
 	s := harness.Open(t, srv, "POST", "/a/x?q=1", strings.NewReader("body"), "X-Y: z")
 	s.Start()
 	f := harness.Next(t, out)
 	s.Response()
+	harness.Next(t, returned)
 	f.Close()
 	r := harness.Next(t, requests)
+	if r.Body != http.NoBody {
+		t.Error("it keeps the server's body")
+	}
 	if r.Method != "POST" || r.URL.Path != "/a/x" || r.Header.Get("X-Y") != "z" || r.PathValue("b") != "x" || r.FormValue("q") != "1" || r.Context().Value(key{}) != "v" {
 		t.Errorf("got %+v", r)
 	}
@@ -553,4 +559,42 @@ func TestDetachedEndsThatWaitHoldUpNobody(t *testing.T) {
 	for _, s := range streams {
 		s.Leave()
 	}
+}
+
+// Nothing that is broadcast is no chunk: an empty one would be the end of the body.
+func TestDetachedBroadcastOfNothing(t *testing.T) {
+	var g flush.Group
+	h, out := detacher(t, nil, nil)
+	s := harness.Open(t, harness.Serve(t, harness.HTTP1, h), "GET", "/", nil)
+	f := harness.Next(t, out)
+	harness.Must(t, g.Add(f.Flusher))
+	for _, event := range []string{"a", "", "b"} {
+		if missed := g.Broadcast([]byte(event)); len(missed) > 0 {
+			t.Errorf("%q was missed", event)
+		}
+	}
+	f.Close()
+	s.ExpectEnd("ab")
+}
+
+// What TLS does not take of an event is lost, and counted as such.
+func TestDetachedSharedWriteThatTLSRefuses(t *testing.T) {
+	conns := make(chan *tls.Conn, 1)
+	h, out := detacher(t, nil, nil)
+	srv := harness.Serve(t, harness.HTTPS1, h, harness.Configure(func(s *http.Server) {
+		s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+			conns <- c.(*tls.Conn)
+			return ctx
+		}
+	}))
+	s := harness.Open(t, srv, "GET", "/", nil)
+	f := harness.Next(t, out)
+	s.Response()
+	harness.Must(t, harness.Next(t, conns).CloseWrite()) // it takes no more
+	taken, err := flush.WriteShared(f.Flusher, flush.NewSharedWrite([]byte("event")))
+	if lost := f.Stats().Lost; !taken || err == nil || lost != 5 {
+		t.Errorf("taken %t, %v, %d bytes lost", taken, err, lost)
+	}
+	f.Close()
+	s.Leave()
 }
