@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -597,4 +598,47 @@ func TestDetachedSharedWriteThatTLSRefuses(t *testing.T) {
 	}
 	f.Close()
 	s.Leave()
+}
+
+// A response that fails while the server gives its connection away ends by itself:
+// nobody else may ever call.
+func TestDetachedFailsDuringTheHandover(t *testing.T) {
+	edge(t, func(t *testing.T) {
+		const limit = time.Second
+		opts, closed := harness.TellClosing(flush.Options{SendTimeout: limit})
+		var slow atomic.Bool
+		h := harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+			slow.Store(true)
+			err := harness.Flusher(w).Detach()
+			slow.Store(false)
+			select {
+			case c := <-closed:
+				if !errors.Is(c.Err, flush.ErrTimeout) {
+					t.Errorf("Detach: %v, ended with %v", err, c.Err)
+				}
+			case <-time.After(time.Hour):
+				t.Errorf("Detach: %v, and no end", err)
+			}
+		})
+		srv := harness.ServeMemory(t, harness.HTTP1, h, 0, harness.WrapConn(func(c net.Conn) net.Conn {
+			return slowlyHijacked{c, &slow, 2 * limit}
+		}))
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.Rest()
+		s.Leave()
+	})
+}
+
+// A slowlyHijacked takes its time to give up the read that net/http has under way.
+type slowlyHijacked struct {
+	net.Conn
+	slow *atomic.Bool
+	d    time.Duration
+}
+
+func (c slowlyHijacked) SetReadDeadline(at time.Time) error {
+	if c.slow.CompareAndSwap(true, false) {
+		time.Sleep(c.d)
+	}
+	return c.Conn.SetReadDeadline(at)
 }

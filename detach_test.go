@@ -154,15 +154,15 @@ func TestDetachedCloseNotify(t *testing.T) {
 	})
 }
 
-// With OnClose more of the response is kept behind its handler; what CloseNotify
-// needs of the server has gone all the same, and once.
-func TestDetachedCloseNotifyWithOnClose(t *testing.T) {
+// Where several handlers share a response more of it is kept behind them, for
+// their OnClose; what CloseNotify needs of the server goes all the same, and once.
+func TestDetachedCloseNotifyInTwoHandlers(t *testing.T) {
 	opts, closed := harness.TellClosing(flush.Options{})
 	var gone <-chan bool
 	h, out := detacher(t, opts, func(w http.ResponseWriter, _ *http.Request) { gone = harness.Flusher(w).CloseNotify() })
-	returned := make(chan struct{})
+	outer, returned := flush.NewHandler(h, nil), make(chan struct{})
 	srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h.ServeHTTP(w, r)
+		outer.ServeHTTP(w, r)
 		close(returned)
 	}))
 	s := harness.Open(t, srv, "GET", "/", nil)

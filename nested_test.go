@@ -173,7 +173,7 @@ func TestNestedBehindALengthWithoutABody(t *testing.T) {
 	srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
 		r = r.WithContext(r.Context())
 		r.ContentLength, r.Body = 5, nil
-		inner.ServeHTTP(w, r)
+		inner.ServeHTTP(opaque{w}, r)
 	}))
 	harness.Open(t, srv, "GET", "/", nil).ExpectEnd("event")
 }
