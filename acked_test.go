@@ -99,10 +99,11 @@ func TestFlushAckedIsForItsOwnBytes(t *testing.T) {
 func TestFlushAckedSaysThatTheConnectionIsLost(t *testing.T) {
 	lost := errors.New("lost")
 	for name, at := range map[string]func(s *harness.ConnState){
-		"before":       nil,
-		"midway":       func(s *harness.ConnState) { s.Err = lost },
-		"by queue":     nil,
-		"at the flush": nil,
+		"before":                 nil,
+		"midway":                 func(s *harness.ConnState) { s.Err = lost },
+		"by queue":               nil,
+		"at the flush":           nil,
+		"by queue, at the flush": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -118,6 +119,11 @@ func TestFlushAckedSaysThatTheConnectionIsLost(t *testing.T) {
 				case "at the flush":
 					s.OnFlush = func() error {
 						c.Set(func(s *harness.ConnState) { s.Err = lost })
+						return nil
+					}
+				case "by queue, at the flush":
+					s.OnFlush = func() error {
+						c.Set(func(s *harness.ConnState) { s.QueuedErr = lost })
 						return nil
 					}
 				default:

@@ -1468,3 +1468,47 @@ func (w readDeadlines) SetReadDeadline(t time.Time) error {
 	*w.set++
 	return http.NewResponseController(w.ResponseWriter).SetReadDeadline(t)
 }
+
+// An Abort that ends the wait of a call for the handler's Read hands nothing over:
+// what was held is lost, every byte, and a Write has handed over what it says.
+func TestAbortBehindAReadHandsNothingOver(t *testing.T) {
+	for _, size := range []int{5, 40_000} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				body, upload := io.Pipe()
+				h := harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+					f := harness.Flusher(w)
+					read := harness.Go(func() error {
+						_, err := io.ReadAll(r.Body)
+						return err
+					})
+					synctest.Wait()
+					written := 0
+					wrote := harness.Go(func() (err error) {
+						if written, err = f.Write(make([]byte, size)); err == nil {
+							err = f.FlushWait(harness.NoContext)
+						}
+						return err
+					})
+					synctest.Wait()
+					f.Abort(errWaitCause)
+					if err := <-wrote; !errors.Is(err, errWaitCause) {
+						t.Errorf("got %v", err)
+					}
+					if stats := f.Stats(); stats.Lost != int64(written) {
+						t.Errorf("%d bytes were accepted and %d lost", written, stats.Lost)
+					}
+					upload.Close()
+					harness.Must(t, <-read)
+				})
+				srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+					r.Body, r.ContentLength = body, -1
+					h.ServeHTTP(w, r)
+				}), 0)
+				s := harness.Open(t, srv, "GET", "/", nil)
+				s.Rest()
+				s.Leave()
+			})
+		})
+	}
+}

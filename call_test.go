@@ -347,3 +347,31 @@ func TestFlushAsyncAsksTheKernelSeldom(t *testing.T) {
 		})
 	}
 }
+
+// An event that goes down inside FlushAsync does so beside a buffer that does not
+// follow too, and the response goes on behind it.
+func TestFlushAsyncAtOnceBesideABuffer(t *testing.T) {
+	edge(t, func(t *testing.T) {
+		known := harness.FakeConn{TakesFunc: func() (tcp.Space, error) { return tcp.Space{Memory: 1 << 20, Unsent: 1 << 20}, nil }}
+		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+			f := harness.Flusher(w)
+			for range 3 {
+				io.WriteString(w, "event")
+				harness.Must(t, f.FlushAsync())
+				time.Sleep(time.Second)
+			}
+			io.WriteString(w, "event")
+			f.StartBuffer(nil)
+			harness.Must(t, f.FlushAsync())
+			if n := f.Buffered(); n > 0 {
+				t.Errorf("%d bytes are left to others", n)
+			}
+			io.WriteString(w, "end")
+		}), 0, harness.Configure(func(s *http.Server) {
+			s.ConnContext = func(ctx context.Context, _ net.Conn) context.Context {
+				return harness.TrustConn(harness.WithConn(ctx, known))
+			}
+		}))
+		harness.Open(t, srv, "GET", "/", nil).ExpectEnd(strings.Repeat("event", 4) + "end")
+	})
+}

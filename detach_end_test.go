@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -371,15 +372,21 @@ func TestDetachedOnCloseRequest(t *testing.T) {
 		})
 	mux := http.NewServeMux()
 	mux.Handle("/a/{b}", h)
+	returned := make(chan struct{})
 	srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, "v")))
+		close(returned)
 	}))
 	s := harness.Open(t, srv, "POST", "/a/x?q=1", strings.NewReader("body"), "X-Y: z")
 	s.Start()
 	f := harness.Next(t, out)
 	s.Response()
+	harness.Next(t, returned)
 	f.Close()
 	r := harness.Next(t, requests)
+	if r.Body != http.NoBody {
+		t.Error("it keeps the server's body")
+	}
 	if r.Method != "POST" || r.URL.Path != "/a/x" || r.Header.Get("X-Y") != "z" || r.PathValue("b") != "x" || r.FormValue("q") != "1" || r.Context().Value(key{}) != "v" {
 		t.Errorf("got %+v", r)
 	}
@@ -553,4 +560,85 @@ func TestDetachedEndsThatWaitHoldUpNobody(t *testing.T) {
 	for _, s := range streams {
 		s.Leave()
 	}
+}
+
+// Nothing that is broadcast is no chunk: an empty one would be the end of the body.
+func TestDetachedBroadcastOfNothing(t *testing.T) {
+	var g flush.Group
+	h, out := detacher(t, nil, nil)
+	s := harness.Open(t, harness.Serve(t, harness.HTTP1, h), "GET", "/", nil)
+	f := harness.Next(t, out)
+	harness.Must(t, g.Add(f.Flusher))
+	for _, event := range []string{"a", "", "b"} {
+		if missed := g.Broadcast([]byte(event)); len(missed) > 0 {
+			t.Errorf("%q was missed", event)
+		}
+	}
+	f.Close()
+	s.ExpectEnd("ab")
+}
+
+// What TLS does not take of an event is lost, and counted as such.
+func TestDetachedSharedWriteThatTLSRefuses(t *testing.T) {
+	conns := make(chan *tls.Conn, 1)
+	h, out := detacher(t, nil, nil)
+	srv := harness.Serve(t, harness.HTTPS1, h, harness.Configure(func(s *http.Server) {
+		s.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+			conns <- c.(*tls.Conn)
+			return ctx
+		}
+	}))
+	s := harness.Open(t, srv, "GET", "/", nil)
+	f := harness.Next(t, out)
+	s.Response()
+	harness.Must(t, harness.Next(t, conns).CloseWrite()) // it takes no more
+	taken, err := flush.WriteShared(f.Flusher, flush.NewSharedWrite([]byte("event")))
+	if lost := f.Stats().Lost; !taken || err == nil || lost != 5 {
+		t.Errorf("taken %t, %v, %d bytes lost", taken, err, lost)
+	}
+	f.Close()
+	s.Leave()
+}
+
+// A response that fails while the server gives its connection away ends by itself:
+// nobody else may ever call.
+func TestDetachedFailsDuringTheHandover(t *testing.T) {
+	edge(t, func(t *testing.T) {
+		const limit = time.Second
+		opts, closed := harness.TellClosing(flush.Options{SendTimeout: limit})
+		var slow atomic.Bool
+		h := harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+			slow.Store(true)
+			err := harness.Flusher(w).Detach()
+			slow.Store(false)
+			select {
+			case c := <-closed:
+				if !errors.Is(c.Err, flush.ErrTimeout) {
+					t.Errorf("Detach: %v, ended with %v", err, c.Err)
+				}
+			case <-time.After(time.Hour):
+				t.Errorf("Detach: %v, and no end", err)
+			}
+		})
+		srv := harness.ServeMemory(t, harness.HTTP1, h, 0, harness.WrapConn(func(c net.Conn) net.Conn {
+			return slowlyHijacked{c, &slow, 2 * limit}
+		}))
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.Rest()
+		s.Leave()
+	})
+}
+
+// A slowlyHijacked takes its time to give up the read that net/http has under way.
+type slowlyHijacked struct {
+	net.Conn
+	slow *atomic.Bool
+	d    time.Duration
+}
+
+func (c slowlyHijacked) SetReadDeadline(at time.Time) error {
+	if c.slow.CompareAndSwap(true, false) {
+		time.Sleep(c.d)
+	}
+	return c.Conn.SetReadDeadline(at)
 }

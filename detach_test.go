@@ -154,6 +154,30 @@ func TestDetachedCloseNotify(t *testing.T) {
 	})
 }
 
+// Where several handlers share a response more of it is kept behind them, for
+// their OnClose; what CloseNotify needs of the server goes all the same, and once.
+func TestDetachedCloseNotifyInTwoHandlers(t *testing.T) {
+	opts, closed := harness.TellClosing(flush.Options{})
+	var gone <-chan bool
+	h, out := detacher(t, opts, func(w http.ResponseWriter, _ *http.Request) { gone = harness.Flusher(w).CloseNotify() })
+	outer, returned := flush.NewHandler(h, nil), make(chan struct{})
+	srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		outer.ServeHTTP(w, r)
+		close(returned)
+	}))
+	s := harness.Open(t, srv, "GET", "/", nil)
+	f := harness.Next(t, out)
+	s.Response()
+	harness.Next(t, returned)
+	harness.Must(t, f.Close())
+	harness.Next(t, closed)
+	harness.Next(t, gone)
+	s.ExpectEnd("")
+	if log := srv.Logged(); log != "" {
+		t.Error(log)
+	}
+}
+
 // A client that ends only its own half gets what was accepted, and the end.
 func TestDetachedHalfClose(t *testing.T) {
 	eachWatch(t, func(t *testing.T) {

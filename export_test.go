@@ -74,10 +74,11 @@ type connRecorder struct {
 func (c *connRecorder) Write(p []byte) (int, error) { return c.Buffer.Write(p) }
 func (c *connRecorder) Read(p []byte) (int, error)  { return 0, io.EOF }
 
-// What serves FastCGI, for tests that have no web server.
+// What serves FastCGI and CGI, for tests that have no web server.
 var (
 	ServeFastCGI = serveFastCGI
 	EndQuietly   = endQuietly
+	RunUntil     = runUntil
 )
 
 // A FastCGIRecord is what is noted of a record that passes.

@@ -470,3 +470,19 @@ func TestShutdownDoesNotWaitForWhoWasRemoved(t *testing.T) {
 		harness.Must(t, b.Close())
 	})
 }
+
+// A walk ends where the loop does, though there are more members.
+func TestGroupWalkEndsEarly(t *testing.T) {
+	var g flush.Group
+	for range 3 {
+		harness.Must(t, g.Add(newMember(nil)))
+	}
+	n := 0
+	for range g.All() {
+		n++
+		break
+	}
+	if n != 1 || g.Len() != 3 {
+		t.Errorf("%d of %d members", n, g.Len())
+	}
+}

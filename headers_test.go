@@ -198,6 +198,18 @@ func TestInformationalWhereItIsTaken(t *testing.T) {
 	}
 }
 
+// An output without headers has no place for a 1xx either.
+func TestInformationalWhereThereAreNoHeaders(t *testing.T) {
+	p := harness.NewPlain()
+	f := flush.New(harness.Flushable{Plain: p}, nil, &flush.Options{SAPI: flush.CLI()})
+	f.WriteHeader(103)
+	harness.MustWrite(t, f, "text")
+	harness.Must(t, f.Close())
+	if got := p.String(); got != "text flush" {
+		t.Errorf("the output got %q", got)
+	}
+}
+
 // 101 is final, and ends what may be written.
 func TestSwitchingProtocols(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

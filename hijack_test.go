@@ -119,3 +119,21 @@ func plainly(s string) string {
 	}
 	return strings.Join(lines, "\n") + "\n\n" + body
 }
+
+// The headers before a Hijack are no stream's: no proxy is told not to hold them.
+func TestHijackTellsNoProxy(t *testing.T) {
+	srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(&flush.Options{NoProxyBuffering: true}, func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(202)
+		conn, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		conn.Close()
+	}))
+	s := harness.Open(t, srv, "GET", "/", nil)
+	if h := s.Header(); s.Response().StatusCode != 202 || h.Get("X-Accel-Buffering") != "" || h.Get("Cache-Control") != "" {
+		t.Errorf("%d, %v", s.Response().StatusCode, h)
+	}
+	s.Leave()
+}

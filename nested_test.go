@@ -163,3 +163,17 @@ type opaqueFlusher struct {
 }
 
 func (o opaqueFlusher) FlushError() error { return o.f.FlushWait(harness.NoContext) }
+
+// Middleware may say that there is a body where the request has none, and show none.
+func TestNestedBehindALengthWithoutABody(t *testing.T) {
+	inner := harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+		io.WriteString(w, "event")
+		harness.Must(t, flush.Flush(w, true))
+	})
+	srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
+		r = r.WithContext(r.Context())
+		r.ContentLength, r.Body = 5, nil
+		inner.ServeHTTP(opaque{w}, r)
+	}))
+	harness.Open(t, srv, "GET", "/", nil).ExpectEnd("event")
+}

@@ -16,6 +16,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -563,4 +564,31 @@ func (b *fcgiBody) Read(p []byte) (int, error) {
 	n, err := b.r.Read(p[:min(len(p), b.left)])
 	b.left -= n
 	return n, err
+}
+
+// What ends the handler of the one response ends the process that serves it, though
+// that also waits for its context.
+func TestRunUntilEndsAsItsResponse(t *testing.T) {
+	broken := errors.New("broken")
+	for name, run := range map[string]func() error{
+		"error": func() error { return broken },
+		"panic": func() error { panic(broken) },
+		"exit":  func() error { runtime.Goexit(); return nil },
+	} {
+		t.Run(name, func(t *testing.T) {
+			var err error
+			var panicked any
+			returned, over := false, make(chan struct{})
+			go func() {
+				defer close(over)
+				defer func() { panicked = recover() }()
+				err = flush.RunUntil(t.Context(), new(flush.Group), run)
+				returned = true
+			}()
+			harness.Next(t, over)
+			if returned != (name == "error") || returned && err != broken || (panicked == broken) != (name == "panic") {
+				t.Errorf("returned %t, %v, panicked %v", returned, err, panicked)
+			}
+		})
+	}
 }

@@ -230,6 +230,28 @@ func TestEndedWaitLosesNothing(t *testing.T) {
 	}
 }
 
+// What a Write whose wait has ended did not take counts for no length that the
+// response has declared: it may be written again.
+func TestEndedWriteGoesOnWithinItsLength(t *testing.T) {
+	edge(t, func(t *testing.T) {
+		s := harness.NewSink(t)
+		s.Hold(0)
+		all := harness.Numbered(300_000)
+		f := flush.New(s, nil, &flush.Options{SendTimeout: time.Minute})
+		f.Header().Set("Content-Length", "300000")
+		n, err := f.WriteString(all)
+		if n == len(all) || err == nil || f.Err() != nil {
+			t.Fatalf("%d bytes taken, %v, then %v: the test shows nothing", n, err, f.Err())
+		}
+		s.Release()
+		harness.MustWrite(t, f, all[n:])
+		harness.Must(t, f.Close())
+		if s.Body() != all {
+			t.Errorf("%d bytes arrived", len(s.Body()))
+		}
+	})
+}
+
 // unzipped returns what of the gzip stream can be decoded; all of it, if whole.
 func unzipped(t *testing.T, s string, whole bool) string {
 	z, err := gzip.NewReader(strings.NewReader(s))
