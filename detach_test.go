@@ -731,3 +731,45 @@ func eachWatch(t *testing.T, f func(t *testing.T)) {
 		f(t)
 	})
 }
+
+// A client learns that its connection ends with a detached response also where the
+// headers were fixed before.
+func TestDetachSaysCloseInFixedHeaders(t *testing.T) {
+	opts, told := harness.TellClosing(flush.Options{})
+	h, out := detacher(t, opts, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Set", "1")
+		w.WriteHeader(http.StatusAccepted)
+	})
+	s := harness.Open(t, harness.Serve(t, harness.HTTP1, h), "GET", "/", nil)
+	head := s.Response()
+	if !head.Close || head.StatusCode != http.StatusAccepted || head.Header.Get("X-Set") != "1" {
+		t.Errorf("%s, %v, Close %v", head.Status, head.Header, head.Close)
+	}
+	harness.Must(t, harness.Next(t, out).Close())
+	s.ExpectEnd("")
+	<-told
+}
+
+// OnClose of a detached response is shown the request without its body, which leads
+// to buffers of the server.
+func TestDetachedRequestLosesItsBody(t *testing.T) {
+	shown := make(chan *http.Request, 1)
+	h, out := detacher(t, &flush.Options{OnClose: func(r *http.Request, _ flush.Stats, _ error) { shown <- r }},
+		func(_ http.ResponseWriter, r *http.Request) { io.ReadAll(r.Body) })
+	handlerOver := make(chan struct{})
+	srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(handlerOver)
+		h.ServeHTTP(w, r)
+	}))
+	s := harness.Open(t, srv, "POST", "/path", strings.NewReader("upload"))
+	f := harness.Next(t, out)
+	<-handlerOver
+	harness.Must(t, f.Close())
+	if r := harness.Next(t, shown); r.Body != http.NoBody || r.URL.Path != "/path" || r.Context() != f.ctx {
+		t.Errorf("%s with a body of %T", r.URL, r.Body)
+	}
+	if f.r.Body == http.NoBody {
+		t.Error("the handler's own request has been changed")
+	}
+	s.ExpectEnd("")
+}
