@@ -223,8 +223,8 @@ func TestHTTP10BufferOutgrownByTryWrite(t *testing.T) {
 			park := harness.NewPark(t)
 			srv := harness.ServeMemory(t, harness.HTTP10, harness.Wrapped(&flush.Options{HTTP10Buffer: 10, BufferSize: -1}, func(w http.ResponseWriter, _ *http.Request) {
 				harness.Must(t, harness.Flusher(w).TryWrite([]byte(harness.Text(size))))
-				park.Here()
 				holds(t, w, size == 10)
+				park.Here()
 			}), 1000)
 			s := harness.Open(t, srv, "GET", "/", nil)
 			park.Wait()
