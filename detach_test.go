@@ -749,27 +749,3 @@ func TestDetachSaysCloseInFixedHeaders(t *testing.T) {
 	s.ExpectEnd("")
 	<-told
 }
-
-// OnClose of a detached response is shown the request without its body, which leads
-// to buffers of the server.
-func TestDetachedRequestLosesItsBody(t *testing.T) {
-	shown := make(chan *http.Request, 1)
-	h, out := detacher(t, &flush.Options{OnClose: func(r *http.Request, _ flush.Stats, _ error) { shown <- r }},
-		func(_ http.ResponseWriter, r *http.Request) { io.ReadAll(r.Body) })
-	handlerOver := make(chan struct{})
-	srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		defer close(handlerOver)
-		h.ServeHTTP(w, r)
-	}))
-	s := harness.Open(t, srv, "POST", "/path", strings.NewReader("upload"))
-	f := harness.Next(t, out)
-	<-handlerOver
-	harness.Must(t, f.Close())
-	if r := harness.Next(t, shown); r.Body != http.NoBody || r.URL.Path != "/path" || r.Context() != f.ctx {
-		t.Errorf("%s with a body of %T", r.URL, r.Body)
-	}
-	if f.r.Body == http.NoBody {
-		t.Error("the handler's own request has been changed")
-	}
-	s.ExpectEnd("")
-}
