@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -588,24 +587,5 @@ func TestDetachedTLSInputHoldsUpNobody(t *testing.T) {
 	for i, s := range streams[:readers] {
 		harness.Must(t, responses[i].Close())
 		s.ExpectEnd("")
-	}
-}
-
-// What the connection says of a Write that fails comes out, whatever the size of it.
-func TestDetachedWriteTellsWhy(t *testing.T) {
-	for _, size := range []int{100, 64 << 10} {
-		h, out := detacher(t, nil, nil)
-		s := harness.Open(t, harness.Serve(t, harness.HTTP1, h), "GET", "/", nil)
-		f := harness.Next(t, out)
-		s.Response()
-		harness.Must(t, f.SetWriteDeadline(time.Unix(1, 0)))
-		_, err := io.WriteString(f, harness.Text(size))
-		if err == nil {
-			err = f.FlushWait(harness.NoContext)
-		}
-		if !errors.Is(err, flush.ErrTimeout) || !errors.Is(err, os.ErrDeadlineExceeded) {
-			t.Errorf("%d bytes: %v", size, err)
-		}
-		s.Leave()
 	}
 }
