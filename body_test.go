@@ -1512,3 +1512,30 @@ func TestAbortBehindAReadHandsNothingOver(t *testing.T) {
 		})
 	}
 }
+
+// What comes behind the drain of an upload is no drain any more: a client that stalls
+// then has one send timeout, and an upload that was dropped is as good as read.
+func TestWriteBehindADrainHasOneSendTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		over := make(chan struct{})
+		opts := &flush.Options{SendTimeout: waitLimit}
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			defer close(over)
+			defer func() { recover() }() // http.ErrAbortHandler
+			flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				io.WriteString(w, "event")
+				harness.Must(t, flush.Flush(w, true))
+				clock := harness.NewClock()
+				_, err := w.Write(make([]byte, harness.Much))
+				if at := clock.Now(); !errors.Is(err, flush.ErrTimeout) || at < waitLimit || at > grain(waitLimit) {
+					t.Errorf("%v after %v", err, at)
+				}
+			}), opts).ServeHTTP(w, r)
+		}), 1000)
+		s := harness.Open(t, srv, "POST", "/", strings.NewReader("upload"))
+		s.Expect("event")
+		<-over
+		s.Leave()
+		<-time.After(time.Second)
+	})
+}

@@ -615,3 +615,27 @@ func TestBudgetWaitLeavesNothing(t *testing.T) {
 		holder.Close()
 	})
 }
+
+// A block that was handed to a Write, whose response ends before the Write looks, goes
+// back to the budget.
+func TestBudgetBlockOfAWriteThatEnds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(16<<10, 16<<10)
+		holder := harness.HoldBudget(budget, 4)
+		for range 50 {
+			f := flush.New(harness.NewTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
+			done := harness.WriteBehind(f, 5)
+			harness.ExpectWaiting(t, budget, 1)
+			if !flush.GrantBlock(f) {
+				t.Fatal("it does not wait")
+			}
+			f.Abort(nil)
+			<-done
+			if held := budget.Stats().Held; held != 16<<10 {
+				t.Fatalf("%d bytes are held, want %d", held, 16<<10)
+			}
+		}
+		holder.Close()
+		harness.ExpectNothingHeld(t, budget)
+	})
+}

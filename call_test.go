@@ -292,17 +292,19 @@ func TestFlushAsyncAsksTheKernelSeldom(t *testing.T) {
 		own   int64 // of the events
 		asked int   // at most
 
-		between bool // something stands on the server's writer
+		between  bool // something stands on the server's writer
+		buffered bool // what a flush brings down comes from a buffer
 	}{
-		{"paced", [2]time.Duration{far, far}, room, events, 10, false},
-		{"closer", [2]time.Duration{400 * time.Microsecond, 600 * time.Microsecond}, room, events, 10, false},
-		{"close", [2]time.Duration{120 * time.Microsecond, 120 * time.Microsecond}, room, events, 10, false},
-		{"pairs", [2]time.Duration{far, 350 * time.Microsecond}, room, events, 10, false},
-		{"a burst", [2]time.Duration{80 * time.Microsecond, 80 * time.Microsecond}, room, 0, 0, false},
-		{"an end not seen", [2]time.Duration{far, 250 * time.Microsecond}, room, events / 2, events / 2, false},
-		{"bursts of two", [2]time.Duration{far, 80 * time.Microsecond}, room, events / 2, events / 2, false},
-		{"no room", [2]time.Duration{far, far}, 100, 0, events, false},
-		{"something between", [2]time.Duration{far, far}, room, 0, 0, true},
+		{"paced", [2]time.Duration{far, far}, room, events, 10, false, false},
+		{"paced, through a buffer", [2]time.Duration{far, far}, room, events, 10, false, true},
+		{"closer", [2]time.Duration{400 * time.Microsecond, 600 * time.Microsecond}, room, events, 10, false, false},
+		{"close", [2]time.Duration{120 * time.Microsecond, 120 * time.Microsecond}, room, events, 10, false, false},
+		{"pairs", [2]time.Duration{far, 350 * time.Microsecond}, room, events, 10, false, false},
+		{"a burst", [2]time.Duration{80 * time.Microsecond, 80 * time.Microsecond}, room, 0, 0, false, false},
+		{"an end not seen", [2]time.Duration{far, 250 * time.Microsecond}, room, events / 2, events / 2, false, false},
+		{"bursts of two", [2]time.Duration{far, 80 * time.Microsecond}, room, events / 2, events / 2, false, false},
+		{"no room", [2]time.Duration{far, far}, 100, 0, events, false, false},
+		{"something between", [2]time.Duration{far, far}, room, 0, 0, true, false},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -310,6 +312,9 @@ func TestFlushAsyncAsksTheKernelSeldom(t *testing.T) {
 				asked := 0
 				h := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 					f, _ := flush.From(w)
+					if tc.buffered {
+						f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+					}
 					send := func() {
 						io.WriteString(f, "event\n")
 						harness.Must(t, a.flush(f))

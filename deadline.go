@@ -171,6 +171,5 @@ func (f *Flusher) liftWriteTimeoutLocked() {
 	}
 	if f.cfg.SendTimeout == 0 && f.timeout.d == 0 {
 		f.timeout.d = defaultSendTimeout
-		f.rewatchLocked()
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log"
 	"math/rand/v2"
 	"mime/multipart"
 	"net"
@@ -351,14 +352,20 @@ func TestDetachedOutlivesItsServer(t *testing.T) {
 // A panic of OnClose's, where no handler is there any more, is logged as the
 // server logs one, and harms nobody else.
 func TestDetachedPanicInOnClose(t *testing.T) {
+	var standard harness.SafeBuffer
+	defer log.SetOutput(log.Writer())
+	log.SetOutput(&standard)
 	h, out := detacher(t, &flush.Options{OnClose: func(*http.Request, flush.Stats, error) { panic("in OnClose") }}, nil)
-	srv := harness.Serve(t, harness.HTTP1, h)
-	s := harness.Open(t, srv, "GET", "/", nil)
-	f := harness.Next(t, out)
-	s.Response()
-	s.Leave()
-	harness.Next(t, f.ctx.Done())
-	harness.WaitFor(t, func() bool { return strings.Contains(srv.Logged(), "in OnClose") })
+	own := harness.Serve(t, harness.HTTP1, h)
+	none := harness.Serve(t, harness.HTTP1, h, harness.Configure(func(s *http.Server) { s.ErrorLog = nil }))
+	for srv, logged := range map[*harness.Server]func() string{own: own.Logged, none: standard.String} {
+		s := harness.Open(t, srv, "GET", "/", nil)
+		f := harness.Next(t, out)
+		s.Response()
+		s.Leave()
+		harness.Next(t, f.ctx.Done())
+		harness.WaitFor(t, func() bool { return strings.Contains(logged(), "in OnClose") })
+	}
 }
 
 // What OnClose sees of the request is what the handler saw, but for the body.
@@ -372,23 +379,23 @@ func TestDetachedOnCloseRequest(t *testing.T) {
 		})
 	mux := http.NewServeMux()
 	mux.Handle("/a/{b}", h)
-	returned := make(chan struct{})
+	over := make(chan struct{})
 	srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		defer close(over)
 		mux.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), key{}, "v")))
-		close(returned)
 	}))
 	s := harness.Open(t, srv, "POST", "/a/x?q=1", strings.NewReader("body"), "X-Y: z")
 	s.Start()
 	f := harness.Next(t, out)
 	s.Response()
-	harness.Next(t, returned)
+	harness.Next(t, over)
 	f.Close()
 	r := harness.Next(t, requests)
-	if r.Body != http.NoBody {
-		t.Error("it keeps the server's body")
-	}
 	if r.Method != "POST" || r.URL.Path != "/a/x" || r.Header.Get("X-Y") != "z" || r.PathValue("b") != "x" || r.FormValue("q") != "1" || r.Context().Value(key{}) != "v" {
 		t.Errorf("got %+v", r)
+	}
+	if r.Body != http.NoBody {
+		t.Errorf("a body of %T, which leads to the server's buffers", r.Body)
 	}
 }
 
@@ -641,4 +648,26 @@ func (c slowlyHijacked) SetReadDeadline(at time.Time) error {
 		time.Sleep(c.d)
 	}
 	return c.Conn.SetReadDeadline(at)
+}
+
+// Clients that send over TLS, and stay, keep nobody from seeing that others leave.
+func TestDetachedTLSInputHoldsUpNobody(t *testing.T) {
+	const readers = 16 // at a time
+	h, out := detacher(t, nil, nil)
+	srv := harness.Serve(t, harness.HTTPS1, h)
+	streams, responses := make([]*harness.Stream, 2*readers), make([]detached, 2*readers)
+	for i := range streams {
+		streams[i] = harness.Open(t, srv, "GET", "/", nil)
+		responses[i] = harness.Next(t, out)
+		streams[i].Response()
+		io.WriteString(streams[i].Conn, "more")
+	}
+	for i, s := range streams[readers:] {
+		s.Leave()
+		harness.Next(t, responses[readers+i].ctx.Done())
+	}
+	for i, s := range streams[:readers] {
+		harness.Must(t, responses[i].Close())
+		s.ExpectEnd("")
+	}
 }

@@ -755,3 +755,21 @@ func eachWatch(t *testing.T, f func(t *testing.T)) {
 		f(t)
 	})
 }
+
+// A client learns that its connection ends with a detached response also where the
+// headers were fixed before.
+func TestDetachSaysCloseInFixedHeaders(t *testing.T) {
+	opts, told := harness.TellClosing(flush.Options{})
+	h, out := detacher(t, opts, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Set", "1")
+		w.WriteHeader(http.StatusAccepted)
+	})
+	s := harness.Open(t, harness.Serve(t, harness.HTTP1, h), "GET", "/", nil)
+	head := s.Response()
+	if !head.Close || head.StatusCode != http.StatusAccepted || head.Header.Get("X-Set") != "1" {
+		t.Errorf("%s, %v, Close %v", head.Status, head.Header, head.Close)
+	}
+	harness.Must(t, harness.Next(t, out).Close())
+	s.ExpectEnd("")
+	<-told
+}

@@ -109,3 +109,13 @@ func Blocks(f *Flusher) int {
 	defer f.mu.Unlock()
 	return int(f.q.blocks)
 }
+
+// GrantBlock hands a block to the Write of f that waits for one, as the server of the
+// budget's lines does when there is room.
+func GrantBlock(f *Flusher) bool {
+	f.mu.Lock()
+	m := f.member
+	f.mu.Unlock()
+	f.cfg.Budget.held.Add(blockMemory)
+	return m.grant()
+}

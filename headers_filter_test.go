@@ -800,3 +800,24 @@ func fetchCut(t *testing.T, opts *flush.Options, h http.HandlerFunc) {
 		}
 	})
 }
+
+// A filter that panics has changed no length: what it was given goes down as it is.
+func TestFilterThatPanicsLeavesTheLength(t *testing.T) {
+	srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Length", "7")
+		b := harness.Flusher(w).StartBuffer(&flush.BufferOptions{Filter: func([]byte, flush.Phase) ([]byte, error) { panic("filter") }})
+		io.WriteString(w, "content")
+		defer func() {
+			if recover() == nil {
+				t.Error("it did not panic")
+			}
+			harness.Must(t, flush.Flush(w, true)) // the server finds no length by itself
+		}()
+		b.Flush()
+	}))
+	s := harness.Open(t, srv, "GET", "/", nil)
+	if n := s.Response().ContentLength; n != 7 {
+		t.Errorf("length %d", n)
+	}
+	s.ExpectEnd("content")
+}

@@ -215,3 +215,29 @@ func TestHTTP10BufferAbort(t *testing.T) {
 		}
 	})
 }
+
+// A TryWrite ends the holding like a Write, with what outgrows it.
+func TestHTTP10BufferOutgrownByTryWrite(t *testing.T) {
+	for _, size := range []int{10, 11} {
+		synctest.Test(t, func(t *testing.T) {
+			park := harness.NewPark(t)
+			srv := harness.ServeMemory(t, harness.HTTP10, harness.Wrapped(&flush.Options{HTTP10Buffer: 10, BufferSize: -1}, func(w http.ResponseWriter, _ *http.Request) {
+				harness.Must(t, harness.Flusher(w).TryWrite([]byte(harness.Text(size))))
+				holds(t, w, size == 10)
+				park.Here()
+			}), 1000)
+			s := harness.Open(t, srv, "GET", "/", nil)
+			park.Wait()
+			if size == 10 {
+				s.ExpectNothing()
+			} else {
+				s.Expect(harness.Text(size))
+			}
+			park.Resume()
+			if length := s.Response().ContentLength; (length == 10) != (size == 10) {
+				t.Errorf("%d bytes: length %d", size, length)
+			}
+			s.Rest()
+		})
+	}
+}

@@ -144,7 +144,6 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 		}
 	}
 	l := layered{ResponseWriter: w}
-	top := true // both are w's own so far
 	for layer := range layers(w) {
 		flushes, hasDeadlines := true, true
 		if below, ok := flusherOf(layer); ok && below != nil {
@@ -164,11 +163,10 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 		if l.flushErrorer != nil && l.writeDeadliner != nil {
 			break
 		}
-		top = false
 	}
 	s := server{flushes: l.flushErrorer != nil, deadlines: l.writeDeadliner != nil}
 	var ok bool
-	if s.w, ok = w.(floor1); !ok || !top || !s.flushes || !s.deadlines {
+	if s.w, ok = w.(floor1); !ok || !s.flushes || !s.deadlines {
 		held := l // l itself stays on the stack
 		s.w = &held
 	}

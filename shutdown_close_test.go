@@ -1,6 +1,8 @@
 package flush_test
 
 import (
+	"context"
+	"errors"
 	"net/http"
 	"sync/atomic"
 	"testing"
@@ -51,4 +53,34 @@ func TestShutdownWaitsForOnClose(t *testing.T) {
 			s.ExpectEnd("")
 		})
 	}
+}
+
+// The clients of detached responses see the cut by a Shutdown whose time is over,
+// however many others are stuck in OnClose.
+func TestShutdownCutsBesideStuckOnClose(t *testing.T) {
+	const most = 256 // that end at a time
+	var g flush.Group
+	release := make(chan struct{})
+	var told atomic.Int32
+	h, out := detacher(t, &flush.Options{Group: &g, OnClose: func(*http.Request, flush.Stats, error) {
+		<-release
+		told.Add(1)
+	}}, nil)
+	srv := harness.Serve(t, harness.HTTP1, h)
+	streams := make([]*harness.Stream, most+20)
+	for i := range streams {
+		streams[i] = harness.Open(t, srv, "GET", "/", nil)
+		harness.Next(t, out)
+		streams[i].Response()
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := g.Shutdown(ctx); !errors.Is(err, flush.ErrShutdown) {
+		t.Errorf("Shutdown: %v", err)
+	}
+	for _, s := range streams {
+		s.Rest()
+	}
+	close(release)
+	harness.WaitFor(t, func() bool { return int(told.Load()) == len(streams) })
 }
