@@ -582,6 +582,9 @@ func (k *worker) readFile(o op) {
 	}
 	k.readFrom("ReadFrom(file)", n, size, func(p []byte, _ int) io.Reader {
 		var src io.Reader = hammerFile{bytes.NewReader(p)}
+		if k.r.h.has&hasLength != 0 {
+			src = struct{ io.Reader }{src} // the server takes a file up to the length, in the middle of a record
+		}
 		if o.n&32 != 0 {
 			src = io.LimitReader(src, int64(len(p)))
 		}

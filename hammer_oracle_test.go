@@ -584,11 +584,11 @@ func (h *hammerRun) stretches() time.Duration {
 	}
 	if h.has&hasNoDeadline != 0 {
 		n = 4
-		if h.has&hasBudget != 0 {
-			n += 3 // in line for the pen, behind three that wait for the budget, each its own time
-		}
-		if h.has&hasBuffers != 0 {
+		switch {
+		case h.has&hasBuffers != 0:
 			n *= 8
+		case h.has&hasBudget != 0:
+			n += 3 // in line for the pen, behind three that wait for the budget, each its own time
 		}
 	}
 	return n
