@@ -633,25 +633,23 @@ func TestWriteIntoABufferAtTheEnd(t *testing.T) {
 	}
 }
 
-// A large Write passes by floor 2 only behind all that was accepted before it, though
-// somebody waits for a flush of the first of that.
-func TestLargeWriteKeepsTheOrder(t *testing.T) {
+// keepsTheOrder has a large Write come behind what held brings in meanwhile, while the
+// server is being called, and all of it go on.
+func keepsTheOrder(t *testing.T, held func(write func(string), flush func())) {
 	synctest.Test(t, func(t *testing.T) {
 		s := harness.NewSink(t)
 		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{BufferSize: 20_000, MaxPending: 20_000})
 		s.Hold(0)
-		want := "begin"
-		harness.MustWrite(t, f, want)
+		want := ""
+		write := func(p string) { want += p; harness.MustWrite(t, f, p) }
+		write("begin")
 		harness.Must(t, f.FlushAsync())
 		synctest.Wait()
-		write := func(c string, n int) { want += strings.Repeat(c, n); harness.MustWrite(t, f, strings.Repeat(c, n)) }
 		var flushed []<-chan error
-		for _, c := range []string{"1", "2", "3"} {
-			write(c, 100)
+		held(write, func() {
 			flushed = append(flushed, harness.Go(func() error { return f.FlushWait(harness.NoContext) }))
 			synctest.Wait()
-			write(c, 5000)
-		}
+		})
 		large := strings.Repeat("c", 100_000)
 		wrote := harness.Go(func() error { _, err := f.WriteString(large); return err })
 		synctest.Wait()
@@ -662,7 +660,19 @@ func TestLargeWriteKeepsTheOrder(t *testing.T) {
 		harness.Must(t, <-wrote)
 		harness.Must(t, f.Close())
 		if got := s.Body(); got != want+large {
-			t.Errorf("other bytes: %s", harness.Clip([]byte(got)))
+			t.Errorf("other bytes: %s", harness.Runs(got))
+		}
+	})
+}
+
+// A large Write passes by floor 2 only behind all that was accepted before it, though
+// somebody waits for a flush of the first of that.
+func TestLargeWriteKeepsTheOrder(t *testing.T) {
+	keepsTheOrder(t, func(write func(string), flush func()) {
+		for _, c := range []string{"1", "2", "3"} {
+			write(strings.Repeat(c, 100))
+			flush()
+			write(strings.Repeat(c, 5000))
 		}
 	})
 }
@@ -670,31 +680,10 @@ func TestLargeWriteKeepsTheOrder(t *testing.T) {
 // So it does though several wait for flushes of the same bytes: the round for the
 // second of these hands nothing down.
 func TestLargeWriteKeepsTheOrderBehindTwoFlushes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := harness.NewSink(t)
-		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{BufferSize: 20_000, MaxPending: 20_000})
-		s.Hold(0)
-		harness.MustWrite(t, f, "begin")
-		harness.Must(t, f.FlushAsync())
-		synctest.Wait()
-		var flushed []<-chan error
-		for range 2 {
-			flushed = append(flushed, harness.Go(func() error { return f.FlushWait(harness.NoContext) }))
-			synctest.Wait()
-		}
-		behind, large := strings.Repeat("b", 6000), strings.Repeat("c", 100_000)
-		harness.MustWrite(t, f, behind)
-		wrote := harness.Go(func() error { _, err := f.WriteString(large); return err })
-		synctest.Wait()
-		s.Release()
-		for _, done := range flushed {
-			harness.Must(t, <-done)
-		}
-		harness.Must(t, <-wrote)
-		harness.Must(t, f.Close())
-		if got := s.Body(); got != "begin"+behind+large {
-			t.Errorf("other bytes: %s", harness.Runs(got))
-		}
+	keepsTheOrder(t, func(write func(string), flush func()) {
+		flush()
+		flush()
+		write(strings.Repeat("b", 6000))
 	})
 }
 
