@@ -77,7 +77,7 @@ func (f *Flusher) flushAsync() error {
 func (f *Flusher) flushAsyncSlow() error {
 	start := false
 	defer f.unlockLocked(&start)
-	if f.stack == &noStack {
+	if f.stack == &noStack { // it does not go down at once: that has been asked
 		return f.askAsyncLocked(&start)
 	}
 	ferr := f.followAsyncLocked()
@@ -294,7 +294,7 @@ func (f *Flusher) nothingLeavesLocked() bool {
 	case f.cfg.SAPI.Headers == OutputOnly || !f.fixed:
 		return true
 	}
-	return bodyAllowed(int(f.status)) && !f.head
+	return f.bodyAllowed() && !f.head
 }
 
 // A flush of the response goes through the buffers with FollowFlush first. One

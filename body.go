@@ -95,8 +95,10 @@ func (f *Flusher) hidesBody(r *http.Request) bool {
 func (f *Flusher) bodyUnread() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return f.body != nil && !f.body.over.Load()
+	return f.bodyUnreadLocked()
 }
+
+func (f *Flusher) bodyUnreadLocked() bool { return f.body != nil && !f.body.over.Load() }
 
 // cameWithBody reports whether the client has sent a body with r, whatever has
 // become of that since.

@@ -8,7 +8,7 @@ package flush
 // briefLocked reports whether the response, whose handler has just returned, is
 // brief. Most of what it asks for only a response has that is something else, too.
 func (f *Flusher) briefLocked() bool {
-	return f.srv.ownHeader && f.fixed && !f.headersSent && !f.head && bodyAllowed(int(f.status)) &&
+	return f.srv.ownHeader && f.fixed && !f.headersSent && !f.head && f.bodyAllowed() &&
 		f.q.len > 0 && f.q.len <= serverMeasures && f.q.head == f.q.tail && f.accepted == int64(f.q.len) &&
 		f.stack == &noStack && f.rare == nil && f.groups == nil && f.detached == attached &&
 		f.refuse == nil && !f.cut && !f.held && !f.owed && !f.penTakenLocked() && f.aside == 0 &&

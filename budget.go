@@ -367,7 +367,7 @@ func (f *Flusher) waitBudgetLocked(n int) (err error) {
 // then, however many others have taken it all.
 func (f *Flusher) serverKeepsLocked(n int) bool {
 	return f.srv.direct && f.srv.netHTTP && f.detached == attached && !f.held && f.q.blocks == 0 && !f.holding && !f.head && !f.carrierOnly() &&
-		(f.body == nil || f.body.over.Load()) && f.asked.seq == f.done && f.sent-f.asked.pos+int64(n) <= serverMeasures
+		!f.bodyUnreadLocked() && f.asked.seq == f.done && f.sent-f.asked.pos+int64(n) <= serverMeasures
 }
 
 // impatientLocked ends a Write that has waited too long without progress: the

@@ -304,7 +304,7 @@ func (f *Flusher) judgeLengthLocked(declared int64, resized bool, by int64) {
 		s.resized = s.resized || resized // see freezeLocked
 		return
 	}
-	if resized && f.length >= 0 && !s.ownLength && bodyAllowed(int(f.status)) && !f.head {
+	if resized && f.length >= 0 && !s.ownLength && f.bodyAllowed() && !f.head {
 		if s.grown += by; s.grown > 0 {
 			f.cutLocked(errResized)
 		}

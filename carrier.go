@@ -87,10 +87,7 @@ func (p *pipe) moveAllToLocked(pos int64) {
 // doDueLocked does all that is due, in as many rounds as that takes, and none for what
 // is asked for meanwhile. The holder calls it.
 func (p *pipe) doDueLocked() {
-	p.absorbLocked()
-	if p.fullLocked() {
-		p.moveUpToLocked(p.accepted)
-	}
+	p.noteDueLocked()
 	for ask, pos := p.asked.seq, p.moveTo; (p.done < ask || p.sent < pos) && p.fail == nil; {
 		p.roundLocked()
 	}

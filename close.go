@@ -289,7 +289,7 @@ func (f *Flusher) measurableLocked() bool {
 		holds = serverMeasuresHTTP2
 	}
 	_, measured := f.below["Content-Length"]
-	return f.srv.netHTTP && !measured && f.length < 0 && !f.head && bodyAllowed(int(f.status)) && f.handedLocked() <= holds && f.flow.pushes == 0 && !f.rarely().bare
+	return f.srv.netHTTP && !measured && f.length < 0 && !f.head && f.bodyAllowed() && f.handedLocked() <= holds && f.flow.pushes == 0 && !f.rarely().bare
 }
 
 // completesLocked reports whether the response is to be complete before the

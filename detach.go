@@ -137,7 +137,7 @@ func (f *Flusher) detachLocked() error {
 // nothing on the way in or out that we do not know.
 func (f *Flusher) letsGoLocked() bool {
 	fr := f.rarely().framing
-	return f.srv.ownHeader && f.http1 && !f.head && bodyAllowed(int(f.status)) && !f.fullDuplex &&
+	return f.srv.ownHeader && f.http1 && !f.head && f.bodyAllowed() && !f.fullDuplex &&
 		(f.body == nil || f.body.whole.Load()) && (fr == nil || !fr.odd)
 }
 

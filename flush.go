@@ -26,13 +26,10 @@ import (
 func Flush(w http.ResponseWriter, wait bool) error {
 	for range maxLayers {
 		if f, ok := flusherOf(w); ok {
-			switch {
-			case f == nil:
+			if f == nil {
 				return errCannotFlush
-			case wait:
-				return f.flushNow() // it is f.flush with one call less
 			}
-			return f.FlushAsync()
+			return f.flush(wait)
 		}
 		u, below := w.(interface{ Unwrap() http.ResponseWriter })
 		if !below || canFlush(w) {

@@ -61,6 +61,9 @@ type response struct {
 	stack *stack // of user-level buffers
 }
 
+// bodyAllowed reports whether the status allows a body.
+func (r *response) bodyAllowed() bool { return bodyAllowed(int(r.status)) }
+
 // What has become of the handler.
 const (
 	handlerReturned = 1 << iota // it has returned, and nothing of it lives on

@@ -102,30 +102,31 @@ var headerMaps = sync.Pool{New: func() any { return make(http.Header) }}
 
 // writeHeaderLocked hands status and fixed headers to the server.
 func (f *Flusher) writeHeaderLocked() {
+	status := int(f.status)
 	if f.noted != nil && f.noted.says(f.header) {
 		f.dropNoteLocked()
-		f.srv.w.WriteHeader(int(f.status))
+		f.srv.w.WriteHeader(status)
 		f.below = f.header
 		return
 	}
 	below := f.belowLocked() // now or never: the handler may ask for its headers while we write
 	if !f.srv.ownHeader {
-		f.callLocked(func() { f.srv.w.WriteHeader(int(f.status)) })
+		f.callLocked(func() { f.srv.w.WriteHeader(status) })
 		f.silentLocked()
 		return
 	}
 	// From here on WriteHeader is net/http's own, which only takes notes.
 	if !f.shared {
-		f.srv.w.WriteHeader(int(f.status))
+		f.srv.w.WriteHeader(status)
 		return
 	}
 	if maps.EqualFunc(f.header, below, slices.Equal) {
-		f.srv.w.WriteHeader(int(f.status))
+		f.srv.w.WriteHeader(status)
 	} else {
 		late := make(http.Header) // what the handler has changed since, for trailers
 		copyHeader(late, f.header)
 		copyHeader(f.header, below)
-		f.srv.w.WriteHeader(int(f.status))
+		f.srv.w.WriteHeader(status)
 		copyHeader(f.header, late)
 	}
 	clear(below)
@@ -426,7 +427,7 @@ func (f *Flusher) sendBareHeadersLocked(flushing bool) {
 // typeLocked sets the Content-Type of headers that leave without a body for
 // the server to look at: from the bytes held, or else the profile's.
 func (f *Flusher) typeLocked() {
-	if !bodyAllowed(int(f.status)) || f.cfg.SAPI.Headers == OutputOnly {
+	if !f.bodyAllowed() || f.cfg.SAPI.Headers == OutputOnly {
 		return
 	}
 	held := f.q.front(512)
@@ -450,7 +451,7 @@ func (f *Flusher) typeLocked() {
 // complete before net/http could. It reports whether it has.
 func (f *Flusher) measureLocked(early bool) (measured bool) {
 	n := f.q.len
-	if n == 0 && (!early || f.head) || !bodyAllowed(int(f.status)) || f.cfg.SAPI.Headers == OutputOnly {
+	if n == 0 && (!early || f.head) || !f.bodyAllowed() || f.cfg.SAPI.Headers == OutputOnly {
 		return false
 	}
 	trailers := f.hasTrailersLocked()

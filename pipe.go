@@ -297,16 +297,22 @@ func (p *pipe) paidLocked() {
 // baton next.
 func (p *pipe) moveUpToLocked(pos int64) { p.moveTo = pos }
 
+// noteDueLocked settles what is to be done: what was asked for, and what moves by
+// itself by now.
+func (p *pipe) noteDueLocked() {
+	p.absorbLocked()
+	if p.fullLocked() {
+		p.moveUpToLocked(p.accepted)
+	}
+}
+
 // roundLocked does what has been asked so far. The holder calls it.
 func (p *pipe) roundLocked() { p.roundToLocked(math.MaxInt64) }
 
 // roundToLocked is roundLocked that hands down nothing behind most: there lies what
 // the holder is about to pass by.
 func (p *pipe) roundToLocked(most int64) {
-	p.absorbLocked()
-	if p.fullLocked() {
-		p.moveUpToLocked(p.accepted)
-	}
+	p.noteDueLocked()
 	// What a caller is passing through is not on floor 2: it lies beyond end.
 	end := min(p.sent+int64(p.q.len), most)
 	goal, ask := min(p.moveTo, end), p.asked

@@ -9,8 +9,7 @@ package flush
 // plainBelowLocked reports whether a flush, before which the buffers have come down
 // that follow one, may be plain, as far as floor 1 goes.
 func (f *Flusher) plainBelowLocked() bool {
-	return f.headersSent && !f.head && f.srv.flushes && !f.carrierOnly() &&
-		(f.body == nil || f.body.over.Load())
+	return f.headersSent && !f.head && f.srv.flushes && !f.carrierOnly() && !f.bodyUnreadLocked()
 }
 
 // beginAtOnceLocked begins a plain flush whose caller must not wait for the client,

@@ -370,7 +370,7 @@ func descendLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 		f.fixLocked(http.StatusOK)
 	}
 	fits := len(p)
-	if f.length >= 0 && bodyAllowed(int(f.status)) {
+	if f.length >= 0 && f.bodyAllowed() {
 		fits = int(min(int64(fits), max(f.length-f.written, 0)))
 	}
 	if fits < len(p) && (f.stack.ownLength || f.stack.grown != 0) {

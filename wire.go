@@ -119,9 +119,6 @@ func (w *wire) Write(p []byte) (n int, err error) {
 	switch {
 	case len(p) == 0: // an empty chunk is the last one
 	case w.body == chunked && w.torn == nil:
-		if len(p) <= chunkCopied {
-			return writeSmallChunk(w, p)
-		}
 		return w.writeChunk(p)
 	case w.body == chunked:
 		if n, err = w.mend(p); err == nil && n < len(p) {

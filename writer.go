@@ -39,7 +39,6 @@ func (f *Flusher) Write(p []byte) (int, error) { return write(f, p) }
 func (f *Flusher) WriteString(s string) (int, error) { return write(f, s) }
 
 func write[T []byte | string](f *Flusher, p T) (int, error) {
-	f.touch()
 	f.mu.Lock()
 	if spendLocked(&f.pipe, p) {
 		f.mu.Unlock()
@@ -117,7 +116,7 @@ func (f *Flusher) acceptedLocked(err error, whole bool) error {
 // shortWriteLocked is the part of the predicate of Write's short way that is
 // not the pipe's: see grantLocked.
 func (f *Flusher) shortWriteLocked() bool {
-	return f.fixed && bodyAllowed(int(f.status)) && !f.stack.active() && f.length < 0 && !f.head && f.implicit == Off && f.rarely().interval == nil
+	return f.fixed && f.bodyAllowed() && !f.stack.active() && f.length < 0 && !f.head && f.implicit == Off && f.rarely().interval == nil
 }
 
 // shortAskLocked is the same for FlushAsync.
@@ -132,7 +131,7 @@ func (f *Flusher) admitLocked(n int) error {
 	if !f.fixed {
 		f.fixLocked(http.StatusOK)
 	}
-	if !bodyAllowed(int(f.status)) {
+	if !f.bodyAllowed() {
 		return http.ErrBodyNotAllowed
 	}
 	f.written += int64(n)
