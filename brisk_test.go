@@ -47,6 +47,7 @@ func TestIdleStreamOwnsNoBlock(t *testing.T) {
 		keep int // blocks
 	}{
 		"goes on": {func(t *testing.T, f *flush.Flusher, _ *harness.Sink) {
+			time.Sleep(briskTick / 40) // no tick finds a flush under way
 			for range 200 {
 				time.Sleep(briskTick / 20)
 				harness.MustWrite(t, f, "event")
