@@ -24,7 +24,8 @@ import (
 // that is on top once the Filter has returned. Reading works, and so does
 // flushing the response, which then leaves every buffer alone. What would
 // change the stack returns [ErrReentrant]. [Flusher.Abort] marks the response
-// and returns.
+// and returns; before the headers it first has what was flushed go out, as it does
+// everywhere, and whoever made the Filter run waits for that.
 //
 // What a Filter sets in the headers while [Flusher.HeadersSent] says false is
 // sent. It finds them as they will be, without what the handler has set too
@@ -239,6 +240,7 @@ func (f *Flusher) runLocked(b *Buffer, phase Phase) (err error) {
 		if !s.cleaning {
 			err = joinErrors(err, f.enterLateLocked())
 		}
+		f.noteHiddenLocked(err)
 	}()
 	switch {
 	case b.disabled && phase&PhaseFinal != 0:
@@ -273,6 +275,7 @@ func (f *Flusher) filterLocked(b *Buffer, p []byte, phase Phase) (out []byte, er
 	returned := false
 	defer func() {
 		f.mu.Lock()
+		s.threw = s.threw || !returned
 		resized := returned && err == nil && phase&PhaseClean == 0 && len(out) != len(p)
 		f.judgeLengthLocked(declared, resized, int64(len(out)-len(p)))
 		s.running, s.lent = nil, false

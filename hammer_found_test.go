@@ -835,3 +835,94 @@ func TestCloseBehindMuteCalls(t *testing.T) {
 		}
 	}
 }
+
+// A filter's panic is all that the caller gets. What else went wrong in the same
+// operation, bytes that found no place among them, is told at the end.
+func TestCloseTellsWhatAPanicHides(t *testing.T) {
+	ops := map[string]func(f *flush.Flusher, b *flush.Buffer) error{
+		"FlushWait": func(f *flush.Flusher, _ *flush.Buffer) error { return f.FlushWait(harness.NoContext) },
+		"FlushWait(ctx)": func(f *flush.Flusher, _ *flush.Buffer) error {
+			ctx, cancel := context.WithTimeout(t.Context(), harness.Patience())
+			defer cancel()
+			return f.FlushWait(ctx)
+		},
+		"FlushAsync":      func(f *flush.Flusher, _ *flush.Buffer) error { return f.FlushAsync() },
+		"FlushAll(true)":  func(f *flush.Flusher, _ *flush.Buffer) error { return f.FlushAll(true) },
+		"FlushAll(false)": func(f *flush.Flusher, _ *flush.Buffer) error { return f.FlushAll(false) },
+		"Buffer.Flush":    func(_ *flush.Flusher, b *flush.Buffer) error { return b.Flush() },
+		"Buffer.Close":    func(_ *flush.Flusher, b *flush.Buffer) error { return b.Close() },
+		"Write":           func(f *flush.Flusher, _ *flush.Buffer) error { _, err := f.Write(make([]byte, 100)); return err },
+		"TryWrite":        func(f *flush.Flusher, _ *flush.Buffer) error { return f.TryWrite(make([]byte, 100)) },
+	}
+	for name, op := range ops {
+		for _, c := range []struct {
+			name   string
+			length string // declared, or none
+			throw  func() ([]byte, error)
+			hidden bool
+		}{
+			{"panic", "5", func() ([]byte, error) { panic(hammerPanic("filter")) }, true},
+			{"Goexit", "5", func() ([]byte, error) { runtime.Goexit(); return nil, nil }, true},
+			{"twin: all fits", "", func() ([]byte, error) { panic(hammerPanic("filter")) }, false},
+			{"twin: it fails", "5", func() ([]byte, error) { return nil, errHammerFalse }, false},
+		} {
+			t.Run(name+"/"+c.name, func(t *testing.T) {
+				s, told := harness.NewSink(t), error(nil)
+				f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { told = err }})
+				if c.length != "" {
+					f.Header().Set("Content-Length", c.length)
+				}
+				b := f.StartBuffer(&flush.BufferOptions{ChunkSize: 100, FollowFlush: true, Filter: func([]byte, flush.Phase) ([]byte, error) {
+					return c.throw()
+				}})
+				harness.MustWrite(t, f, "content")
+				threw := make(chan bool)
+				go func() {
+					defer close(threw)
+					returned := false
+					defer func() {
+						recover()
+						threw <- !returned
+					}()
+					err := op(f, b)
+					if returned = true; !errors.Is(err, errHammerFalse) || !errors.Is(err, http.ErrContentLength) {
+						t.Errorf("it returned %v", err)
+					}
+				}()
+				if fails := c.name == "twin: it fails"; <-threw == fails {
+					t.Errorf("it returned: %t", fails)
+				}
+				err := f.Close()
+				if c.hidden != errors.Is(err, http.ErrContentLength) || !c.hidden && err != nil {
+					t.Errorf("Close: %v", err)
+				}
+				if err != told {
+					t.Errorf("OnClose was told %v, Close %v", told, err)
+				}
+				if whole := c.length == ""; whole == (s.Body() == "conte") || whole == (f.Stats().Lost > 0) {
+					t.Errorf("%q came, %d bytes are lost", s.Body(), f.Stats().Lost)
+				}
+			})
+		}
+	}
+}
+
+// What an operation was told before a filter's panic is no loss by that alone: a
+// buffer with NoFlush has kept what it holds.
+func TestPanicHidesNothingThatIsNotLost(t *testing.T) {
+	f := flush.New(harness.NewSink(t), nil, nil)
+	f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+		if phase&flush.PhaseFlush != 0 {
+			panic(hammerPanic("filter"))
+		}
+		return p, nil
+	}})
+	f.StartBuffer(&flush.BufferOptions{NoFlush: true})
+	harness.MustWrite(t, f, "content")
+	func() {
+		defer func() { recover() }()
+		f.FlushAll(true)
+		t.Error("it did not panic")
+	}()
+	harness.Must(t, f.Close())
+}

@@ -132,6 +132,7 @@ type stack struct {
 	paying    bool        // a carrier is at what is owed
 	withheld  bool        // the baton is with who has the turn
 	lent      bool        // a call of the running filter's has let the baton go
+	threw     bool        // a filter has not returned: its panic hides from the caller what else went wrong
 	ownLength bool        // a filter has set the Content-Length: what the stack lets through is held to it
 	resized   bool        // a filter let through more or less than it was given
 	sniffed   string      // the Content-Type that Gzip has found in the body and set
@@ -195,6 +196,7 @@ func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 	}
 	defer f.settleTurnLocked(&err)
 	s.flushing, s.whole = true, whole
+	var forbidden error
 	for b := range s.fromTop() {
 		flushes := (all || b.opts.FollowFlush) && !b.opts.NoFlush && !b.disabled // a filter that has failed does not fail every flush
 		if flushes && whole && !s.paying && b.opts.Filter != nil && f.filterWaitsLocked() {
@@ -206,13 +208,13 @@ func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 		case flushes:
 			err = joinErrors(err, f.runLocked(b, PhaseFlush))
 		case all && b.opts.NoFlush && !s.paying: // else FlushAll has said so when it was called
-			err = joinErrors(err, ErrForbidden)
+			forbidden = ErrForbidden
 		}
 	}
 	if !f.waitEndedLocked(err) { // it does not wait twice
 		err = joinErrors(err, f.passRestLocked())
 	}
-	return wrapReentrant(err)
+	return joinErrors(wrapReentrant(err), forbidden)
 }
 
 // unwindStackLocked ends every buffer, from the top down. It waits for its
@@ -424,6 +426,14 @@ func (f *Flusher) waitEndedLocked(err error) bool {
 	return isTimeout(err) && f.haltedLocked(true) == nil
 }
 
+// noteHiddenLocked keeps for the end of the response an error that the caller does not
+// get, as a filter's panic goes on in its place.
+func (f *Flusher) noteHiddenLocked(err error) {
+	if f.stack.threw && err != nil && f.fail == nil && !f.waitEndedLocked(err) {
+		f.noteRefusedLocked(err)
+	}
+}
+
 // enterLateLocked writes what was written while a filter ran to the buffer
 // that is on top now. It fills that beyond its ChunkSize rather than run
 // another filter.
@@ -490,6 +500,8 @@ func (f *Flusher) settleTurnLocked(err *error) {
 	defer f.passTurnLocked()
 	f.stack.passing = false
 	*err = joinErrors(*err, f.enterLateLocked())
+	f.noteHiddenLocked(*err)
+	f.stack.threw = false
 	whole := f.stack.whole
 	f.stack.flushing, f.stack.whole = false, false
 	if !whole && !f.held && f.callerOnlyLocked() && f.dueLocked() {
