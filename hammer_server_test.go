@@ -27,7 +27,8 @@ type hammerServer struct {
 	over     atomic.Bool            // the response has ended: nobody may call
 	hijacked atomic.Bool
 	pushing  atomic.Int32
-	calm     atomic.Bool // nothing goes wrong or takes time any more
+	calm     atomic.Bool               // nothing goes wrong or takes time any more
+	own      atomic.Pointer[time.Time] // the deadline that the handler has set last
 
 	mu       sync.Mutex
 	header   http.Header
@@ -196,7 +197,15 @@ func (s *hammerServer) flush(tells bool) error {
 	s.flushes++
 	s.mu.Unlock()
 	s.sendHeaders(true)
+	began := time.Now()
 	fault, err := s.weather("Flush", nil)
+	if err != nil && !tells && s.pastOwnDeadline() {
+		// The handler has ended this call, and the server tells nobody: the response
+		// goes on, and the next call has all of the send timeout for itself.
+		s.r.h.mu.Lock()
+		s.r.h.slept += time.Since(began)
+		s.r.h.mu.Unlock()
+	}
 	switch {
 	case err != nil:
 	case fault == faultFail:
@@ -271,6 +280,15 @@ func (s *hammerServer) pastDeadline() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return !s.until.IsZero() && !s.until.After(time.Now())
+}
+
+// pastOwnDeadline reports whether the deadline that has passed is the handler's, and
+// none that the library has set.
+func (s *hammerServer) pastOwnDeadline() bool {
+	own := s.own.Load()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return own != nil && own.Equal(s.until) && !s.until.IsZero()
 }
 
 // weather is how the call goes that is under way: it yields, takes its time, or
