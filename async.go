@@ -37,7 +37,8 @@ func (f *Flusher) FlushError() error {
 // FlushAsync asks for a flush and returns at once (ngx.flush()). A carrier
 // goroutine hands the output down and ends when nothing is left; what is asked
 // for meanwhile becomes one flush. A nil error says that the flush will be
-// done or the failure reported by a later call. It never waits for the client.
+// done or the failure reported by a later call. It never waits for the client; the
+// time that a [Filter] takes is the caller's.
 //
 // With [ConnContext], on HTTP/1, small output that comes alone is handed to the
 // server by FlushAsync itself while the kernel is sure to have room for it: that

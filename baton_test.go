@@ -436,6 +436,56 @@ func TestAbortInAFilterUnderNew(t *testing.T) {
 	}
 }
 
+// Before the headers an Abort shows what was flushed, in a filter as anywhere else:
+// whoever made the filter run waits for that, as for all that a filter does, for at
+// most the send timeout and a second. With nothing to show he does not wait.
+func TestAbortInAFilterShowsWhatWasFlushed(t *testing.T) {
+	cause := errors.New("cause")
+	for _, c := range []struct {
+		name    string
+		limit   time.Duration // the send timeout
+		flushes bool          // the filter, before it aborts
+		held    bool          // the client takes nothing
+		took    time.Duration
+		body    string
+	}{
+		{"held", 20 * time.Millisecond, true, true, 20 * time.Millisecond, ""},
+		{"held, for a second", time.Minute, true, true, time.Second, ""},
+		{"twin: the client takes it", time.Minute, true, false, 0, "page"},
+		{"twin: nothing was flushed", time.Minute, false, true, 0, ""},
+	} {
+		for name, flushes := range map[string]func(f *flush.Flusher) error{
+			"FlushAsync":      (*flush.Flusher).FlushAsync,
+			"FlushAll(false)": func(f *flush.Flusher) error { return f.FlushAll(false) },
+		} {
+			t.Run(c.name+"/"+name, func(t *testing.T) {
+				edge(t, func(t *testing.T) {
+					s := harness.NewSink(t)
+					if c.held {
+						s.Hold(0)
+					}
+					f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SendTimeout: c.limit})
+					harness.MustWrite(t, f, "page")
+					f.StartBuffer(&flush.BufferOptions{FollowFlush: true, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+						if c.flushes {
+							harness.Must(t, f.FlushAsync())
+						}
+						f.Abort(cause)
+						expectError(t, "Err in the filter", f.Err(), cause)
+						return p, nil
+					}})
+					clock := harness.NewClock()
+					expectError(t, name, flushes(f), cause)
+					if clock.Now() != c.took || s.Body() != c.body {
+						t.Errorf("it took %v, want %v; %q came, want %q", clock.Now(), c.took, s.Body(), c.body)
+					}
+					expectError(t, "Close", f.Close(), cause)
+				})
+			})
+		}
+	}
+}
+
 // A slowHijacker is middleware whose Hijack takes its time once it has the
 // connection.
 type slowHijacker struct {

@@ -68,8 +68,12 @@ func (f *Flusher) Close() error {
 //
 // Inside [NewHandler] the return of the handler then panics with
 // [http.ErrAbortHandler], the server's own way to cut a response; on CGI and
-// FastCGI a panic ends the process. With [New] the caller does that. Called by a [Filter] it only marks the response, which
-// ends with the return of the handler, Close or another Abort.
+// FastCGI a panic ends the process. With [New] the caller does that. Called by a
+// [Filter] it marks the response, which ends with the return of the handler, Close
+// or another Abort.
+//
+// Before the headers have been sent, what was flushed goes out first, for at most
+// SendTimeout and a second: a client that gets no byte asks again.
 func (f *Flusher) Abort(cause error) { f.finish(byAbort, cause) }
 
 // An ending is what ends a response.

@@ -465,7 +465,10 @@ func (k *worker) do(o op) {
 		if d := [...]time.Duration{0, -time.Millisecond, time.Millisecond, 10 * time.Millisecond, time.Hour, time.Hour}[o.n%6]; d != 0 {
 			at = time.Now().Add(d)
 		}
-		k.call("SetWriteDeadline", bounded, 0, func() error { return f.SetWriteDeadline(at) })
+		k.call("SetWriteDeadline", bounded, 0, func() error {
+			r.server.own.Store(&at)
+			return f.SetWriteDeadline(at)
+		})
 	case opDuplex:
 		k.call("EnableFullDuplex", bounded, 0, f.EnableFullDuplex)
 	case opHijack:
@@ -745,7 +748,7 @@ func (b *hammerBuffer) filter(p []byte, phase flush.Phase) (out []byte, err erro
 		b.reenter(dice >> 16)
 	}
 	if has&hasFilterAborts != 0 && dice>>40&7 == 0 {
-		r.f.Abort(errHammerAbort)
+		b.abort()
 	}
 	if has&hasFilterFaults != 0 {
 		switch dice >> 44 & 15 {
@@ -781,6 +784,29 @@ func (b *hammerBuffer) took(d time.Duration) {
 	defer h.mu.Unlock()
 	h.slept += d
 	h.filters += d
+}
+
+// abort is the filter's Abort. Before the headers it shows what is due, as every cut
+// does, for at most the send timeout and a second: that is the filter's time, as it
+// would be with a FlushWait of its own. Once they are out it waits for nothing.
+func (b *hammerBuffer) abort() {
+	r := b.r
+	began, shows := time.Now(), !r.f.HeadersSent()
+	r.f.Abort(errHammerAbort)
+	took := time.Since(began)
+	if !shows {
+		r.checkTime("Abort in a filter, behind the headers,", took, atOnce, 0)
+		return
+	}
+	slept, long := r.h.waited()
+	bound := time.Second
+	if d := r.sendTimeout(); d > 0 {
+		bound = min(bound, d)
+	}
+	if most := bound + slept + long; took > most {
+		r.report("late", "Abort in a filter took %v, more than %v", took, most)
+	}
+	b.took(took)
 }
 
 // reenter calls the Flusher from inside of a filter.
