@@ -87,44 +87,9 @@ const (
 
 // finish ends the response. Whoever comes first does; the others wait for that.
 func (f *Flusher) finish(how ending, cause error) error {
-	f.mu.Lock()
-	abort := how != byClose
-	if how == byAbort && !f.ended { // from then on rare is read without the lock
-		f.rareLocked().abort = true
+	if err, done := f.beginEnd(how, cause); done {
+		return err
 	}
-	if abort && !f.ended && !f.hijacked {
-		if how == byPanic || !f.headersSent {
-			f.showBeforeCutLocked(cause, false)
-		}
-		f.abortLocked(cause)
-		if f.filterAbortsLocked() {
-			defer f.mu.Unlock()
-			f.endAsideLocked()
-			return f.fail
-		}
-	}
-	if f.closing {
-		defer f.mu.Unlock()
-		if abort && f.stack.running != nil {
-			return f.fail // it may be the filter that asks: what closes the response sees the mark
-		}
-		for !f.ended {
-			f.waitLocked()
-		}
-		if f.handlerIs(handlerReturned) && !f.timeout.bounded {
-			f.timeout.bounded = true
-			if !abort {
-				f.boundEndLocked()
-			}
-		}
-		return f.closeErr()
-	}
-	f.closing = true
-	f.reasonLocked(ErrClosed)
-	if !f.hijacked {
-		f.refuseLocked(closedError(f.fail))
-	}
-	f.mu.Unlock()
 	defer func() {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -142,6 +107,48 @@ func (f *Flusher) finish(how ending, cause error) error {
 	}()
 	f.complete()
 	return f.closeErr()
+}
+
+// beginEnd is the first part of finish, up to where nothing new is accepted. If it
+// reports that nothing else is to be done, err is what finish returns.
+func (f *Flusher) beginEnd(how ending, cause error) (err error, done bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	abort := how != byClose
+	if how == byAbort && !f.ended { // from then on rare is read without the lock
+		f.rareLocked().abort = true
+	}
+	if abort && !f.ended && !f.hijacked {
+		if how == byPanic || !f.headersSent {
+			f.showBeforeCutLocked(cause, false)
+		}
+		f.abortLocked(cause)
+		if f.filterAbortsLocked() {
+			f.endAsideLocked()
+			return f.fail, true
+		}
+	}
+	if f.closing {
+		if abort && f.stack.running != nil {
+			return f.fail, true // it may be the filter that asks: what closes the response sees the mark
+		}
+		for !f.ended {
+			f.waitLocked()
+		}
+		if f.handlerIs(handlerReturned) && !f.timeout.bounded {
+			f.timeout.bounded = true
+			if !abort {
+				f.boundEndLocked()
+			}
+		}
+		return f.closeErr(), true
+	}
+	f.closing = true
+	f.reasonLocked(ErrClosed)
+	if !f.hijacked {
+		f.refuseLocked(closedError(f.fail))
+	}
+	return nil, false
 }
 
 // closeErr is what Close returns, once the response has ended; then it
@@ -201,7 +208,9 @@ const mostShown = time.Second
 
 // showBeforeCutLocked hands over what the client is to see before the response
 // is cut, for cause: what is due, by a flush or by itself, and with all everything. A
-// client that gets no byte takes a kept connection for stale, and asks again.
+// client that gets no byte takes a kept connection for stale, and asks again. A panic
+// of the server's writer that this meets is kept for the handler's goroutine, as a
+// carrier's is: the end goes on.
 func (f *Flusher) showBeforeCutLocked(cause error, all bool) {
 	switch {
 	case f.fail != nil || f.gone,
@@ -221,6 +230,11 @@ func (f *Flusher) showBeforeCutLocked(cause error, all bool) {
 		}
 	})
 	defer timer.Stop()
+	defer func() {
+		if v := recover(); v != nil {
+			f.panickedLocked(v)
+		}
+	}()
 	f.lendLocked()
 	defer f.takeBackLocked()
 	if !f.grabBatonLocked() {

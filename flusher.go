@@ -77,7 +77,7 @@ type rare struct {
 	readDeadline    time.Time      // set by SetReadDeadline
 	lastPush        error          // what the server's last flush said that does not stick
 	refused         error          // bytes that the server did not take, without failing; filters that failed at the end
-	panicked        any            // from the carrier, for the handler's goroutine
+	panicked        any            // from the carrier or the showing before a cut, for the handler's goroutine
 	torn            bool           // the server refused accepted bytes
 	abort           bool           // Abort was called
 	bare            bool           // SendHeaders has sent the headers alone

@@ -5,9 +5,11 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"runtime"
 	"strings"
@@ -925,4 +927,108 @@ func TestPanicHidesNothingThatIsNotLost(t *testing.T) {
 		t.Error("it did not panic")
 	}()
 	harness.Must(t, f.Close())
+}
+
+// A breaking sink does what throw does in one of its calls.
+type breakingSink struct {
+	harness.DeadlineSink
+	in    string
+	throw func()
+}
+
+func (s breakingSink) at(call string) {
+	if s.in == call {
+		s.throw()
+	}
+}
+
+func (s breakingSink) WriteHeader(code int) {
+	s.at("WriteHeader")
+	s.DeadlineSink.WriteHeader(code)
+}
+
+func (s breakingSink) Write(p []byte) (int, error) {
+	s.at("Write")
+	return s.DeadlineSink.Write(p)
+}
+
+func (s breakingSink) FlushError() error {
+	s.at("Flush")
+	return s.DeadlineSink.FlushError()
+}
+
+// A server's writer that panics while an Abort shows what was flushed, or ends the
+// goroutine that calls it, leaves no lock behind. The end goes on, and whoever ends the
+// response meets the panic, be it a carrier that has called the writer or, where only a
+// caller may hand over headers, the one who aborts.
+func TestServerPanicsWhileAnAbortShows(t *testing.T) {
+	cause := errors.New("cause")
+	const none = "none, a twin"
+	for _, in := range []string{"WriteHeader", "Write", "Flush", none} {
+		for _, exits := range []bool{false, true} {
+			for _, unread := range []bool{false, true} { // a request body, which only a caller may have the server drain
+				for _, filter := range []bool{false, true} {
+					t.Run(fmt.Sprintf("%s/%t/%t/%t", in, exits, unread, filter), func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) {
+							s := breakingSink{harness.DeadlineSink{Sink: harness.NewSink(t)}, in, func() { panic(hammerPanic("server")) }}
+							if exits {
+								s.throw = runtime.Goexit
+							}
+							ctx := context.WithValue(t.Context(), http.ServerContextKey, new(http.Server))
+							var body io.Reader
+							if unread {
+								body = strings.NewReader("unread")
+							}
+							closed := 0
+							f := flush.New(s, httptest.NewRequestWithContext(ctx, "POST", "/", body), &flush.Options{
+								FlushInterval: time.Second, SendTimeout: time.Minute, OnClose: func(*http.Request, flush.Stats, error) { closed++ },
+							})
+							aborted := false
+							thrown := make(chan any, 1)
+							go func() {
+								defer func() { thrown <- recover() }()
+								defer f.Close()
+								harness.MustWrite(t, f, "page")
+								if !filter {
+									if unread {
+										time.Sleep(2 * time.Second) // it is due, and waits for a caller
+									}
+									f.Abort(cause)
+									aborted = true
+									return
+								}
+								f.StartBuffer(&flush.BufferOptions{FollowFlush: true, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+									if !aborted {
+										harness.Must(t, f.FlushAsync())
+										f.Abort(cause)
+										aborted = true
+									}
+									return p, nil
+								}})
+								f.FlushAsync()
+							}()
+							got := <-thrown
+							shows := filter || unread
+							breaks := in != none && shows
+							switch {
+							case !breaks:
+								if got != nil || !errors.Is(f.Err(), cause) || (s.Body() == "page") != shows {
+									t.Errorf("it panicked with %v, %q came, Err is %v", got, s.Body(), f.Err())
+								}
+							case exits && unread: // its goroutine is gone
+								if got != nil || aborted {
+									t.Errorf("it panicked with %v, Abort has returned: %t", got, aborted)
+								}
+							case got == nil || !exits && got != any(hammerPanic("server")) || !aborted:
+								t.Errorf("it panicked with %v, Abort has returned: %t", got, aborted)
+							}
+							if f.Err() == nil || closed != 1 {
+								t.Errorf("Err is %v, OnClose ran %d times", f.Err(), closed)
+							}
+						})
+					})
+				}
+			}
+		}
+	}
 }

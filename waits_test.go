@@ -50,7 +50,7 @@ const (
 	inComplete = "awaitWritesLocked"
 	inRest     = "grabBatonLocked"
 	inJoin     = "joinLocked"
-	inFinish   = "finish"
+	inFinish   = "beginEnd"
 	inAcked    = "FlushAcked"
 	inDrain    = "drainLocked"
 
