@@ -301,8 +301,8 @@ func (f *Flusher) nothingLeavesLocked() bool {
 // A flush of the response goes through the buffers with FollowFlush first. One
 // that must not wait leaves that to a carrier where it would have to: floor 2 is
 // at its high mark, a Write waits there, somebody else works on the stack, or
-// the server is called before the headers and a filter may want to set some. What
-// is left so is owed. The states are
+// the server is called before the headers and a filter may want to set some; also
+// where that call begins only while it looks. What is left so is owed. The states are
 //
 //	nothing owed  writes enter the buffers
 //	owed          writes wait, or buffers would grow past every mark
@@ -377,14 +377,6 @@ func (f *Flusher) followsLocked() bool {
 // owesLocked reports whether the buffers cannot come down without waiting.
 func (f *Flusher) owesLocked() bool {
 	return f.overLocked() || f.stack.busy || f.filterWaitsLocked()
-}
-
-// filterWaitsLocked reports whether a filter could not begin at once: see
-// withholdLocked. A call of the server that hands over the headers may take long, and
-// a Hijack may leave nothing to come down to. Who has the baton without a call is soon
-// done with it.
-func (f *Flusher) filterWaitsLocked() bool {
-	return f.parked || f.timeout.calling && !f.headersSent && f.cfg.SAPI.Headers != OutputOnly
 }
 
 // payableLocked reports whether a carrier, which has the baton, can flush the

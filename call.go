@@ -23,7 +23,10 @@ import (
 
 // callLocked calls the server with mu dropped. The holder of the baton calls
 // it, and then verdictLocked with the error of the call, if it has one.
-func (f *Flusher) callLocked(call func()) { f.handLocked(false, 0, call) }
+func (f *Flusher) callLocked(call func()) {
+	f.wakeLocked() // who must not wait for it: see filterOwedLocked
+	f.handLocked(false, 0, call)
+}
 
 // handLocked is callLocked for a call that hands size bytes over, and flushes
 // with push. It reports whether the server was called: not if the response failed

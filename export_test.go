@@ -119,3 +119,30 @@ func GrantBlock(f *Flusher) bool {
 	f.cfg.Budget.held.Add(blockMemory)
 	return m.grant()
 }
+
+// A Baton is that of a response, in the hands of a test.
+type Baton struct{ f *Flusher }
+
+// TakeBaton takes f's baton, as for a carrier that has not begun. Nobody must have it.
+func TakeBaton(f *Flusher) Baton {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.seizeLocked() {
+		panic("somebody has it")
+	}
+	return Baton{f}
+}
+
+// Call is a call of the server that hands over no headers.
+func (b Baton) Call(call func()) {
+	b.f.mu.Lock()
+	defer b.f.mu.Unlock()
+	b.f.callLocked(call)
+}
+
+// Release lets the baton go.
+func (b Baton) Release() {
+	b.f.mu.Lock()
+	defer b.f.mu.Unlock()
+	b.f.releaseLocked()
+}

@@ -94,6 +94,124 @@ func TestAskingNeverWaitsForFollowers(t *testing.T) {
 	}
 }
 
+// A call that must not wait does not wait for one of the server's that hands over no
+// headers, a 1xx to a client that reads nothing, although a filter of its own may not
+// begin before: neither if that is under way, nor if whoever has the baton only begins
+// it while the filter looks. What it leaves goes on once the call has returned; who may
+// wait, waits.
+func TestAskingNeverWaitsForACallBeforeTheHeaders(t *testing.T) {
+	const stall = 30 * time.Second
+	type way struct {
+		name  string
+		opts  flush.Options
+		do    func(f *flush.Flusher) error
+		waits bool
+		err   error // if it is under way
+		adds  string
+	}
+	var ways []way
+	for _, ask := range asks {
+		ways = append(ways, way{name: ask.name, opts: ask.opts, do: ask.do})
+	}
+	follows := func(f *flush.Flusher) (err error) {
+		f.SetImplicit(flush.Async)
+		defer f.SetImplicit(flush.Off)
+		return f.TryWrite([]byte("try"))
+	}
+	broadcast := func(f *flush.Flusher) error {
+		var g flush.Group
+		if err := g.Add(f); err != nil {
+			return err
+		}
+		defer g.Remove(f)
+		if missed := g.Broadcast([]byte("try")); len(missed) > 0 {
+			return flush.ErrNoRoom
+		}
+		return nil
+	}
+	ways = append(ways,
+		way{name: "TryWrite", do: func(f *flush.Flusher) error { return f.TryWrite([]byte("try")) }, err: flush.ErrNoRoom, adds: "try"},
+		way{name: "TryWrite, implicit", do: follows, err: flush.ErrNoRoom, adds: "try"},
+		way{name: "Broadcast", do: broadcast, err: flush.ErrNoRoom, adds: "try"},
+		way{name: "twin: FlushWait", do: func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) }, waits: true},
+		way{name: "twin: FlushAll(true)", do: func(f *flush.Flusher) error { return f.FlushAll(true) }, waits: true},
+		way{name: "twin: Buffer.Flush", do: func(f *flush.Flusher) error { return f.Top().Flush() }, waits: true},
+		way{name: "twin: Write", do: func(f *flush.Flusher) error { _, err := f.WriteString("try"); return err }, waits: true, adds: "try"},
+	)
+	for _, way := range ways {
+		for _, when := range []string{"under way", "begins", "twin: none"} {
+			for _, below := range []bool{false, true} { // a plain buffer is on top
+				if below && way.name == "twin: Buffer.Flush" {
+					continue // it runs no filter
+				}
+				t.Run(fmt.Sprintf("%s/%s/%t", way.name, when, below), func(t *testing.T) {
+					edge(t, func(t *testing.T) {
+						s := harness.NewSink(t)
+						opts := way.opts
+						opts.SendTimeout = time.Minute
+						f := flush.New(harness.DeadlineSink{Sink: s}, nil, &opts)
+						ran := 0
+						f.StartBuffer(&flush.BufferOptions{ChunkSize: 7, FollowFlush: true, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+							if ran++; ran == 1 && f.HeadersSent() {
+								t.Error("the headers were gone before the filter ran")
+							}
+							return p, nil
+						}})
+						if below {
+							f.StartBuffer(&flush.BufferOptions{ChunkSize: 5, FollowFlush: true})
+						}
+						harness.MustWrite(t, f, "page")
+						baton := flush.TakeBaton(f)
+						call := func() { <-time.After(stall) }
+						if when == "under way" {
+							go func() {
+								baton.Call(call)
+								baton.Release()
+							}()
+							synctest.Wait()
+						}
+						clock := harness.NewClock()
+						took := time.Duration(-1)
+						done := harness.Go(func() error {
+							err := way.do(f)
+							took = clock.Now()
+							return err
+						})
+						synctest.Wait()
+						switch when {
+						case "begins":
+							go func() {
+								baton.Call(call)
+								baton.Release()
+							}()
+						case "twin: none":
+							baton.Release()
+						}
+						err := <-done
+						want := way.err
+						if when != "under way" {
+							want = nil
+						}
+						if most := time.Duration(0); err != want || way.waits != (took > most) && when != "twin: none" || when == "twin: none" && took > 0 {
+							t.Errorf("%v after %v", err, took)
+						}
+						<-time.After(2 * stall)
+						synctest.Wait()
+						all := "page"
+						if err == nil {
+							all += way.adds
+						}
+						harness.Must(t, f.Close())
+						if st := f.Stats(); s.Body() != all || st.Lost != 0 || ran == 0 {
+							t.Errorf("%q came, the filter ran %d times, %+v", s.Body(), ran, st)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
 // The same over a server, under Gzip too, with a client that reads nothing for
 // a while.
 func TestAskingNeverWaitsForAStalledClient(t *testing.T) {

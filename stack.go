@@ -119,6 +119,9 @@ func (f *Flusher) FlushAll(wait bool) error {
 //     then held is set, and nobody calls the server.
 //  3. Bytes that a buffer has let through are on the way down in one call, on
 //     floor 2, or in rest. While there is any rest nothing passes it.
+//  4. An operation that must not wait, while whole is set, waits for nobody who
+//     calls the server: a filter that could not begin before is owed, or stays for
+//     the next that comes through (filterOwedLocked).
 type stack struct {
 	bufs      []*Buffer   // the lowest first
 	follow    int         // how many of them have FollowFlush
@@ -199,7 +202,7 @@ func (f *Flusher) flushStackLocked(all, whole bool) (err error) {
 	var forbidden error
 	for b := range s.fromTop() {
 		flushes := (all || b.opts.FollowFlush) && !b.opts.NoFlush && !b.disabled // a filter that has failed does not fail every flush
-		if flushes && whole && !s.paying && b.opts.Filter != nil && f.filterWaitsLocked() {
+		if flushes && b.opts.Filter != nil && f.filterOwedLocked() {
 			s.owesAll = s.owesAll || all
 			f.oweLocked()
 			break
@@ -356,10 +359,29 @@ func enterLocked[T []byte | string](f *Flusher, i int, p T) (n int, err error) {
 			b.started, b.processed = true, true // p would only be copied
 		default:
 			holdLocked(b, p)
+			if b.opts.Filter != nil && f.filterOwedLocked() {
+				return len(p), nil // beyond its ChunkSize, until the next that comes through
+			}
 			return len(p), f.runLocked(b, 0)
 		}
 	}
 	return descendLocked(f, p)
+}
+
+// filtersLocked reports whether a write of n bytes makes a filter run.
+func (s *stack) filtersLocked(n int) bool {
+	for b := range s.fromTop() {
+		switch {
+		case b.disabled:
+		case b.holdsLocked(n):
+			return false
+		case b.opts.Filter != nil:
+			return true
+		default:
+			n += b.lenLocked() // goes on with it
+		}
+	}
+	return false
 }
 
 // descendLocked brings p, which came through the stack, onto floor 2: behind what
@@ -526,6 +548,29 @@ func (f *Flusher) withholdLocked() {
 	if f.waiters > 0 {
 		f.boundFilterLocked()
 	}
+}
+
+// filterWaitsLocked reports whether a filter could not begin before a call of the
+// server has returned, which may take as long as the client lets it: see withholdLocked.
+// Such a call hands over something else than the headers, a 1xx for one; or it is a
+// Hijack, which may leave nothing to come down to.
+func (f *Flusher) filterWaitsLocked() bool {
+	return f.parked || f.timeout.calling && !f.headersSent && f.cfg.SAPI.Headers != OutputOnly
+}
+
+// filterOwedLocked reports whether the operation that has the turn must leave a filter
+// to others, as it must not wait. It waits only for who has the baton and is between
+// two steps: a carrier that has not begun, on a busy machine. He sends the headers, or
+// lets go, or begins a call after all.
+func (f *Flusher) filterOwedLocked() bool {
+	s := f.stack
+	if !s.whole || s.paying {
+		return false
+	}
+	for f.held && !s.withheld && !f.headersSent && f.cfg.SAPI.Headers != OutputOnly && f.haltedLocked(true) == nil && !f.filterWaitsLocked() {
+		f.waitLocked()
+	}
+	return f.filterWaitsLocked()
 }
 
 // yieldLocked lets the baton go that was taken to withhold the headers, if it

@@ -67,6 +67,7 @@ var waitPlaces = []struct{ name, noRow string }{
 
 	{"waitLocked", "one of waitFuncs"},
 	{"awaitLocked", "one of waitFuncs"},
+	{"filterOwedLocked", "for a carrier that has not begun: see TestAskingNeverWaitsForACallBeforeTheHeaders"},
 	{"serve", "the budget's own goroutine"},
 	{"enter", "see TestWaitsForTheRequestBody"},
 	{"awaitReadLocked", "see TestWaitsForAReadOfTheRequestBody"},

@@ -399,7 +399,8 @@ func (f *Flusher) EnableFullDuplex() error {
 // There is room if p fits below [Options.MaxPending], or if nothing is held at
 // all and the [Budget] has room: an event larger than MaxPending reaches a
 // client that keeps up. It is asked before any filter runs; what one then makes
-// of p enters whole. While another Write waits there is no room.
+// of p enters whole. There is no room while another Write waits, nor for a filter
+// while the server is being called and the headers have not been sent, as for a 1xx.
 //
 // It does not flush. What moves by itself moves in the background. The time
 // that a filter takes is the caller's. Other errors are those of
@@ -426,7 +427,7 @@ func (f *Flusher) tryWriteLocked(p []byte) error {
 	case s.busy && len(p) == 0:
 		return nil
 	}
-	if s.busy {
+	if s.busy || f.filterWaitsLocked() && s.filtersLocked(len(p)) {
 		return ErrNoRoom
 	}
 	if len(p) > f.availableLocked() && (f.overLocked() || f.q.len > 0) {
