@@ -289,6 +289,14 @@ func (f *Flusher) filterLocked(b *Buffer, p []byte, phase Phase) (out []byte, er
 	return out, err
 }
 
+// noteHiddenLocked keeps for the end of the response an error that the caller does not
+// get, as a filter's panic goes on in its place.
+func (f *Flusher) noteHiddenLocked(err error) {
+	if f.stack.threw && err != nil && f.fail == nil && !f.waitEndedLocked(err) {
+		f.noteRefusedLocked(err)
+	}
+}
+
 // judgeLengthLocked decides what becomes of a declared length after a filter
 // has run. declared is the one that it found, by is what it made the body
 // longer.

@@ -448,14 +448,6 @@ func (f *Flusher) waitEndedLocked(err error) bool {
 	return isTimeout(err) && f.haltedLocked(true) == nil
 }
 
-// noteHiddenLocked keeps for the end of the response an error that the caller does not
-// get, as a filter's panic goes on in its place.
-func (f *Flusher) noteHiddenLocked(err error) {
-	if f.stack.threw && err != nil && f.fail == nil && !f.waitEndedLocked(err) {
-		f.noteRefusedLocked(err)
-	}
-}
-
 // enterLateLocked writes what was written while a filter ran to the buffer
 // that is on top now. It fills that beyond its ChunkSize rather than run
 // another filter.
