@@ -465,21 +465,27 @@ func TestAbortInAFilterShowsWhatWasFlushed(t *testing.T) {
 						s.Hold(0)
 					}
 					f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SendTimeout: c.limit})
+					expect := func(what string, err error) {
+						t.Helper()
+						if runsOut := c.limit == c.took; !errors.Is(err, cause) && !(runsOut && errors.Is(err, flush.ErrTimeout)) { // at the same moment
+							t.Errorf("%s: %v", what, err)
+						}
+					}
 					harness.MustWrite(t, f, "page")
 					f.StartBuffer(&flush.BufferOptions{FollowFlush: true, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
 						if c.flushes {
 							harness.Must(t, f.FlushAsync())
 						}
 						f.Abort(cause)
-						expectError(t, "Err in the filter", f.Err(), cause)
+						expect("Err in the filter", f.Err())
 						return p, nil
 					}})
 					clock := harness.NewClock()
-					expectError(t, name, flushes(f), cause)
+					expect(name, flushes(f))
 					if clock.Now() != c.took || s.Body() != c.body {
 						t.Errorf("it took %v, want %v; %q came, want %q", clock.Now(), c.took, s.Body(), c.body)
 					}
-					expectError(t, "Close", f.Close(), cause)
+					expect("Close", f.Close())
 				})
 			})
 		}
