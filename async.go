@@ -129,8 +129,7 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 // flushNow is FlushWait that nothing ends but the response.
 func (f *Flusher) flushNow() error {
 	f.mu.Lock()
-	if !f.stack.follows() && f.plainBelowLocked() && f.plainLocked() {
-		f.beginPlainLocked()
+	if !f.stack.follows() && f.beginNowLocked() {
 		return f.pushPlain(false)
 	}
 	return f.flushWaitSlow(context.Background())
@@ -222,13 +221,17 @@ func (f *Flusher) flushWaitSlow(ctx context.Context) error {
 }
 
 func (f *Flusher) flushWaitLocked(ctx context.Context) error {
+	ends := f.endsLocked(ctx)
+	if !ends && f.beginNowLocked() {
+		return f.pushPlain(true)
+	}
 	f.lendLocked()
 	defer f.takeBackLocked()
 	ask, err := f.askFlushLocked()
 	if err != nil || ask.seq == 0 {
 		return err
 	}
-	if !f.endsLocked(ctx) {
+	if !ends {
 		ctx = nil
 	}
 	return f.awaitFlushLocked(ask, ctx)

@@ -12,6 +12,16 @@ func (f *Flusher) plainBelowLocked() bool {
 	return f.headersSent && !f.head && f.srv.flushes && !f.carrierOnly() && !f.bodyUnreadLocked()
 }
 
+// beginNowLocked begins a plain flush if it may be one, whose caller has let the
+// buffers come down that follow it.
+func (f *Flusher) beginNowLocked() bool {
+	if !f.plainBelowLocked() || !f.plainLocked() {
+		return false
+	}
+	f.beginPlainLocked()
+	return true
+}
+
 // beginAtOnceLocked begins a plain flush whose caller must not wait for the client,
 // if there is nothing to wait for.
 func (f *Flusher) beginAtOnceLocked() bool {
