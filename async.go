@@ -50,12 +50,12 @@ func (f *Flusher) FlushAsync() error {
 	if !f.quick.Load() {
 		return f.flushAsync()
 	}
-	f.asks.Add(1)
-	if f.quick.Load() {
+	if f.asks.Add(1)%asksTurn != 0 && f.quick.Load() {
 		return nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.absorbLocked()
 	f.kickLocked()
 	return f.refuse
 }
