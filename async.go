@@ -431,9 +431,13 @@ func (f *Flusher) settledLocked() bool {
 	return !f.owed || f.stack.running != nil
 }
 
-// awaitPaidLocked has a Write into a buffer wait until nothing is owed, and
-// floor 2 is below its high mark. While a filter runs it does not: it may be the
-// filter's own.
+// unpaidLocked reports whether a Write into a buffer has something to wait for:
+// something is owed, or floor 2, to which a flush brings the buffer down, is at its
+// high mark.
+func (f *Flusher) unpaidLocked() bool { return f.owed || f.stack.follow > 0 && f.roomLocked() == 0 }
+
+// awaitPaidLocked has such a Write wait until that is over. While a filter runs it
+// does not: it may be the filter's own.
 func (f *Flusher) awaitPaidLocked() error {
 	if f.stack.running != nil {
 		return nil

@@ -337,13 +337,10 @@ func (b *Buffer) holdsLocked(n int) bool {
 	return !b.disabled && (b.opts.ChunkSize <= 0 || n == 0 || n < b.opts.ChunkSize-b.lenLocked())
 }
 
-// holdLocked adds p to what the buffer holds.
+// holdLocked adds p, which is not empty, to what the buffer holds.
 func holdLocked[T []byte | string](b *Buffer, p T) {
-	if len(p) == 0 {
-		return
-	}
 	if b.mem == nil {
-		b.mem = newBytes()
+		b.mem = bytesPool.Get().(*[]byte)
 	}
 	*b.mem = append(*b.mem, p...)
 }
@@ -357,8 +354,6 @@ var bytesPool = sync.Pool{New: func() any {
 	p := make([]byte, 0, smallBytes)
 	return &p
 }}
-
-func newBytes() *[]byte { return bytesPool.Get().(*[]byte) }
 
 func freeBytes(p *[]byte) {
 	if p != nil && cap(*p) <= mostBytes {
