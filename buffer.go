@@ -267,8 +267,12 @@ func (f *Flusher) filterLocked(b *Buffer, p []byte, phase Phase) (out []byte, er
 	}
 	s.waiting = nil
 	f.withholdLocked()
-	f.showHeaderLocked(&s.view)
-	declared := f.declaredLocked()
+	var declared int64
+	open := !f.headersSent
+	if open {
+		f.showHeaderLocked(&s.view)
+		declared = f.declaredLocked()
+	}
 	f.mu.Unlock()
 	returned := false
 	defer func() {
@@ -276,7 +280,9 @@ func (f *Flusher) filterLocked(b *Buffer, p []byte, phase Phase) (out []byte, er
 		resized := returned && err == nil && phase&PhaseClean == 0 && len(out) != len(p)
 		f.judgeLengthLocked(declared, resized, int64(len(out)-len(p)))
 		s.running, s.lent = nil, false
-		f.hideHeaderLocked(&s.view)
+		if open {
+			f.hideHeaderLocked(&s.view)
+		}
 		if !s.cleaning {
 			f.yieldLocked()
 		}

@@ -518,7 +518,7 @@ func (f *Flusher) settleTurnLocked(err *error) {
 func (f *Flusher) withholdLocked() {
 	s := f.stack
 	s.lent = false
-	if s.withheld || f.cfg.SAPI.Headers == OutputOnly {
+	if s.withheld || f.headersSent && !f.parked || f.cfg.SAPI.Headers == OutputOnly {
 		return
 	}
 	err := f.awaitLocked(true, nil, func() bool { return !f.held || f.headersSent })
