@@ -51,12 +51,12 @@ func (f *Flusher) FlushAsync() error {
 	if !f.quick.Load() {
 		return f.flushAsync()
 	}
-	f.asks.Add(1)
-	if f.quick.Load() {
+	if f.asks.Add(1)%asksTurn != 0 && f.quick.Load() {
 		return nil
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.absorbLocked()
 	f.kickLocked()
 	return f.refuse
 }
@@ -130,8 +130,7 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 // flushNow is FlushWait that nothing ends but the response.
 func (f *Flusher) flushNow() error {
 	f.mu.Lock()
-	if !f.stack.follows() && f.plainBelowLocked() && f.plainLocked() {
-		f.beginPlainLocked()
+	if !f.stack.follows() && f.beginNowLocked() {
 		return f.pushPlain(false)
 	}
 	return f.flushWaitSlow(context.Background())
@@ -223,13 +222,17 @@ func (f *Flusher) flushWaitSlow(ctx context.Context) error {
 }
 
 func (f *Flusher) flushWaitLocked(ctx context.Context) error {
+	ends := f.endsLocked(ctx)
+	if !ends && f.beginNowLocked() {
+		return f.pushPlain(true)
+	}
 	f.lendLocked()
 	defer f.takeBackLocked()
 	ask, err := f.askFlushLocked()
 	if err != nil || ask.seq == 0 {
 		return err
 	}
-	if !f.endsLocked(ctx) {
+	if !ends {
 		ctx = nil
 	}
 	return f.awaitFlushLocked(ask, ctx)
@@ -421,9 +424,13 @@ func (f *Flusher) settledLocked() bool {
 	return !f.owed || f.stack.running != nil
 }
 
-// awaitPaidLocked has a Write into a buffer wait until nothing is owed, and
-// floor 2 is below its high mark. While a filter runs it does not: it may be the
-// filter's own.
+// unpaidLocked reports whether a Write into a buffer has something to wait for:
+// something is owed, or floor 2, to which a flush brings the buffer down, is at its
+// high mark.
+func (f *Flusher) unpaidLocked() bool { return f.owed || f.stack.follow > 0 && f.roomLocked() == 0 }
+
+// awaitPaidLocked has such a Write wait until that is over. While a filter runs it
+// does not: it may be the filter's own.
 func (f *Flusher) awaitPaidLocked() error {
 	if f.stack.running != nil {
 		return nil

@@ -77,6 +77,37 @@ func TestAsyncCoalesces(t *testing.T) {
 	})
 }
 
+// What has been asked for so often that the count of it goes round is seen: the flush
+// is done, and of its bytes alone.
+func TestAsyncCountGoesRound(t *testing.T) {
+	for _, n := range []uint32{1, 1<<31 - 1, 1<<32 - 1} {
+		synctest.Test(t, func(t *testing.T) {
+			s := harness.NewSink(t)
+			f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+			s.Hold(0)
+			harness.MustWrite(t, f, "a")
+			harness.Must(t, f.FlushAsync())
+			synctest.Wait() // the carrier is in its first call
+			harness.MustWrite(t, f, "b")
+			half := n / 2
+			flush.AskAsync(f, half)
+			harness.Must(t, f.FlushAsync())
+			flush.AskAsync(f, n-half-1)
+			harness.Must(t, f.FlushAsync())
+			harness.MustWrite(t, f, "c")
+			s.Release()
+			synctest.Wait()
+			if at, k := s.LastFlush(); at != 2 || k != 2 || s.Body() != "ab" {
+				t.Errorf("%d: %d flushes, the last after %d bytes of %q", n, k, at, s.Body())
+			}
+			if got := f.Stats().Flushes; got != int64(n)+2 {
+				t.Errorf("%d: %d flushes counted", n, got)
+			}
+			harness.Must(t, f.Close())
+		})
+	}
+}
+
 // Bytes written after a FlushAsync are not part of that flush, however they
 // enter and whatever the carrier is doing.
 func TestAsyncFlushEndsWhereItWasAsked(t *testing.T) {

@@ -269,8 +269,12 @@ func (f *Flusher) filterLocked(b *Buffer, p []byte, phase Phase) (out []byte, er
 	}
 	s.waiting = nil
 	f.withholdLocked()
-	f.showHeaderLocked(&s.view)
-	declared := f.declaredLocked()
+	var declared int64
+	open := !f.headersSent
+	if open {
+		f.showHeaderLocked(&s.view)
+		declared = f.declaredLocked()
+	}
 	f.mu.Unlock()
 	returned := false
 	defer func() {
@@ -279,7 +283,9 @@ func (f *Flusher) filterLocked(b *Buffer, p []byte, phase Phase) (out []byte, er
 		resized := returned && err == nil && phase&PhaseClean == 0 && len(out) != len(p)
 		f.judgeLengthLocked(declared, resized, int64(len(out)-len(p)))
 		s.running, s.lent = nil, false
-		f.hideHeaderLocked(&s.view)
+		if open {
+			f.hideHeaderLocked(&s.view)
+		}
 		if !s.cleaning {
 			f.yieldLocked()
 		}
@@ -348,13 +354,10 @@ func (b *Buffer) holdsLocked(n int) bool {
 	return !b.disabled && (b.opts.ChunkSize <= 0 || n == 0 || n < b.opts.ChunkSize-b.lenLocked())
 }
 
-// holdLocked adds p to what the buffer holds.
+// holdLocked adds p, which is not empty, to what the buffer holds.
 func holdLocked[T []byte | string](b *Buffer, p T) {
-	if len(p) == 0 {
-		return
-	}
 	if b.mem == nil {
-		b.mem = newBytes()
+		b.mem = bytesPool.Get().(*[]byte)
 	}
 	*b.mem = append(*b.mem, p...)
 }
@@ -368,8 +371,6 @@ var bytesPool = sync.Pool{New: func() any {
 	p := make([]byte, 0, smallBytes)
 	return &p
 }}
-
-func newBytes() *[]byte { return bytesPool.Get().(*[]byte) }
 
 func freeBytes(p *[]byte) {
 	if p != nil && cap(*p) <= mostBytes {

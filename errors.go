@@ -106,7 +106,15 @@ func joinErrors(a, b error) error {
 	switch {
 	case a == nil:
 		return b
-	case b == nil || errors.Is(a, b):
+	case b == nil:
+		return a
+	}
+	return joinBoth(a, b)
+}
+
+func joinBoth(a, b error) error {
+	switch {
+	case errors.Is(a, b):
 		return a
 	case errors.Is(b, a):
 		return b

@@ -103,6 +103,10 @@ func WatchFastCGI(l net.Listener) (watched net.Listener, drain func() <-chan str
 	return gatewayListener{l, &all}, all.drain
 }
 
+// AskAsync has n flushes be asked of f the short way, but for their looking whether
+// it is open.
+func AskAsync(f *Flusher, n uint32) { f.asks.Add(n) }
+
 // Blocks returns how many blocks floor 2 of f owns.
 func Blocks(f *Flusher) int {
 	f.mu.Lock()

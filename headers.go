@@ -311,7 +311,7 @@ type filterView struct {
 
 // showHeaderLocked makes the handler's map what a filter is to see.
 func (f *Flusher) showHeaderLocked(v *filterView) {
-	if !f.fixed || f.headersSent || f.header == nil {
+	if !f.fixed || f.header == nil {
 		return
 	}
 	if f.readNoteLocked(); sameHeader(f.header, f.below) {

@@ -75,9 +75,11 @@ type pipe struct {
 	// at work or about to be. Before it goes it clears quick and then looks at
 	// asks; a caller adds to asks and then looks at quick. So one of the two
 	// sees the other. Every Write looks at asks before it enters, so that the
-	// position is exact.
-	asks  atomic.Int64
-	quick atomic.Bool // see asks
+	// position is exact. Who looks leaves asks as it is, since to take it back
+	// would cost a Write as much as mu does: it goes round, see asksTurn.
+	asks     atomic.Uint32
+	absorbed uint32      // of asks: what asked knows of
+	quick    atomic.Bool // see asks
 
 	waiters int32 // goroutines in waitLocked
 
@@ -202,12 +204,20 @@ func (p *pipe) haltedLocked(begun bool) error {
 
 // absorbLocked notes the flushes that were asked for the short way.
 func (p *pipe) absorbLocked() {
-	if p.asks.Load() != 0 {
-		p.flow.flushes += p.asks.Swap(0)
+	if n := p.asks.Load(); n != p.absorbed {
+		p.flow.flushes += int64(n - p.absorbed)
+		p.absorbed = n
 		p.asked.seq++
 		p.asked.pos = p.accepted
 	}
 }
+
+// allAbsorbedLocked reports whether no flush was asked for the short way since.
+func (p *pipe) allAbsorbedLocked() bool { return p.asks.Load() == p.absorbed }
+
+// asksTurn is after how many asks one is absorbed by its own caller: they never come
+// round to what was absorbed last.
+const asksTurn = 1 << 31
 
 // countAskLocked counts a flush that is asked for, whatever comes of it.
 func (p *pipe) countAskLocked() {

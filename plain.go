@@ -12,6 +12,16 @@ func (f *Flusher) plainBelowLocked() bool {
 	return f.headersSent && !f.head && f.srv.flushes && !f.carrierOnly() && !f.bodyUnreadLocked()
 }
 
+// beginNowLocked begins a plain flush if it may be one, whose caller has let the
+// buffers come down that follow it.
+func (f *Flusher) beginNowLocked() bool {
+	if !f.plainBelowLocked() || !f.plainLocked() {
+		return false
+	}
+	f.beginPlainLocked()
+	return true
+}
+
 // beginAtOnceLocked begins a plain flush whose caller must not wait for the client,
 // if there is nothing to wait for.
 func (f *Flusher) beginAtOnceLocked() bool {
@@ -45,7 +55,7 @@ func (f *Flusher) endPlainSlow(keeps bool, seq int64, size, n int, pushed bool, 
 
 // plainLocked reports whether a flush may be plain, as far as floor 2 goes.
 func (p *pipe) plainLocked() bool {
-	return !p.held && p.q.len > 0 && p.q.head == p.q.tail && p.refuse == nil && p.asked.seq == p.done && p.asks.Load() == 0
+	return !p.held && p.q.len > 0 && p.q.head == p.q.tail && p.refuse == nil && p.asked.seq == p.done && p.allAbsorbedLocked()
 }
 
 // beginPlainLocked asks for a plain flush, which may be plain, and takes the baton for
@@ -61,7 +71,7 @@ func (p *pipe) beginPlainLocked() {
 // endPlainLocked is the end of a plain flush of n bytes, asked for as seq, if it has
 // been in nobody's way. With keep another is likely to follow soon.
 func (p *pipe) endPlainLocked(seq int64, n int, keep bool) bool {
-	if n != p.q.len || p.asked.seq != seq || p.asks.Load() != 0 || p.waiters > 0 || p.wanted || p.owed || p.marks.counted || p.refuse != nil {
+	if n != p.q.len || p.asked.seq != seq || !p.allAbsorbedLocked() || p.waiters > 0 || p.wanted || p.owed || p.marks.counted || p.refuse != nil {
 		return false
 	}
 	credit := p.q.credit

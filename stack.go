@@ -317,15 +317,16 @@ func writeStackLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	if f.stackClosedLocked() {
 		return 0, f.refuse
 	}
-	if err := f.awaitPaidLocked(); err != nil {
-		return 0, err
-	}
-	if f.stackClosedLocked() {
-		return 0, f.refuse // the end has come meanwhile, and has not waited for this Write
+	if f.unpaidLocked() {
+		if err := f.awaitPaidLocked(); err != nil {
+			return 0, err
+		}
+		if f.stackClosedLocked() {
+			return 0, f.refuse // the end has come meanwhile, and has not waited for this Write
+		}
 	}
 	s := f.stack
-	if b := s.top(); b != nil && !s.busy && b.holdsLocked(len(p)) {
-		holdLocked(b, p)
+	if holdOnTopLocked(f, p) {
 		return len(p), f.fail
 	}
 	if f.takeTurnLocked(false) != nil {
@@ -335,6 +336,21 @@ func writeStackLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 	defer f.settleTurnLocked(&err)
 	n, err = enterLocked(f, len(s.bufs)-1, p)
 	return n, joinErrors(f.fail, err)
+}
+
+// holdOnTopLocked is the short way of a Write into a buffer: p is added to the one on
+// top if it just stays there, and nothing is to be waited for. It reports whether it
+// was.
+func holdOnTopLocked[T []byte | string](f *Flusher, p T) bool {
+	s := f.stack
+	b := s.top()
+	if b == nil || s.busy || f.closing || f.gone || f.unpaidLocked() || !b.holdsLocked(len(p)) {
+		return false
+	}
+	if len(p) > 0 {
+		holdLocked(b, p)
+	}
+	return true
 }
 
 // stackClosedLocked reports whether the buffers take no more: the response ends,
@@ -528,7 +544,7 @@ func (f *Flusher) settleTurnLocked(err *error) {
 func (f *Flusher) withholdLocked() {
 	s := f.stack
 	s.lent = false
-	if s.withheld || f.cfg.SAPI.Headers == OutputOnly {
+	if s.withheld || f.headersSent && !f.parked || f.cfg.SAPI.Headers == OutputOnly {
 		return
 	}
 	err := f.awaitLocked(true, nil, func() bool { return !f.held || f.headersSent })

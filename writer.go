@@ -50,6 +50,11 @@ func write[T []byte | string](f *Flusher, p T) (int, error) {
 // writeSlow is write where there is more to it than to append. It is called
 // with mu held and returns without.
 func writeSlow[T []byte | string](f *Flusher, p T) (int, error) {
+	if holdOnTopLocked(f, p) {
+		err := f.fail
+		f.mu.Unlock()
+		return len(p), err
+	}
 	defer f.mu.Unlock()
 	if f.stack.active() {
 		return writeStackLocked(f, p)
