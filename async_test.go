@@ -22,15 +22,25 @@ import (
 	"github.com/fa492104/flush/internal/harness"
 )
 
-// carriers returns how many goroutines of the package run in the background.
+// carriers returns how many goroutines of the package run in the background, in the
+// bubble of the caller if that is in one: what ran outside may still end.
 func carriers() int {
+	own := make([]byte, 64)
+	own = own[:runtime.Stack(own, false)]
 	n := 0
 	for _, stack := range harness.Goroutines() {
-		if strings.Contains(stack, "\ncreated by github.com/fa492104/flush.") {
+		if strings.Contains(stack, "\ncreated by github.com/fa492104/flush.") && bubbleOf(stack) == bubbleOf(string(own)) {
 			n++
 		}
 	}
 	return n
+}
+
+// bubbleOf returns the bubble that a goroutine's stack says it is in; "": in none.
+func bubbleOf(stack string) string {
+	head, _, _ := strings.Cut(stack, "\n")
+	_, bubble, _ := strings.Cut(head, "synctest bubble ")
+	return bubble
 }
 
 // events returns n numbered events of size bytes each.

@@ -579,7 +579,7 @@ func TestAskingNeverWaitsForARead(t *testing.T) {
 					_, err := io.WriteString(f, "event")
 					return errors.Join(err, ask.do(f))
 				})
-				timer := time.NewTimer(harness.Patience() / 5)
+				timer := time.NewTimer(harness.Patience() / 2)
 				defer timer.Stop()
 				select {
 				case err := <-asked:

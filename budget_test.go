@@ -2,6 +2,7 @@ package flush_test
 
 import (
 	"errors"
+	"math"
 	"runtime"
 	"sync"
 	"testing"
@@ -170,14 +171,18 @@ func TestBudgetWaitsForThoseWhoKeepUp(t *testing.T) {
 func TestBudgetCountsWhatIsAllocated(t *testing.T) {
 	const n = 1000
 	blocks := make([]any, n)
-	var before, after runtime.MemStats
-	runtime.ReadMemStats(&before)
-	for i := range blocks {
-		blocks[i] = flush.NewBlock()
+	least := uint64(math.MaxUint64) // others allocate, too
+	for range 3 {
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for i := range blocks {
+			blocks[i] = flush.NewBlock()
+		}
+		runtime.ReadMemStats(&after)
+		least = min(least, (after.TotalAlloc-before.TotalAlloc)/n)
 	}
-	runtime.ReadMemStats(&after)
-	if each := (after.TotalAlloc - before.TotalAlloc) / n; each < flush.BlockMemory || each > flush.BlockMemory+flush.BlockMemory/64 {
-		t.Errorf("a block takes %d bytes, and counts as %d", each, flush.BlockMemory)
+	if least < flush.BlockMemory || least > flush.BlockMemory+flush.BlockMemory/64 {
+		t.Errorf("a block takes %d bytes, and counts as %d", least, flush.BlockMemory)
 	}
 	runtime.KeepAlive(blocks)
 }

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"runtime"
+	"slices"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -440,10 +441,14 @@ func TestKeptContextIsSmall(t *testing.T) {
 		return (after - before) / n
 	}
 	for _, watched := range []bool{false, true} {
-		bare, ours := measure(t, harness.Bare, watched), measure(t, harness.WrappedBy(nil), watched)
-		t.Logf("watched %t: %d bytes, bare %d", watched, ours, bare)
-		if ours > bare+256 {
-			t.Errorf("watched %t: %d bytes, bare %d", watched, ours, bare)
+		var more []int // the heap is everybody's: what others let go meanwhile is in a measure, too
+		for range 3 {
+			bare, ours := measure(t, harness.Bare, watched), measure(t, harness.WrappedBy(nil), watched)
+			t.Logf("watched %t: %d bytes, bare %d", watched, ours, bare)
+			more = append(more, ours-bare)
+		}
+		if slices.Sort(more); more[1] > 256 {
+			t.Errorf("watched %t: %d bytes more than the server's", watched, more[1])
 		}
 	}
 }

@@ -49,9 +49,7 @@ func TestDetachedMemory(t *testing.T) {
 			if each > c.most {
 				t.Errorf("a stream holds %d bytes, want at most %d", each, c.most)
 			}
-			if more := runtime.NumGoroutine() - goroutines; more > 20 {
-				t.Errorf("%d goroutines more", more)
-			}
+			harness.WaitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines+20 }) // the last handlers may still return
 			runtime.KeepAlive(streams)
 		})
 	}

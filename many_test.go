@@ -211,9 +211,7 @@ func TestThousandsLeaveAtOnce(t *testing.T) {
 				for range n {
 					harness.Must(t, c.do(harness.Next(t, out).Flusher))
 				}
-				if idle := runtime.NumGoroutine(); idle > 100 {
-					t.Errorf("%d goroutines while %d streams are idle", idle, n)
-				}
+				harness.WaitFor(t, func() bool { return runtime.NumGoroutine() <= 100 }) // while all are idle: the last handlers may still return
 				began := time.Now()
 				all.leave()
 				harness.Next(t, ended)

@@ -505,7 +505,6 @@ func (e *waiter) happen(reason string) {
 		e.s.Fault = func([]byte, int) (int, error) { return 0, errWaitBroken }
 		e.s.Mu.Unlock()
 		e.conn.Set(func(c *harness.ConnState) { c.Err = errWaitBroken })
-		e.s.Release()
 	}
 	switch reason {
 	case whyLives:
@@ -513,9 +512,9 @@ func (e *waiter) happen(reason string) {
 	case whyMoves:
 		time.AfterFunc(waitLimit-1, func() { e.hold(e.row.step) })
 	case whyFails:
-		time.AfterFunc(waitHappens, breaks)
+		time.AfterFunc(waitHappens, func() { breaks(); e.s.Release() })
 	case whyLeaves:
-		time.AfterFunc(waitHappens, func() { e.leave(); breaks() })
+		time.AfterFunc(waitHappens, func() { breaks(); e.leave(); e.s.Release() }) // whoever is woken finds it broken
 	case whyHalfOpen:
 		time.AfterFunc(waitHappens, e.leave)
 		time.AfterFunc(waitLimit-1, e.open)
