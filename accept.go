@@ -10,7 +10,7 @@ import (
 // and the others stand in line.
 
 func (p *pipe) takePenLocked(begun bool) error {
-	p.q.revoke()
+	p.revokeLocked()
 	if !p.penTakenLocked() {
 		p.pen = true
 		return nil
@@ -55,6 +55,7 @@ func spendLocked[T []byte | string](p *pipe, b T) bool {
 	to.w += int32(copy(to.free(), b))
 	q.len += len(b)
 	q.charge(len(b))
+	p.ahead.end() // what went ahead would pass b
 	p.accepted += int64(len(b))
 	return true
 }

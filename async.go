@@ -64,6 +64,10 @@ func (f *Flusher) FlushAsync() error {
 // flushAsync is FlushAsync where the short way is closed.
 func (f *Flusher) flushAsync() error {
 	f.mu.Lock()
+	if f.goesAheadLocked() && f.takesAtOnceLocked(int(f.ahead.len)) {
+		f.turnAsyncLocked()
+		return f.pushAhead()
+	}
 	if f.stack == &noStack && f.beginAtOnceLocked() {
 		if f.pushPlain(false) == nil {
 			return nil
@@ -130,6 +134,9 @@ func (f *Flusher) FlushWait(ctx context.Context) error {
 // flushNow is FlushWait that nothing ends but the response.
 func (f *Flusher) flushNow() error {
 	f.mu.Lock()
+	if f.goesAheadLocked() {
+		return f.pushAhead()
+	}
 	if !f.stack.follows() && f.beginNowLocked() {
 		return f.pushPlain(false)
 	}

@@ -24,6 +24,9 @@ func brisk(t *testing.T, buffer int) (*flush.Flusher, *harness.Sink) {
 	s := harness.NewSink(t)
 	f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SendTimeout: briskTimeout, BufferSize: buffer})
 	flushOften(t, f)
+	if n := flush.Blocks(f); n != 1 {
+		t.Fatalf("a stream of flushes has %d blocks, want the one that it keeps", n)
+	}
 	return f, s
 }
 
@@ -32,9 +35,6 @@ func flushOften(t *testing.T, f *flush.Flusher) {
 	for range 40 {
 		harness.MustWrite(t, f, "event")
 		harness.Must(t, flush.Flush(f, true))
-	}
-	if n := flush.Blocks(f); n != 1 {
-		t.Fatalf("a stream of flushes has %d blocks, want the one that it keeps", n)
 	}
 }
 
@@ -125,7 +125,7 @@ func TestIdleStreamOwnsNoBlock(t *testing.T) {
 }
 
 // Nor does a detached response once its handler has returned, or a connection that
-// was taken over.
+// was taken over; and nothing goes ahead there any more.
 func TestHandedOverStreamOwnsNoBlock(t *testing.T) {
 	for name, handOver := range map[string]func(w http.ResponseWriter, f *flush.Flusher) error{
 		"Detach": func(_ http.ResponseWriter, f *flush.Flusher) error { return f.Detach() },
@@ -144,6 +144,9 @@ func TestHandedOverStreamOwnsNoBlock(t *testing.T) {
 					w.Header().Set("Connection", "close")
 					f := harness.Flusher(w)
 					flushOften(t, f)
+					if flush.AheadRoom(f) <= 0 {
+						t.Error("nothing goes ahead in a stream of flushes")
+					}
 					harness.Must(t, handOver(w, f))
 					out <- f
 				}), 1<<20)
@@ -155,6 +158,9 @@ func TestHandedOverStreamOwnsNoBlock(t *testing.T) {
 				synctest.Wait()
 				if n := flush.Blocks(f); n != 0 {
 					t.Errorf("%d blocks", n)
+				}
+				if n := flush.AheadRoom(f); n != 0 {
+					t.Errorf("%d bytes may go ahead", n)
 				}
 				f.Close()
 				c.Close()

@@ -19,7 +19,8 @@ import (
 //   - deadlines (deadline.go): they end a call that is under way;
 //   - Push, which concerns another stream (handler.go);
 //   - Header, and net/http's own WriteHeader on HTTP/1, which only takes notes
-//     (headers.go).
+//     (headers.go);
+//   - writeAhead, whose bytes it only copies.
 
 // callLocked calls the server with mu dropped. The holder of the baton calls
 // it, and then verdictLocked with the error of the call, if it has one.
@@ -113,21 +114,14 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 // with mu held and returns without, unless keeps. It returns the failure, or what the
 // server's flush said that does not stick.
 func (f *Flusher) pushPlain(keeps bool) error {
-	seq, piece := f.asked.seq, f.q.head.held()
+	seq := f.asked.seq
+	piece := f.q.head.held()
 	f.beginCallLocked()
 	f.mu.Unlock()
 	returned, pushed := false, false
 	defer func() {
-		if returned {
-			return
-		}
-		f.mu.Lock()
-		f.timeout.calling = false
-		f.movedLocked()
-		f.failLocked(errPanicked)
-		f.releaseLocked()
-		if !keeps {
-			f.mu.Unlock()
+		if !returned {
+			f.pushPanicked(keeps)
 		}
 	}()
 	n, err := f.srv.w.Write(piece)
@@ -138,7 +132,7 @@ func (f *Flusher) pushPlain(keeps bool) error {
 	f.mu.Lock()
 	f.timeout.calling = false
 	f.movedLocked()
-	if err != nil || !f.endPlainLocked(seq, n, f.timeout.brisk) {
+	if err != nil || !f.endPlainLocked(seq, n, f.timeout.brisk, f.keepsLocked()) {
 		return f.endPlainSlow(keeps, seq, len(piece), n, pushed, err)
 	}
 	if p := f.timeout.progress; p != nil {
@@ -148,6 +142,72 @@ func (f *Flusher) pushPlain(keeps bool) error {
 		f.mu.Unlock()
 	}
 	return nil
+}
+
+// writeAhead gives p, for which there is room ahead, to the server's writer. It is called
+// with mu held and returns without.
+func writeAhead[T []byte | string](f *Flusher, p T) (n int, err error) {
+	switch p := any(p).(type) {
+	case []byte:
+		n, err = f.srv.w.Write(p)
+	case string:
+		n, err = io.WriteString(f.srv.w, p)
+	}
+	if err != nil || n != len(p) {
+		n, err = wrote(n, len(p), err)
+		err = f.verdictLocked(err)
+	}
+	f.wentAheadLocked(n)
+	f.mu.Unlock()
+	return n, err
+}
+
+// pushAhead flushes what has gone ahead. It is called with mu held and returns without.
+func (f *Flusher) pushAhead() error {
+	seq := f.beginAheadLocked()
+	f.beginCallLocked()
+	f.ahead.begin()
+	f.mu.Unlock()
+	returned := false
+	defer func() {
+		if !returned {
+			f.pushPanicked(false)
+		}
+	}()
+	err := f.srv.w.FlushError()
+	returned = true
+	f.mu.Lock()
+	f.timeout.calling = false
+	if err != nil || !f.endAheadLocked(seq, f.keepsLocked()) {
+		return f.endPlainSlow(false, seq, 0, 0, true, err)
+	}
+	if p := f.timeout.progress; p != nil {
+		p.room.ended(true)
+	}
+	f.mu.Unlock()
+	return nil
+}
+
+// keepsLocked is how many bytes the server keeps by itself before the flush that is
+// likely to follow the one that has just ended.
+func (f *Flusher) keepsLocked() int32 {
+	if f.timeout.brisk && f.srv.keeps {
+		return serverMeasures
+	}
+	return 0
+}
+
+// pushPanicked is the end of a plain flush whose call of the server has not returned. It
+// is called without mu and returns so, unless keeps.
+func (f *Flusher) pushPanicked(keeps bool) {
+	f.mu.Lock()
+	if !keeps {
+		defer f.mu.Unlock()
+	}
+	f.timeout.calling = false
+	f.movedLocked()
+	f.failLocked(errPanicked)
+	f.releaseLocked()
 }
 
 // wrote makes sense of what a Write of size bytes returned.
@@ -353,8 +413,11 @@ func (r *sureRoom) aloneLocked(f *Flusher) bool {
 	if r.paced {
 		last += mostCall
 	}
-	at := f.q.head.at // an event that has come alone spares its flush the clock
-	if at-last <= least {
+	at := time.Duration(unseen)
+	if b := f.q.head; b != nil {
+		at = b.at // an event that has come alone spares its flush the clock
+	}
+	if at == unseen || at-last <= least {
 		at = now()
 	}
 	r.paced = at-r.at > max(least, pacedGap)

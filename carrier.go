@@ -53,7 +53,7 @@ func (p *pipe) releaseLocked() {
 
 func (p *pipe) freeLocked() {
 	p.leaveLocked()
-	p.q.revoke()
+	p.revokeLocked()
 	if p.fail != nil {
 		p.loseLocked(p.dropLocked())
 	}
@@ -149,7 +149,7 @@ func (p *pipe) readyCarrierLocked() {
 	if p.carry == nil {
 		p.carry = p.carrier
 	}
-	p.q.revoke()
+	p.revokeLocked()
 	p.quickenLocked() // until it runs, a busy machine may take long
 }
 
@@ -161,7 +161,7 @@ func (p *pipe) quickenLocked() {
 
 // slowLocked closes the short ways of Write and FlushAsync.
 func (p *pipe) slowLocked() {
-	p.q.revoke()
+	p.revokeLocked()
 	p.quick.Store(false)
 }
 

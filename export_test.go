@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"time"
 	"unsafe"
 
 	"github.com/fa492104/flush/internal/tcp"
@@ -112,6 +113,38 @@ func Blocks(f *Flusher) int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return int(f.q.blocks)
+}
+
+// AheadRoom returns how many bytes a Write may give to the server ahead of their flush.
+func AheadRoom(f *Flusher) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return int(f.ahead.room)
+}
+
+// KeepAhead has the server below f count as one that keeps small Writes until it is
+// flushed, and f as a response whose flushes come close together, though its send
+// timeout may be too short for that. If nothing is on its way the next small Write goes
+// ahead.
+func KeepAhead(f *Flusher) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.srv.keeps = true
+	t := &f.timeout
+	if t.d <= 0 || t.calling || t.closing || f.cfg.Budget != nil || f.closing || f.gone {
+		return
+	}
+	if f.plainBelowLocked() && !f.held && f.q.len == 0 && f.asked.seq == f.done && f.sent == f.asked.pos {
+		if f.grantLocked(); f.q.credit > 0 {
+			f.ahead.flushed(serverMeasures)
+		}
+	}
+	t.brisk, t.calls, t.running = true, briskCalls, true
+	if t.timer == nil {
+		t.timer = time.AfterFunc(briskTick(t.d), f.sendTimeoutFired)
+	} else {
+		t.timer.Reset(briskTick(t.d))
+	}
 }
 
 // GrantBlock hands a block to the Write of f that waits for one, as the server of the

@@ -301,6 +301,9 @@ func (k *worker) call(what string, kind timeKind, most time.Duration, fn func() 
 }
 
 func (r *reply) try(what string, kind timeKind, most time.Duration, fn func() error) (err error, returned bool) {
+	if r.h.keeps && r.f != nil && r.h.has&hasRefuse == 0 { // a flush that is refused leaves it full
+		flush.KeepAhead(r.f)
+	}
 	began := time.Now()
 	c := r.h.beginCall(what)
 	r.h.note("%s {", what)

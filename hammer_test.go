@@ -52,7 +52,12 @@ func (f finding) String() string { return f.kind + ": " + f.text }
 // Whatever is done to responses, from however many goroutines, over whatever
 // server: no write is torn, everything accepted is on the wire or told, a flush
 // that says it is done is done, and every call returns in time.
-func TestHammer(t *testing.T) {
+func TestHammer(t *testing.T) { hammerSeedsOf(t, false) }
+
+// Nor if the server keeps small writes until it is flushed, so that they go ahead.
+func TestHammerAhead(t *testing.T) { hammerSeedsOf(t, true) }
+
+func hammerSeedsOf(t *testing.T, keeps bool) {
 	without, err := parseFeatures(*hammerWithout)
 	if err != nil {
 		t.Fatal(err)
@@ -72,6 +77,7 @@ func TestHammer(t *testing.T) {
 	for seed := first; seed < first+n; seed++ {
 		for range *hammerTimes {
 			run := newHammerRun(seed, without, *hammerSeed != 0)
+			run.keeps = keeps
 			found := slices.DeleteFunc(run.hammer(t), func(f finding) bool { return slices.Contains(ignored, f.kind) })
 			if run.verbose {
 				t.Logf("%s", strings.Join(run.lines, "\n"))
@@ -123,6 +129,7 @@ func joinFindings(all []finding) string {
 type hammerRun struct {
 	hammerScript
 	verbose bool
+	keeps   bool      // the servers are as net/http's own writer
 	began   time.Time // in the bubble
 	over    chan struct{}
 

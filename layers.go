@@ -86,6 +86,7 @@ type server struct {
 	takesInfo  bool // a 1xx reaches the client as such
 	fixesEmpty bool // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
 	ownHeader  bool // it reads its header map only inside WriteHeader: see headerLocked
+	keeps      bool // up to serverMeasures bytes, until it is flushed: see ahead. Changed by serverWriter
 }
 
 // serverMeasures is the size up to which net/http finds the length of a whole
@@ -140,7 +141,7 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 	if own := ownWriter.Load(); own != nil && by != nil && reflect.TypeOf(w) == *own {
 		return server{
 			w: w.(floor1), flushes: true, deadlines: true,
-			direct: true, netHTTP: true, takesInfo: true, fixesEmpty: true, ownHeader: true,
+			direct: true, netHTTP: true, takesInfo: true, fixesEmpty: true, ownHeader: true, keeps: true,
 		}
 	}
 	l := layered{ResponseWriter: w}
@@ -179,7 +180,7 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 		case "*http.response":
 			s.direct = true
 			s.ownHeader = r != nil && t.Elem().PkgPath() == "net/http"
-			if s.ownHeader {
+			if s.keeps = s.ownHeader; s.keeps {
 				own := t
 				ownWriter.Store(&own)
 			}

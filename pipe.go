@@ -54,7 +54,8 @@ type pipe struct {
 	pace       pace         // of the client, as large pieces have shown it
 	wanted     bool         // the holder of the pen waits for the baton: a carrier gives it up
 
-	q queue
+	q     queue
+	ahead ahead // of it
 
 	held    bool // the baton is not free
 	async   bool // what moves by itself moves in the background
@@ -347,6 +348,7 @@ func (p *pipe) roundToLocked(most int64) {
 			p.flow.pushes++
 		}
 		p.done = ask.seq
+		p.ahead.flushed(0)
 		p.settleFlushesLocked(p.down.lastPushLocked())
 	}
 	p.wakeLocked()
@@ -566,7 +568,7 @@ func (p *pipe) penTakenLocked() bool {
 // one predicate of Write's short way. Whatever ends that state takes the credit
 // back.
 func (p *pipe) grantLocked() {
-	p.q.revoke()
+	p.revokeLocked()
 	if p.refuse != nil || p.holding || p.penTakenLocked() || p.q.tail == nil && p.marks.counted || !p.down.shortWriteLocked() {
 		return
 	}
@@ -575,6 +577,12 @@ func (p *pipe) grantLocked() {
 		most = p.marks.high // the holder looks at the length by itself
 	}
 	p.q.grant(min(p.q.room(), most-p.q.len))
+}
+
+// revokeLocked takes back what Writes might do without asking.
+func (p *pipe) revokeLocked() {
+	p.q.revoke()
+	p.ahead.end()
 }
 
 // moveOnLocked has all that is held move down, as a Write waits for that. It

@@ -25,7 +25,7 @@ func (f *Flusher) beginNowLocked() bool {
 // beginAtOnceLocked begins a plain flush whose caller must not wait for the client,
 // if there is nothing to wait for.
 func (f *Flusher) beginAtOnceLocked() bool {
-	if f.timeout.progress == nil || !f.plainBelowLocked() || !f.plainLocked() || !f.takesAtOnceLocked(f.q.len) {
+	if f.timeout.progress == nil || !f.plainBelowLocked() || !f.plainLocked() || !f.takesAtOnceLocked(f.q.len+int(f.ahead.len)) {
 		return false
 	}
 	f.turnAsyncLocked()
@@ -69,8 +69,9 @@ func (p *pipe) beginPlainLocked() {
 }
 
 // endPlainLocked is the end of a plain flush of n bytes, asked for as seq, if it has
-// been in nobody's way. With keep another is likely to follow soon.
-func (p *pipe) endPlainLocked(seq int64, n int, keep bool) bool {
+// been in nobody's way. With keep another is likely to follow soon, before which so
+// many bytes may go ahead.
+func (p *pipe) endPlainLocked(seq int64, n int, keep bool, ahead int32) bool {
 	if n != p.q.len || p.asked.seq != seq || !p.allAbsorbedLocked() || p.waiters > 0 || p.wanted || p.owed || p.marks.counted || p.refuse != nil {
 		return false
 	}
@@ -79,21 +80,57 @@ func (p *pipe) endPlainLocked(seq int64, n int, keep bool) bool {
 	p.flow.pushes++
 	p.done = seq
 	p.measureHighestLocked()
-	if keep && !p.async && p.q.head.long == nil {
+	switch {
+	case keep && !p.async && ahead == 0 && p.q.head.long == nil:
 		p.q.keepBlock()
-	} else {
+	default:
 		p.q.dropBlock()
 	}
 	p.leaveLocked()
 	if credit > 0 { // nobody has taken it back
 		p.q.grant(min(blockSize, p.marks.buffer-1))
+		p.ahead.flushed(ahead)
 	} else {
+		p.ahead.flushed(0)
 		p.grantLocked()
 	}
 	return true
 }
 
-// endPushLocked is the end of any other.
+// goesAheadLocked reports whether there is room ahead, and nothing in the way.
+func (p *pipe) goesAheadLocked() bool { return p.ahead.room > 0 && !p.held }
+
+// wentAheadLocked notes that n bytes have gone ahead.
+func (p *pipe) wentAheadLocked(n int) {
+	p.noteThroughLocked(int64(n))
+	p.ahead.room -= int32(n)
+	p.ahead.len += int32(n)
+}
+
+// beginAheadLocked asks for a flush of what has gone ahead, and takes the baton for it.
+func (p *pipe) beginAheadLocked() (seq int64) {
+	p.seizeLocked()
+	p.flow.flushes++
+	p.asked.seq++
+	p.asked.pos = p.accepted
+	return p.asked.seq
+}
+
+// endAheadLocked is the end of that flush, if it has been in nobody's way. room is
+// for the next.
+func (p *pipe) endAheadLocked(seq int64, room int32) bool {
+	if p.ahead.room != underWay || p.asked.seq != seq || p.waiters > 0 {
+		return false
+	}
+	p.flow.pushes++
+	p.done = seq
+	p.ahead.flushed(room)
+	p.leaveLocked()
+	return true
+}
+
+// endPushLocked is the end of a plain flush, of what was held or had gone ahead, that has
+// been in somebody's way.
 func (p *pipe) endPushLocked(seq int64, size, n int, pushed bool, err error) {
 	defer func() {
 		p.releaseLocked()
@@ -105,6 +142,7 @@ func (p *pipe) endPushLocked(seq int64, size, n int, pushed bool, err error) {
 	}
 	if p.fail == nil {
 		p.done = seq
+		p.ahead.flushed(0)
 	}
 }
 

@@ -5,7 +5,8 @@ import "time"
 // Stats are the counts of one response.
 //
 // Behind is 0 for a client that keeps up, however much the kernel still holds
-// for it: that is [Flusher.Backlog]. Of a byte that came while others were held it
+// for it: that is [Flusher.Backlog]. A byte in the server's own buffer that waits for its
+// flush counts as held. Of a byte that came while others were held it
 // may say up to as much more as the server's last call took. Of a byte in a stream of
 // flushes that wait, each soon after the one before, it may say less, by a thirty-second
 // of SendTimeout at most, unless Stats has been asked since it came: such flushes do not
@@ -56,7 +57,7 @@ func (f *Flusher) statsLocked() Stats {
 
 // behindLocked is Stats.Behind.
 func (f *Flusher) behindLocked() time.Duration {
-	d := f.q.behind()
+	d := max(f.q.behind(), f.ahead.behind())
 	if at := f.passing; at != 0 {
 		if f.timeout.since != 0 { // the piece may have got on
 			at = max(at, f.timeout.since)
@@ -73,7 +74,8 @@ func (f *Flusher) Err() error {
 	return f.fail
 }
 
-// Buffered returns the number of bytes on floor 2.
+// Buffered returns the number of bytes on floor 2. In a stream whose flushes come close
+// together a small Write goes to the server's own buffer at once, and is not counted.
 func (f *Flusher) Buffered() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -72,6 +72,7 @@ func briskTick(d time.Duration) time.Duration { return d / 32 }
 // clockCallsLocked has the calls read the clock, and the queue keep nothing.
 func (f *Flusher) clockCallsLocked() {
 	f.timeout.brisk, f.timeout.calls = false, 0
+	f.ahead.settle()
 	f.q.settle()
 }
 
@@ -83,6 +84,7 @@ func (f *Flusher) closeTimeoutLocked(quiet bool) {
 
 // beginCallLocked notes that a call of the server begins.
 func (f *Flusher) beginCallLocked() {
+	f.ahead.end() // what the server keeps is not known any more
 	t := &f.timeout
 	if t.calling = true; t.progress != nil {
 		t.progress.room.begin()
@@ -328,6 +330,7 @@ func (f *Flusher) tickLocked() bool {
 	if t.calls = 0; !t.calling && !f.gone && calls >= briskCalls/2 {
 		t.running = true
 		t.timer.Reset(briskTick(t.d))
+		f.ahead.see()
 		f.q.see()
 		return true
 	}

@@ -40,6 +40,9 @@ func (f *Flusher) WriteString(s string) (int, error) { return write(f, s) }
 
 func write[T []byte | string](f *Flusher, p T) (int, error) {
 	f.mu.Lock()
+	if f.goesAheadLocked() && 0 < len(p) && len(p) <= int(f.ahead.room) {
+		return writeAhead(f, p)
+	}
 	if spendLocked(&f.pipe, p) {
 		f.mu.Unlock()
 		return len(p), nil
@@ -304,6 +307,8 @@ func (f *Flusher) Unwrap() http.ResponseWriter {
 func (f *Flusher) serverWriter() http.ResponseWriter {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.srv.keeps = false // who writes to it may fill it
+	f.ahead.end()
 	return f.srv.writer()
 }
 

@@ -64,7 +64,7 @@ const (
 	asyncWhy     = "profiled: the same, and of each write in the first 2 MiB 64 KiB are copied and carried by another goroutine"
 	fileWhy      = "profiled: 8 MiB go in four calls of the server, and three more get to know the file"
 	shortWhy     = "profiled: of the processor time that the library adds half is its own steps, in sixty functions of which none stands out; the deadline that bounds the last write is a tenth; the Flusher, the copy of the request and its context, made for each response, a tenth, and their collection a fifteenth; a fifth is in net/http and the kernel, which find less of theirs in the caches"
-	idleWhy      = "profiled: the Flusher 448 B, the copy of the request 320 B, the send timeout's timer 149 B, which a minute of idling gives back, the context 48 B; for one that is waited for 712 B more, of which package context takes 664 B: 256 B for a map of who ends with the server's context, 200 B to be in it until Detach takes it out, 208 B for a context and channel of its own"
+	idleWhy      = "profiled: the Flusher 480 B, the copy of the request 320 B, the send timeout's timer 149 B, which a minute of idling gives back, the context 48 B; for one that is waited for 712 B more, of which package context takes 664 B: 256 B for a map of who ends with the server's context, 200 B to be in it until Detach takes it out, 208 B for a context and channel of its own"
 	broadcastWhy = "profiled: of what comes on top of the system call most is to read each member's Flusher and wire into the caches, several members at a time"
 	linkWhy      = "not profiled; near the end the kernel is asked for what the client has acknowledged"
 )
