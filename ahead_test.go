@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"strings"
@@ -24,16 +23,17 @@ const aheadRoom = 2048
 // aheadStream serves a stream whose flushes have come so close that small Writes go
 // ahead of them, and has then do the rest of the handler's work. got returns what the
 // client has of the body so far, without its framing.
-func aheadStream(t *testing.T, opts flush.Options, capacity int, then func(f *flush.Flusher, c net.Conn, got func() string)) {
+func aheadStream(t *testing.T, opts flush.Options, then func(f *flush.Flusher, got func() string)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		opts.SendTimeout = briskTimeout
-		conns, done := make(chan net.Conn, 1), make(chan struct{})
+		done := make(chan struct{})
 		var mu sync.Mutex
 		var body bytes.Buffer
 		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&opts, func(w http.ResponseWriter, _ *http.Request) {
 			defer close(done)
-			f, c := harness.Flusher(w), <-conns
+			w.Header().Set("Connection", "close")
+			f := harness.Flusher(w)
 			for range 40 {
 				if opts.Flush == flush.Async {
 					harness.MustWrite(t, f, ".")
@@ -46,17 +46,16 @@ func aheadStream(t *testing.T, opts flush.Options, capacity int, then func(f *fl
 			if n := flush.AheadRoom(f); n != aheadRoom {
 				t.Fatalf("%d bytes may go ahead, want %d", n, aheadRoom)
 			}
-			then(f, c, func() string {
+			then(f, func() string {
 				synctest.Wait()
 				mu.Lock()
 				defer mu.Unlock()
 				return strings.TrimLeft(body.String(), ".")
 			})
-		}), capacity)
+		}), 1<<20)
 		c, err := srv.Dial(t.Context())
 		harness.Must(t, err)
 		defer c.Close()
-		conns <- c
 		io.WriteString(c, "GET / HTTP/1.0\r\nHost: x\r\n\r\n") // no chunks in the body
 		go func() {
 			p := make([]byte, 4096)
@@ -156,6 +155,10 @@ func TestWhatGoesAheadKeepsItsPlace(t *testing.T) {
 			}
 			wg.Wait()
 		}, "bbbbbbbbbb"},
+		"Detach": {func(t *testing.T, f *flush.Flusher) {
+			harness.Must(t, f.Detach())
+			harness.MustWrite(t, f, "b")
+		}, "b"},
 		"who has the server's writer": {func(t *testing.T, f *flush.Flusher) {
 			harness.Must(t, f.FlushWait(harness.NoContext))
 			io.WriteString(f.Unwrap(), large[:2000])
@@ -169,7 +172,7 @@ func TestWhatGoesAheadKeepsItsPlace(t *testing.T) {
 	} {
 		for mode, opts := range map[string]flush.Options{"Wait": {}, "Async": {Flush: flush.Async}, "BufferSize": {BufferSize: 100}} {
 			t.Run(name+"/"+mode, func(t *testing.T) {
-				aheadStream(t, opts, 1<<20, func(f *flush.Flusher, _ net.Conn, got func() string) {
+				aheadStream(t, opts, func(f *flush.Flusher, got func() string) {
 					harness.MustWrite(t, f, "a")
 					if n := flush.AheadRoom(f); n != aheadRoom-1 {
 						t.Errorf("it has not gone ahead: room for %d bytes", n)
@@ -186,6 +189,36 @@ func TestWhatGoesAheadKeepsItsPlace(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Nor is it left behind where the connection is taken over.
+func TestHijackBehindWhatWentAhead(t *testing.T) {
+	aheadStream(t, flush.Options{}, func(f *flush.Flusher, got func() string) {
+		harness.MustWrite(t, f, "a")
+		c, _, err := f.Hijack()
+		harness.Must(t, err)
+		io.WriteString(c, "b")
+		if s := got(); s != "ab" {
+			t.Errorf("the client has %q", s)
+		}
+		c.Close()
+	})
+}
+
+// Where its maker has the server's writer, too, nothing goes ahead: what he writes to it
+// would have it flow over.
+func TestNothingGoesAheadOfNew(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			f := flush.New(w, r, &flush.Options{SendTimeout: briskTimeout})
+			defer f.Close()
+			flushOften(t, f)
+			if n := flush.AheadRoom(f); n != 0 {
+				t.Errorf("%d bytes may go ahead", n)
+			}
+		}), 1<<20)
+		harness.Open(t, srv, "GET", "/", nil).ExpectEnd(strings.Repeat("event", 40))
+	})
 }
 
 // A client that stops is noticed as ever, whether its event has gone ahead or not, and

@@ -92,6 +92,7 @@ func (f *Flusher) flushFrom(outer http.ResponseWriter, wait bool) error {
 func New(w http.ResponseWriter, r *http.Request, opts *Options) *Flusher {
 	f := new(Flusher)
 	f.init(w, r, opts.compile())
+	f.srv.keeps = false // its maker has w, too, and may fill it
 	if r != nil {
 		f.newBody(r)
 	}

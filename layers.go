@@ -86,7 +86,7 @@ type server struct {
 	takesInfo  bool // a 1xx reaches the client as such
 	fixesEmpty bool // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
 	ownHeader  bool // it reads its header map only inside WriteHeader: see headerLocked
-	keeps      bool // up to serverMeasures bytes, until it is flushed: see ahead. Changed by serverWriter
+	keeps      bool // up to serverMeasures bytes, until it is flushed: and none but us fills it: see ahead. Changed by New and serverWriter
 }
 
 // serverMeasures is the size up to which net/http finds the length of a whole
