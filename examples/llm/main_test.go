@@ -198,15 +198,18 @@ func TestClientStalls(t *testing.T) {
 		said, stopped := 0, make(chan time.Duration, 1)
 		endless := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			w.Header().Set("Content-Type", "text/event-stream")
-			for http.NewResponseController(w).Flush() == nil && sendToken(w, "again ") == nil {
+			http.NewResponseController(w).Flush()
+			synctest.Wait() // ReverseProxy has flushed the headers: its timer waits for a mutex, which stops a bubble's clock
+			for sendToken(w, "again ") == nil && http.NewResponseController(w).Flush() == nil {
 				said++
 			}
 			stopped <- time.Since(begin)
 		})
 		p := start(t, endless, new(output))
 		c := p.ask(t)
-		if got := <-stopped; got != 30*time.Second {
-			t.Errorf("the model stopped after %v, want 30s", got)
+		const limit = 30 * time.Second
+		if got := <-stopped; got < limit || got > limit+limit/16 { // later where the proxy's calls have come close together
+			t.Errorf("the model stopped after %v, want %v, or a sixteenth more", got, limit)
 		}
 		if said > 1000 { // 80 KiB of tokens; the proxy holds 16, its buffers and the model's some more
 			t.Errorf("%d tokens for a client that reads none", said)
