@@ -291,6 +291,15 @@ func (c *stoppingConn) FlushError() error {
 	return c.Sink.FlushError()
 }
 
+// aheadSink returns a response over a Sink before whose flushes small Writes go ahead.
+func aheadSink(t *testing.T) (*flush.Flusher, *harness.Sink) {
+	s := harness.NewSink(t)
+	f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SendTimeout: briskTimeout})
+	flush.KeepAhead(f)
+	flushOften(t, f)
+	return f, s
+}
+
 // What the server says of bytes that go ahead their Write says.
 func TestServerRefusesWhatGoesAhead(t *testing.T) {
 	gone := errors.New("gone")
@@ -308,10 +317,7 @@ func TestServerRefusesWhatGoesAhead(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				s := harness.NewSink(t)
-				f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SendTimeout: briskTimeout})
-				flush.KeepAhead(f)
-				flushOften(t, f)
+				f, s := aheadSink(t)
 				before := f.Stats()
 				s.Fault = func([]byte, int) (int, error) { s.Fault = nil; return c.n, c.err }
 				n, err := f.Write([]byte("event"))
@@ -335,10 +341,7 @@ func TestServerRefusesWhatGoesAhead(t *testing.T) {
 // baton behind.
 func TestServerPanicsBehindWhatWentAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := harness.NewSink(t)
-		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SendTimeout: briskTimeout})
-		flush.KeepAhead(f)
-		flushOften(t, f)
+		f, s := aheadSink(t)
 		harness.MustWrite(t, f, "event")
 		s.OnFlush = func() error { s.OnFlush = nil; panic("the server's") }
 		func() {
@@ -364,10 +367,7 @@ func TestServerPanicsBehindWhatWentAhead(t *testing.T) {
 // counts as waiting from then on.
 func TestBehindOfWhatWentAhead(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := harness.NewSink(t)
-		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SendTimeout: briskTimeout})
-		flush.KeepAhead(f)
-		flushOften(t, f)
+		f, s := aheadSink(t)
 		harness.MustWrite(t, f, "event")
 		time.Sleep(10 * briskTick)
 		if n := f.Stats().Behind; n < 8*briskTick || n > 10*briskTick {
