@@ -20,7 +20,7 @@ import (
 //   - Push, which concerns another stream (handler.go);
 //   - Header, and net/http's own WriteHeader on HTTP/1, which only takes notes
 //     (headers.go);
-//   - writeAhead, whose bytes it only copies.
+//   - writeAhead and writeStringAhead, whose bytes it only copies.
 
 // callLocked calls the server with mu dropped. The holder of the baton calls
 // it, and then verdictLocked with the error of the call, if it has one.
@@ -144,17 +144,22 @@ func (f *Flusher) pushPlain(keeps bool) error {
 	return nil
 }
 
-// writeAhead gives p, for which there is room ahead, to the server's writer. It is called
-// with mu held and returns without.
-func writeAhead[T []byte | string](f *Flusher, p T) (n int, err error) {
-	switch p := any(p).(type) {
-	case []byte:
-		n, err = f.srv.w.Write(p)
-	case string:
-		n, err = io.WriteString(f.srv.w, p)
-	}
-	if err != nil || n != len(p) {
-		n, err = wrote(n, len(p), err)
+// writeAhead gives p, for which there is room ahead, to the server's writer, and
+// writeStringAhead gives s. They are called with mu held and return without.
+func (f *Flusher) writeAhead(p []byte) (int, error) {
+	n, err := f.srv.w.Write(p)
+	return f.wroteAhead(len(p), n, err)
+}
+
+func (f *Flusher) writeStringAhead(s string) (int, error) {
+	n, err := io.WriteString(f.srv.w, s)
+	return f.wroteAhead(len(s), n, err)
+}
+
+// wroteAhead is their end: of size bytes the server has taken n, and said err.
+func (f *Flusher) wroteAhead(size, n int, err error) (int, error) {
+	if err != nil || n != size {
+		n, err = wrote(n, size, err)
 		err = f.verdictLocked(err)
 	}
 	f.wentAheadLocked(n)

@@ -100,6 +100,9 @@ func (p *pipe) endPlainLocked(seq int64, n int, keep bool, ahead int32) bool {
 // goesAheadLocked reports whether there is room ahead, and nothing in the way.
 func (p *pipe) goesAheadLocked() bool { return p.ahead.room > 0 && !p.held }
 
+// fitsAheadLocked reports whether n bytes may go ahead.
+func (p *pipe) fitsAheadLocked(n int) bool { return 0 < n && n <= int(p.ahead.room) && !p.held }
+
 // wentAheadLocked notes that n bytes have gone ahead.
 func (p *pipe) wentAheadLocked(n int) {
 	p.noteThroughLocked(int64(n))

@@ -33,16 +33,25 @@ func (f *Flusher) startOwn(r *http.Request) {
 // [http.ErrBodyNotAllowed] and [http.ErrHijacked] as in net/http. It keeps no
 // reference to p. An empty write fixes status and headers where it does on the
 // server (net/http, HTTP/3), and does no more.
-func (f *Flusher) Write(p []byte) (int, error) { return write(f, p) }
+func (f *Flusher) Write(p []byte) (int, error) {
+	f.mu.Lock()
+	if f.fitsAheadLocked(len(p)) {
+		return f.writeAhead(p)
+	}
+	return write(f, p)
+}
 
 // WriteString is Write for a string, without a copy for the conversion.
-func (f *Flusher) WriteString(s string) (int, error) { return write(f, s) }
-
-func write[T []byte | string](f *Flusher, p T) (int, error) {
+func (f *Flusher) WriteString(s string) (int, error) {
 	f.mu.Lock()
-	if f.goesAheadLocked() && 0 < len(p) && len(p) <= int(f.ahead.room) {
-		return writeAhead(f, p)
+	if f.fitsAheadLocked(len(s)) {
+		return f.writeStringAhead(s)
 	}
+	return write(f, s)
+}
+
+// write is called with mu held and returns without.
+func write[T []byte | string](f *Flusher, p T) (int, error) {
 	if spendLocked(&f.pipe, p) {
 		f.mu.Unlock()
 		return len(p), nil
