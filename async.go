@@ -28,7 +28,7 @@ func (f *Flusher) FlushError() error {
 	default:
 		err = f.flushNow()
 	}
-	if errors.Is(err, ErrBuffering) {
+	if err != nil && errors.Is(err, ErrBuffering) {
 		return nil
 	}
 	return err
