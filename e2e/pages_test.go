@@ -142,11 +142,11 @@ func open(t *testing.T, ctx context.Context, address, ready string) {
 	until(t, ctx, ready)
 }
 
-// until waits for a JavaScript condition.
+// until waits for a JavaScript condition. What it names may not be there yet.
 func until(t *testing.T, ctx context.Context, condition string) {
 	t.Helper()
 	for deadline := time.Now().Add(bound); ; time.Sleep(10 * time.Millisecond) {
-		ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("Boolean("+condition+")"))
+		ok, err := chromedp.Run(ctx, chromedp.Evaluate[bool]("(() => { try { return Boolean("+condition+") } catch { return false } })()"))
 		if err != nil {
 			t.Fatal(err)
 		}
