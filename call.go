@@ -114,8 +114,7 @@ func (f *Flusher) writeLocked(p []byte, push bool) (n int, pushed bool, err erro
 // with mu held and returns without, unless keeps. It returns the failure, or what the
 // server's flush said that does not stick.
 func (f *Flusher) pushPlain(keeps bool) error {
-	seq := f.asked.seq
-	piece := f.q.head.held()
+	seq, piece := f.asked.seq, f.q.head.held()
 	f.beginCallLocked()
 	f.mu.Unlock()
 	returned, pushed := false, false

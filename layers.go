@@ -180,7 +180,8 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 		case "*http.response":
 			s.direct = true
 			s.ownHeader = r != nil && t.Elem().PkgPath() == "net/http"
-			if s.keeps = s.ownHeader; s.keeps {
+			if s.ownHeader {
+				s.keeps = true
 				own := t
 				ownWriter.Store(&own)
 			}

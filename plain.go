@@ -61,10 +61,7 @@ func (p *pipe) plainLocked() bool {
 // beginPlainLocked asks for a plain flush, which may be plain, and takes the baton for
 // it.
 func (p *pipe) beginPlainLocked() {
-	p.seizeLocked()
-	p.flow.flushes++
-	p.asked.seq++
-	p.asked.pos = p.accepted
+	p.beginAheadLocked()
 	p.q.more = noMore
 }
 
@@ -80,10 +77,9 @@ func (p *pipe) endPlainLocked(seq int64, n int, keep bool, ahead int32) bool {
 	p.flow.pushes++
 	p.done = seq
 	p.measureHighestLocked()
-	switch {
-	case keep && !p.async && ahead == 0 && p.q.head.long == nil:
+	if keep && !p.async && ahead == 0 && p.q.head.long == nil {
 		p.q.keepBlock()
-	default:
+	} else {
 		p.q.dropBlock()
 	}
 	p.leaveLocked()
@@ -114,8 +110,7 @@ func (p *pipe) wentAheadLocked(n int) {
 func (p *pipe) beginAheadLocked() (seq int64) {
 	p.seizeLocked()
 	p.flow.flushes++
-	p.asked.seq++
-	p.asked.pos = p.accepted
+	p.askLocked()
 	return p.asked.seq
 }
 

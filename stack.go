@@ -309,7 +309,8 @@ func (f *Flusher) dropStackLocked() {
 	s.bufs, s.late, s.rest, s.follow, s.passing = nil, nil, nil, 0, false
 }
 
-// writeStackLocked writes p to the buffer on top.
+// writeStackLocked writes p to the buffer on top, where it does not just stay as things
+// are: see holdOnTopLocked.
 //
 // After the response has failed, buffers go on taking what is written: it may
 // be wanted for something else. The failure is returned all the same.
@@ -324,11 +325,11 @@ func writeStackLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
 		if f.stackClosedLocked() {
 			return 0, f.refuse // the end has come meanwhile, and has not waited for this Write
 		}
+		if holdOnTopLocked(f, p) {
+			return len(p), f.fail
+		}
 	}
 	s := f.stack
-	if holdOnTopLocked(f, p) {
-		return len(p), f.fail
-	}
 	if f.takeTurnLocked(false) != nil {
 		s.late = append(s.late, p...)
 		return len(p), f.fail
