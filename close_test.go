@@ -442,6 +442,36 @@ func TestCloseLeavesTheLengthToTheServer(t *testing.T) {
 	}
 }
 
+// So much the server holds by itself, and HTTP/2's twice as much as HTTP/1's.
+func TestCloseLeavesTheLengthOfWhatTheServerHolds(t *testing.T) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		holds := 2048
+		if p == harness.HTTP2 {
+			holds = 4096
+		}
+		for _, size := range []int{holds, holds + 1} {
+			park := harness.NewPark(t)
+			srv := harness.Serve(t, p, harness.Wrapped(&flush.Options{BufferSize: -1}, func(w http.ResponseWriter, _ *http.Request) {
+				for range size {
+					w.Write([]byte("x"))
+				}
+				harness.Must(t, harness.Flusher(w).Close())
+				park.Here()
+			}))
+			s := harness.Open(t, srv, "GET", "/", nil)
+			park.Next()
+			want := int64(-1)
+			if size == holds {
+				want = int64(size)
+			}
+			if n := s.Response().ContentLength; n != want {
+				t.Errorf("%d bytes have a Content-Length of %d", size, n)
+			}
+			s.ExpectEnd(strings.Repeat("x", size))
+		}
+	})
+}
+
 // The Close of NewHandler pushes nothing: a response is as short as without us.
 func TestReturnPushesNothing(t *testing.T) {
 	harness.EachProto(t, func(t *testing.T, p harness.Proto) {

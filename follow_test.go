@@ -524,3 +524,61 @@ func TestOwedWhoseFilterPanics(t *testing.T) {
 		f.Close()
 	})
 }
+
+// An Abort while a carrier brings down what is owed ends with that: the server is not
+// called again, be it for the flush that was asked for.
+func TestAbortWhileACarrierPays(t *testing.T) {
+	for _, aborts := range []bool{true, false} {
+		t.Run(fmt.Sprint(aborts), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := hintedSink{harness.DeadlineSink{Sink: harness.NewSink(t)}, harness.NewPark(t)}
+				f := flush.New(s, requestOf(t.Context(), 0), nil)
+				filter := harness.NewPark(t)
+				f.StartBuffer(&flush.BufferOptions{FollowFlush: true, Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+					if phase&flush.PhaseFinal == 0 {
+						filter.Here()
+					}
+					return p, nil
+				}})
+				harness.MustWrite(t, f, "a")
+				hinted := harness.Go(func() error { f.WriteHeader(http.StatusEarlyHints); return nil })
+				s.hint.Wait()
+				harness.Must(t, f.FlushAsync()) // the filter could not set headers now: it is owed
+				s.hint.Resume()
+				<-hinted
+				filter.Wait()
+				if s.Status != 0 {
+					t.Fatal("the headers are out: the test shows nothing")
+				}
+				var over <-chan error
+				if aborts {
+					over = harness.Go(func() error { f.Abort(harness.ErrBoom); return nil })
+					time.Sleep(2 * time.Second) // what was flushed may go out for one
+				}
+				filter.Resume()
+				synctest.Wait()
+				if (s.Status == 0) != aborts || (len(s.Flushed) == 0) != aborts {
+					t.Errorf("status %d, flushed at %v", s.Status, s.Flushed)
+				}
+				if aborts {
+					<-over
+				} else {
+					harness.Must(t, f.Close())
+				}
+			})
+		})
+	}
+}
+
+// A hintedSink is a server that takes as long for a 103 as the test likes.
+type hintedSink struct {
+	harness.DeadlineSink
+	hint *harness.Park
+}
+
+func (s hintedSink) WriteHeader(code int) {
+	if code == http.StatusEarlyHints {
+		s.hint.Here()
+	}
+	s.DeadlineSink.WriteHeader(code)
+}
