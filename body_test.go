@@ -1210,6 +1210,24 @@ func TestNewTryWriteIsFlushedByACaller(t *testing.T) {
 	}
 }
 
+// FlushAsync of a New's is done by its caller where no carrier may call the server, and
+// waits for no other call.
+func TestNewFlushAsyncIsDoneByItsCaller(t *testing.T) {
+	srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f := flush.New(w, r, nil)
+		harness.MustWrite(t, f, "x")
+		if f.HeadersSent() {
+			t.Error("Write has sent the headers")
+		}
+		harness.Must(t, f.FlushAsync())
+		if stats := f.Stats(); !f.HeadersSent() || stats.Pushes != 1 {
+			t.Errorf("headers sent: %t, %+v", f.HeadersSent(), stats)
+		}
+		harness.Must(t, f.Close())
+	}))
+	harness.Open(t, srv, "POST", "/", strings.NewReader("upload")).ExpectEnd("x")
+}
+
 // Once the drain of an upload has been cut the call goes on, and is watched like any
 // other: a client that does not read either costs a second send timeout, and no more.
 func TestCallIsWatchedBehindADrain(t *testing.T) {

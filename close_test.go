@@ -700,3 +700,39 @@ func TestSecondEndWaitsForTheFirst(t *testing.T) {
 		})
 	}
 }
+
+// Behind a flush that takes too long at an early Close the server's word counts, where
+// its flush has one. Where it has none, it may have met anything.
+func TestCloseBelievesAFlushThatTells(t *testing.T) {
+	below := harness.Unwrapper{ResponseWriter: harness.NewPlain()} // has the deadlines
+	for name, c := range map[string]struct {
+		w    http.ResponseWriter
+		want error
+	}{
+		"tells":  {slowlyTelling{below}, nil},
+		"silent": {slowlySilent{below}, flush.ErrTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				defer func() {
+					if v := recover(); (v != nil) != (c.want != nil) {
+						t.Errorf("recovered %v", v)
+					}
+				}()
+				harness.Wrapped(&flush.Options{SendTimeout: time.Second}, func(w http.ResponseWriter, _ *http.Request) {
+					io.WriteString(w, "x")
+					if err := harness.Flusher(w).Close(); !errors.Is(err, c.want) {
+						t.Errorf("Close: %v, want %v", err, c.want)
+					}
+				}).ServeHTTP(c.w, httptest.NewRequest("GET", "/", nil))
+			})
+		})
+	}
+}
+
+// Layers whose flush takes two seconds.
+type slowlyTelling struct{ harness.Unwrapper }
+type slowlySilent struct{ harness.Unwrapper }
+
+func (slowlyTelling) FlushError() error { time.Sleep(2 * time.Second); return nil }
+func (slowlySilent) Flush()             { time.Sleep(2 * time.Second) }

@@ -820,3 +820,45 @@ func TestRefusedCopyLeavesTheFile(t *testing.T) {
 		f.Abort(harness.ErrBoom)
 	}
 }
+
+// A copy that ends with its response says so, as a Write does, though the server has
+// taken all of the file; one that an Abort follows is whole.
+func TestCopyBesideAnAbort(t *testing.T) {
+	for _, during := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			s := deafSink{harness.DeadlineSink{Sink: harness.NewSink(t)}, harness.NewPark(t)}
+			f := flush.New(s, nil, nil)
+			file, _ := harness.TempFile(t, 1000)
+			copied := harness.Go(func() error {
+				n, err := io.Copy(f, io.LimitReader(file, 1000))
+				if n != 1000 {
+					t.Errorf("%d bytes copied", n)
+				}
+				return err
+			})
+			s.inside.Wait()
+			var want error
+			if during {
+				want = harness.ErrBoom
+				go f.Abort(harness.ErrBoom)
+				synctest.Wait()
+			}
+			s.inside.Resume()
+			if err := <-copied; !errors.Is(err, want) {
+				t.Errorf("aborted meanwhile %t: %v", during, err)
+			}
+			f.Abort(harness.ErrBoom)
+		})
+	}
+}
+
+// A deafSink is a server whose ReadFrom no deadline ends.
+type deafSink struct {
+	harness.DeadlineSink
+	inside *harness.Park
+}
+
+func (s deafSink) ReadFrom(src io.Reader) (int64, error) {
+	s.inside.Here()
+	return io.Copy(io.Discard, src)
+}
