@@ -81,6 +81,7 @@ type rare struct {
 	torn            bool           // the server refused accepted bytes
 	abort           bool           // Abort was called
 	bare            bool           // SendHeaders has sent the headers alone
+	fed             bool           // a Flusher above with a budget writes to it
 	cutBy           error          // why the response is cut at its end; nil: a Write that had begun did not finish
 	hooks           []closeHook    // of handlers that joined
 	interval        *flushInterval // nil: none
@@ -145,6 +146,9 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 		f.rareLocked().interval = &flushInterval{d: cfg.FlushInterval}
 	}
 	f.initTimeout(by)
+	if cfg.Budget != nil && !f.srv.direct {
+		f.feedBelow()
+	}
 	if r != nil {
 		if f.conn = tcp.From(r.Context()); f.conn != nil && f.http1 && f.srv.deadlines {
 			f.timeout.progress = f.newProgress()
