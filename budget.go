@@ -378,11 +378,11 @@ func (f *Flusher) feedBelow() {
 	f.mu.Lock()
 	w, ctx := f.srv.writer(), f.serverContext()
 	f.mu.Unlock()
-	below, ok := From(w)
-	if !ok && ctx != nil {
-		below, ok = FromContext(ctx)
+	below := flusherIn(w)
+	if below == nil && ctx != nil {
+		below, _ = ctx.Value(flusherKey{}).(*Flusher)
 	}
-	if !ok || below == f {
+	if below == nil || below == f {
 		return
 	}
 	below.mu.Lock()
