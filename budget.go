@@ -372,23 +372,14 @@ func (f *Flusher) needsNoMemoryLocked(n int) bool {
 	return f.rarely().fed || ctx != nil && ctx.Err() != nil && !f.carrierOnly() || f.serverKeepsLocked(n)
 }
 
-// feedBelow tells the Flushers below, behind middleware, that one with a budget writes
-// to them.
+// feedBelow tells the Flushers below that one with a budget writes to them.
 func (f *Flusher) feedBelow() {
-	f.mu.Lock()
-	w, ctx := f.srv.writer(), f.serverContext()
-	f.mu.Unlock()
-	below := flusherIn(w)
-	if below == nil && ctx != nil {
-		below, _ = ctx.Value(flusherKey{}).(*Flusher)
+	if below := f.flusherBelow(); below != nil {
+		below.mu.Lock()
+		below.rareLocked().fed = true
+		below.mu.Unlock()
+		below.feedBelow()
 	}
-	if below == nil || below == f {
-		return
-	}
-	below.mu.Lock()
-	below.rareLocked().fed = true
-	below.mu.Unlock()
-	below.feedBelow()
 }
 
 // serverKeepsLocked reports whether a Write of n bytes more stays in the buffer that

@@ -275,3 +275,66 @@ func TestNestedKeepsUpBesideABudget(t *testing.T) {
 		}
 	}
 }
+
+// A WriteTimeout that the outer one has lifted does not hold for the inner one: its own
+// send timeout does, and a client that leaves behind that time has left. Twin: one that
+// was not lifted ends the response.
+func TestNestedUnderALiftedWriteTimeout(t *testing.T) {
+	const absolute, late = 30 * time.Second, 45 * time.Second
+	for _, outer := range []struct {
+		name string
+		opts flush.Options
+		lift func(f *flush.Flusher)
+		ends time.Duration // for a client that stalls
+	}{
+		{"none", flush.Options{SendTimeout: -1}, func(*flush.Flusher) {}, time.Minute},
+		{"another", flush.Options{SendTimeout: time.Hour}, func(*flush.Flusher) {}, time.Minute},
+		{"by the handler", flush.Options{}, func(f *flush.Flusher) { f.SetWriteDeadline(time.Time{}) }, time.Minute},
+		{"twin: it holds", flush.Options{}, func(*flush.Flusher) {}, absolute},
+	} {
+		for name, wrap := range map[string]func(w http.ResponseWriter) http.ResponseWriter{
+			"hides":   func(w http.ResponseWriter) http.ResponseWriter { return opaque{w} },
+			"unwraps": func(w http.ResponseWriter) http.ResponseWriter { return harness.Unwrapper{ResponseWriter: w} },
+		} {
+			for _, leaves := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%s/leaves=%t", outer.name, name, leaves), func(t *testing.T) {
+					edge(t, func(t *testing.T) {
+						s := harness.NewSink(t)
+						s.Hold(0)
+						s.Fault = func([]byte, int) (int, error) { return 0, io.ErrClosedPipe }
+						if leaves {
+							time.AfterFunc(late, s.Release)
+						}
+						clock := harness.NewClock()
+						var err error
+						var took time.Duration
+						inner := harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+							_, err = w.Write(make([]byte, harness.Much))
+							took = clock.Now()
+							s.Release()
+						})
+						time.AfterFunc(absolute, func() {
+							if outer.ends == absolute {
+								s.WriteDeadline.Set(time.Now()) // the server's own
+							}
+						})
+						func() {
+							defer func() { recover() }() // http.ErrAbortHandler
+							harness.Wrapped(&outer.opts, func(w http.ResponseWriter, r *http.Request) {
+								outer.lift(harness.Flusher(w))
+								inner.ServeHTTP(wrap(w), r)
+							}).ServeHTTP(harness.DeadlineSink{Sink: s}, requestOf(t.Context(), absolute))
+						}()
+						want, at := flush.ErrTimeout, outer.ends
+						if leaves && late < at {
+							want, at = flush.ErrClientGone, late
+						}
+						if !errors.Is(err, want) || errors.Is(err, flush.ErrTimeout) != (want == flush.ErrTimeout) || took < at || took > grain(at) {
+							t.Errorf("%v after %v, want %v after %v", err, took, want, at)
+						}
+					})
+				})
+			}
+		}
+	}
+}
