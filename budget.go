@@ -26,7 +26,8 @@ var errThrough = errors.New("flush: to be handed to the server")
 // Close, Abort and Hijack end the wait, and so does the end of the client. A
 // synchronous Write does not wait: it goes to the client at once. Nor does the
 // first Write of a response, or the first after a flush that is done, of no more
-// than the 2 KiB that net/http keeps by itself.
+// than the 2 KiB that net/http keeps by itself; nor that of a Flusher with a budget
+// that stands above, behind middleware.
 //
 // A failed response gives back at once all but the block that the server is
 // writing. On HTTP/2 that write may last as long as the client's connection:
