@@ -812,3 +812,38 @@ func TestHijackedComplaints(t *testing.T) {
 		}
 	}
 }
+
+// A Write that is larger than what may be held waits for one call of the server's, and
+// not for all that others go on to ask of a carrier. It says how long.
+func TestLargeWriteGetsItsTurn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const takes = time.Second
+		s := harness.NewSink(t)
+		s.OnFlush = func() error { time.Sleep(takes); return nil }
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+		harness.MustWrite(t, f, "a")
+		harness.Must(t, f.FlushAsync())
+		ctx, cancel := context.WithCancel(t.Context())
+		over := harness.Go(func() error {
+			for range 100 {
+				if ctx.Err() != nil {
+					break
+				}
+				f.FlushAsync() // while the one before is under way: one is always due
+				time.Sleep(takes / 2)
+			}
+			return nil
+		})
+		synctest.Wait()
+		clock := harness.NewClock()
+		if n, err := f.Write(make([]byte, 200_000)); n != 200_000 || err != nil || clock.Now() > 20*takes {
+			t.Errorf("%d, %v after %v", n, err, clock.Now())
+		}
+		if waited := f.Stats().Waited; waited < takes || waited > clock.Now() {
+			t.Errorf("it waited %v of %v", waited, clock.Now())
+		}
+		cancel()
+		<-over
+		harness.Must(t, f.Close())
+	})
+}

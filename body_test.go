@@ -1210,6 +1210,24 @@ func TestNewTryWriteIsFlushedByACaller(t *testing.T) {
 	}
 }
 
+// FlushAsync of a New's is done by its caller where no carrier may call the server, and
+// waits for no other call.
+func TestNewFlushAsyncIsDoneByItsCaller(t *testing.T) {
+	srv := harness.Serve(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		f := flush.New(w, r, nil)
+		harness.MustWrite(t, f, "x")
+		if f.HeadersSent() {
+			t.Error("Write has sent the headers")
+		}
+		harness.Must(t, f.FlushAsync())
+		if stats := f.Stats(); !f.HeadersSent() || stats.Pushes != 1 {
+			t.Errorf("headers sent: %t, %+v", f.HeadersSent(), stats)
+		}
+		harness.Must(t, f.Close())
+	}))
+	harness.Open(t, srv, "POST", "/", strings.NewReader("upload")).ExpectEnd("x")
+}
+
 // Once the drain of an upload has been cut the call goes on, and is watched like any
 // other: a client that does not read either costs a second send timeout, and no more.
 func TestCallIsWatchedBehindADrain(t *testing.T) {
@@ -1469,48 +1487,77 @@ func (w readDeadlines) SetReadDeadline(t time.Time) error {
 	return http.NewResponseController(w.ResponseWriter).SetReadDeadline(t)
 }
 
-// An Abort that ends the wait of a call for the handler's Read hands nothing over:
-// what was held is lost, every byte, and a Write has handed over what it says.
+// An Abort that ends the wait of a call for the handler's Read, or its Close, hands
+// nothing over: what was held is lost, every byte, and a Write has handed over what it
+// says. A call whose wait the end of the upload ends hands over all.
 func TestAbortBehindAReadHandsNothingOver(t *testing.T) {
-	for _, size := range []int{5, 40_000} {
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
+	read := func(body io.ReadCloser) error { _, err := io.ReadAll(body); return err }
+	for _, c := range []struct {
+		name  string
+		turn  func(io.ReadCloser) error // the handler's, at the body
+		size  int
+		abort bool
+	}{
+		{"Read, small", read, 5, true},
+		{"Read, large", read, 40_000, true},
+		{"Read to its end", read, 5, false},
+		{"Close, small", io.ReadCloser.Close, 5, true},
+		{"Close, large", io.ReadCloser.Close, 40_000, true},
+		{"Close to its end", io.ReadCloser.Close, 5, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				body, upload := io.Pipe()
 				h := harness.Wrapped(nil, func(w http.ResponseWriter, r *http.Request) {
 					f := harness.Flusher(w)
-					read := harness.Go(func() error {
-						_, err := io.ReadAll(r.Body)
-						return err
-					})
+					turn := harness.Go(func() error { return c.turn(r.Body) })
 					synctest.Wait()
 					written := 0
 					wrote := harness.Go(func() (err error) {
-						if written, err = f.Write(make([]byte, size)); err == nil {
+						if written, err = f.Write(make([]byte, c.size)); err == nil {
 							err = f.FlushWait(harness.NoContext)
 						}
 						return err
 					})
 					synctest.Wait()
-					f.Abort(errWaitCause)
-					if err := <-wrote; !errors.Is(err, errWaitCause) {
+					var want error
+					if c.abort {
+						f.Abort(errWaitCause)
+						want = errWaitCause
+					} else {
+						upload.Close()
+					}
+					if err := <-wrote; !errors.Is(err, want) {
 						t.Errorf("got %v", err)
 					}
-					if stats := f.Stats(); stats.Lost != int64(written) {
-						t.Errorf("%d bytes were accepted and %d lost", written, stats.Lost)
+					if lost := f.Stats().Lost; c.abort && lost != int64(written) || !c.abort && lost != 0 {
+						t.Errorf("%d bytes were accepted and %d lost", written, lost)
 					}
 					upload.Close()
-					harness.Must(t, <-read)
+					harness.Must(t, <-turn)
 				})
 				srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-					r.Body, r.ContentLength = body, -1
+					r.Body, r.ContentLength = drainedAtClose{body}, -1
 					h.ServeHTTP(w, r)
 				}), 0)
 				s := harness.Open(t, srv, "GET", "/", nil)
-				s.Rest()
+				if c.abort {
+					s.Rest()
+				} else {
+					s.ExpectEnd(string(make([]byte, c.size)))
+				}
 				s.Leave()
 			})
 		})
 	}
+}
+
+// A drainedAtClose is a body whose Close reads what is left, as net/http's does.
+type drainedAtClose struct{ io.ReadCloser }
+
+func (b drainedAtClose) Close() error {
+	_, err := io.Copy(io.Discard, b.ReadCloser)
+	return err
 }
 
 // What comes behind the drain of an upload is no drain any more: a client that stalls

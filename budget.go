@@ -26,7 +26,8 @@ var errThrough = errors.New("flush: to be handed to the server")
 // Close, Abort and Hijack end the wait, and so does the end of the client. A
 // synchronous Write does not wait: it goes to the client at once. Nor does the
 // first Write of a response, or the first after a flush that is done, of no more
-// than the 2 KiB that net/http keeps by itself.
+// than the 2 KiB that net/http keeps by itself; nor that of a Flusher with a budget
+// that stands above, behind middleware.
 //
 // A failed response gives back at once all but the block that the server is
 // writing. On HTTP/2 that write may last as long as the client's connection:
@@ -282,13 +283,12 @@ func (f *Flusher) budgetRoomLocked() int {
 //
 // What f holds itself goes down first, on the caller's goroutine if no carrier
 // may do it. errThrough says that the caller is to hand his n bytes to the server
-// himself, which needs no memory: where the server keeps them, or its context has
-// ended, which may be the client's end or not, and that tells.
+// himself, which needs no memory: see needsNoMemoryLocked.
 func (f *Flusher) waitBudgetLocked(n int) (err error) {
 	if f.reserveLocked(1) {
 		return nil
 	}
-	if f.serverKeepsLocked(n) {
+	if f.needsNoMemoryLocked(n) {
 		return errThrough
 	}
 	b, m := f.cfg.Budget, f.memberLocked()
@@ -319,7 +319,7 @@ func (f *Flusher) waitBudgetLocked(n int) (err error) {
 	var ended error
 	err = f.awaitLocked(f.closing, nil, func() bool {
 		for !m.granted && f.haltedLocked(true) == nil {
-			if ctx != nil && ctx.Err() != nil && !f.held && f.q.blocks == 0 && !f.carrierOnly() || f.serverKeepsLocked(n) {
+			if f.needsNoMemoryLocked(n) {
 				ended = errThrough
 				return true
 			}
@@ -361,12 +361,34 @@ func (f *Flusher) waitBudgetLocked(n int) (err error) {
 	return err
 }
 
+// needsNoMemoryLocked reports whether a Write of n bytes that finds no memory is to be
+// handed to the server by its caller: where the server keeps them; where the server's
+// context has ended, which may be the client's end or not, and that tells; or where
+// the caller is a Flusher above, which would wait for memory with some of its own.
+func (f *Flusher) needsNoMemoryLocked(n int) bool {
+	if f.held || f.q.blocks > 0 {
+		return false
+	}
+	ctx := f.serverContext()
+	return f.rarely().fed || ctx != nil && ctx.Err() != nil && !f.carrierOnly() || f.serverKeepsLocked(n)
+}
+
+// feedBelow tells the Flushers below that one with a budget writes to them.
+func (f *Flusher) feedBelow() {
+	if below := f.flusherBelow(); below != nil {
+		below.mu.Lock()
+		below.rareLocked().fed = true
+		below.mu.Unlock()
+		below.feedBelow()
+	}
+}
+
 // serverKeepsLocked reports whether a Write of n bytes more stays in the buffer that
 // net/http has for each response, and so waits for nobody. That buffer is empty
 // after a flush. Who has just come and who keeps up need no memory of the budget
 // then, however many others have taken it all.
 func (f *Flusher) serverKeepsLocked(n int) bool {
-	return f.srv.direct && f.srv.netHTTP && f.detached == attached && !f.held && f.q.blocks == 0 && !f.holding && !f.head && !f.carrierOnly() &&
+	return f.srv.direct && f.srv.netHTTP && f.detached == attached && !f.holding && !f.head && !f.carrierOnly() &&
 		!f.bodyUnreadLocked() && f.asked.seq == f.done && f.sent-f.asked.pos+int64(n) <= serverMeasures
 }
 

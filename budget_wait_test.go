@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -311,6 +312,45 @@ func TestBudgetWaiterWhoseOwnBytesWentDown(t *testing.T) {
 		holder.Close()
 		harness.ExpectNothingHeld(t, budget)
 	})
+}
+
+// A Write that moves its own bytes down looks again behind that: the context may have
+// ended meanwhile, and what it has given back may be another's by now. It goes through
+// then, and waits on if nothing has ended.
+func TestBudgetContextEndsWhileOwnMemoryGoesDown(t *testing.T) {
+	for _, ends := range []bool{true, false} {
+		t.Run(fmt.Sprint(ends), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				budget := flush.NewBudget(4<<10, 4<<10)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				r := requestOf(ctx, 0)
+				r.Proto, r.ProtoMinor = "HTTP/1.0", 0
+				client := harness.NewTap(false)
+				f := flush.New(client, r, &flush.Options{Budget: budget, HTTP10Buffer: 1 << 20, SendTimeout: -1})
+				f.Write(make([]byte, 10)) // held for a length: only another Write moves it
+				next := flush.New(harness.NewTap(true), nil, &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1})
+				first := harness.WriteBehind(next, 5)
+				done := harness.WriteBehind(f, harness.BlockBytes)
+				if ends {
+					cancel()
+				}
+				synctest.Wait()
+				close(client.Opened)
+				harness.Must(t, (<-first).Err) // with what f has given back
+				synctest.Wait()
+				if waiting := len(done) == 0; waiting == ends {
+					t.Errorf("the Write waits: %t", waiting)
+				}
+				next.Close()
+				if got := <-done; got.N != harness.BlockBytes || got.Err != nil {
+					t.Errorf("Write: %+v", got)
+				}
+				harness.Must(t, f.Close())
+				harness.ExpectNothingHeld(t, budget)
+			})
+		})
+	}
 }
 
 // A synchronous Write needs no memory: it goes to the client instead.

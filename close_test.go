@@ -442,6 +442,36 @@ func TestCloseLeavesTheLengthToTheServer(t *testing.T) {
 	}
 }
 
+// So much the server holds by itself, and HTTP/2's twice as much as HTTP/1's.
+func TestCloseLeavesTheLengthOfWhatTheServerHolds(t *testing.T) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		holds := 2048
+		if p == harness.HTTP2 {
+			holds = 4096
+		}
+		for _, size := range []int{holds, holds + 1} {
+			park := harness.NewPark(t)
+			srv := harness.Serve(t, p, harness.Wrapped(&flush.Options{BufferSize: -1}, func(w http.ResponseWriter, _ *http.Request) {
+				for range size {
+					w.Write([]byte("x"))
+				}
+				harness.Must(t, harness.Flusher(w).Close())
+				park.Here()
+			}))
+			s := harness.Open(t, srv, "GET", "/", nil)
+			park.Next()
+			want := int64(-1)
+			if size == holds {
+				want = int64(size)
+			}
+			if n := s.Response().ContentLength; n != want {
+				t.Errorf("%d bytes have a Content-Length of %d", size, n)
+			}
+			s.ExpectEnd(strings.Repeat("x", size))
+		}
+	})
+}
+
 // The Close of NewHandler pushes nothing: a response is as short as without us.
 func TestReturnPushesNothing(t *testing.T) {
 	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
@@ -670,3 +700,39 @@ func TestSecondEndWaitsForTheFirst(t *testing.T) {
 		})
 	}
 }
+
+// Behind a flush that takes too long at an early Close the server's word counts, where
+// its flush has one. Where it has none, it may have met anything.
+func TestCloseBelievesAFlushThatTells(t *testing.T) {
+	below := harness.Unwrapper{ResponseWriter: harness.NewPlain()} // has the deadlines
+	for name, c := range map[string]struct {
+		w    http.ResponseWriter
+		want error
+	}{
+		"tells":  {slowlyTelling{below}, nil},
+		"silent": {slowlySilent{below}, flush.ErrTimeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				defer func() {
+					if v := recover(); (v != nil) != (c.want != nil) {
+						t.Errorf("recovered %v", v)
+					}
+				}()
+				harness.Wrapped(&flush.Options{SendTimeout: time.Second}, func(w http.ResponseWriter, _ *http.Request) {
+					io.WriteString(w, "x")
+					if err := harness.Flusher(w).Close(); !errors.Is(err, c.want) {
+						t.Errorf("Close: %v, want %v", err, c.want)
+					}
+				}).ServeHTTP(c.w, httptest.NewRequest("GET", "/", nil))
+			})
+		})
+	}
+}
+
+// Layers whose flush takes two seconds.
+type slowlyTelling struct{ harness.Unwrapper }
+type slowlySilent struct{ harness.Unwrapper }
+
+func (slowlyTelling) FlushError() error { time.Sleep(2 * time.Second); return nil }
+func (slowlySilent) Flush()             { time.Sleep(2 * time.Second) }

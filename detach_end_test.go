@@ -20,6 +20,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fa492104/flush"
@@ -670,4 +671,53 @@ func TestDetachedTLSInputHoldsUpNobody(t *testing.T) {
 		harness.Must(t, responses[i].Close())
 		s.ExpectEnd("")
 	}
+}
+
+// A large Write of a detached response fails with what its connection says, be it
+// within its bytes or behind the last of them.
+func TestDetachedLargeWriteFails(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		fails func(p []byte) bool // a write of the connection
+	}{
+		{"nowhere", func([]byte) bool { return false }},
+		{"within its bytes", func(p []byte) bool { return len(p) > 10_000 }},
+		{"behind its bytes", func(p []byte) bool { return string(p) == "\r\n" }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h, out := detacher(t, nil, nil)
+				srv := harness.ServeMemory(t, harness.HTTP1, h, 0, harness.WrapConn(func(conn net.Conn) net.Conn {
+					return pickyConn{conn, c.fails}
+				}))
+				s := harness.Open(t, srv, "GET", "/", nil)
+				f := <-out
+				want := error(nil)
+				if c.name != "nowhere" {
+					want = harness.ErrBoom
+				}
+				if _, err := f.Write(make([]byte, 20_000)); !errors.Is(err, want) || want != nil && !errors.Is(f.Err(), want) {
+					t.Errorf("Write: %v; Err: %v", err, f.Err())
+				}
+				f.Close()
+				if body, _, end := s.Rest(); (end == harness.Complete) != (want == nil) || want == nil && len(body) != 20_000 {
+					t.Errorf("%d bytes came, %s", len(body), end)
+				}
+				s.Leave()
+			})
+		})
+	}
+}
+
+// A pickyConn refuses some of what is written to it.
+type pickyConn struct {
+	net.Conn
+	refuses func(p []byte) bool
+}
+
+func (c pickyConn) Write(p []byte) (int, error) {
+	if c.refuses(p) {
+		return 0, harness.ErrBoom
+	}
+	return c.Conn.Write(p)
 }

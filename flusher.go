@@ -81,6 +81,7 @@ type rare struct {
 	torn            bool           // the server refused accepted bytes
 	abort           bool           // Abort was called
 	bare            bool           // SendHeaders has sent the headers alone
+	fed             bool           // a Flusher above with a budget writes to it
 	cutBy           error          // why the response is cut at its end; nil: a Write that had begun did not finish
 	hooks           []closeHook    // of handlers that joined
 	interval        *flushInterval // nil: none
@@ -145,6 +146,9 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 		f.rareLocked().interval = &flushInterval{d: cfg.FlushInterval}
 	}
 	f.initTimeout(by)
+	if cfg.Budget != nil && !f.srv.direct {
+		f.feedBelow()
+	}
 	if r != nil {
 		if f.conn = tcp.From(r.Context()); f.conn != nil && f.http1 && f.srv.deadlines {
 			f.timeout.progress = f.newProgress()
@@ -158,18 +162,49 @@ func (f *Flusher) initTimeout(by any) {
 	if srv, ok := by.(*http.Server); ok {
 		absolute = srv.WriteTimeout
 	}
-	switch d := f.cfg.SendTimeout; {
-	case d != 0:
+	if d := f.cfg.SendTimeout; d != 0 {
 		f.timeout.d = max(d, 0)
 		if absolute > 0 {
 			f.liftServerDeadline()
 		}
-	case absolute > 0:
-		f.timeout.d = 0
-		f.rareLocked().serverDeadline = time.Now().Add(absolute)
-	default:
-		f.timeout.d = defaultSendTimeout
+		return
 	}
+	if absolute > 0 {
+		if at := f.serverDeadline(absolute); !at.IsZero() {
+			f.rareLocked().serverDeadline = at
+			return
+		}
+	}
+	f.timeout.d = defaultSendTimeout
+}
+
+// serverDeadline is when the server's WriteTimeout ends the response; zero: a Flusher
+// below has lifted it.
+func (f *Flusher) serverDeadline(absolute time.Duration) time.Time {
+	if !f.srv.direct {
+		if below := f.flusherBelow(); below != nil {
+			below.mu.Lock()
+			defer below.mu.Unlock()
+			return below.rarely().serverDeadline
+		}
+	}
+	return time.Now().Add(absolute)
+}
+
+// flusherBelow returns the Flusher that f writes to, with middleware between that may
+// hide it, or nil.
+func (f *Flusher) flusherBelow() *Flusher {
+	f.mu.Lock()
+	w, ctx := f.srv.writer(), f.serverContext()
+	f.mu.Unlock()
+	below := flusherIn(w)
+	if below == nil && ctx != nil {
+		below, _ = ctx.Value(flusherKey{}).(*Flusher)
+	}
+	if below == f {
+		return nil
+	}
+	return below
 }
 
 // start runs OnStart.

@@ -524,3 +524,195 @@ func TestOwedWhoseFilterPanics(t *testing.T) {
 		f.Close()
 	})
 }
+
+// An Abort while a carrier brings down what is owed ends with that: the server is not
+// called again, be it for the flush that was asked for.
+func TestAbortWhileACarrierPays(t *testing.T) {
+	for _, aborts := range []bool{true, false} {
+		t.Run(fmt.Sprint(aborts), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := hintedSink{harness.DeadlineSink{Sink: harness.NewSink(t)}, harness.NewPark(t)}
+				f := flush.New(s, requestOf(t.Context(), 0), nil)
+				filter := harness.NewPark(t)
+				f.StartBuffer(&flush.BufferOptions{FollowFlush: true, Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+					if phase&flush.PhaseFinal == 0 {
+						filter.Here()
+					}
+					return p, nil
+				}})
+				harness.MustWrite(t, f, "a")
+				hinted := harness.Go(func() error { f.WriteHeader(http.StatusEarlyHints); return nil })
+				s.hint.Wait()
+				harness.Must(t, f.FlushAsync()) // the filter could not set headers now: it is owed
+				s.hint.Resume()
+				<-hinted
+				filter.Wait()
+				if s.Status != 0 {
+					t.Fatal("the headers are out: the test shows nothing")
+				}
+				var over <-chan error
+				if aborts {
+					over = harness.Go(func() error { f.Abort(harness.ErrBoom); return nil })
+					time.Sleep(2 * time.Second) // what was flushed may go out for one
+				}
+				filter.Resume()
+				synctest.Wait()
+				if (s.Status == 0) != aborts || (len(s.Flushed) == 0) != aborts {
+					t.Errorf("status %d, flushed at %v", s.Status, s.Flushed)
+				}
+				if aborts {
+					<-over
+				} else {
+					harness.Must(t, f.Close())
+				}
+			})
+		})
+	}
+}
+
+// A flush brings a buffer down that follows it also where there are bytes below it
+// already, which could go by themselves; one that does not follow stays.
+func TestFollowFlushBehindWhatIsHeld(t *testing.T) {
+	for _, follows := range []bool{true, false} {
+		for name, call := range map[string]func(f *flush.Flusher) error{
+			"FlushAsync": func(f *flush.Flusher) error { err := f.FlushAsync(); synctest.Wait(); return err },
+			"FlushError": (*flush.Flusher).FlushError,
+			"FlushWait":  func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) },
+		} {
+			synctest.Test(t, func(t *testing.T) {
+				s := harness.NewSink(t)
+				f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+				harness.MustWrite(t, f, "a")
+				harness.Must(t, f.FlushWait(harness.NoContext))
+				harness.MustWrite(t, f, "b")
+				f.StartBuffer(&flush.BufferOptions{FollowFlush: follows})
+				harness.MustWrite(t, f, "c")
+				harness.Must(t, call(f))
+				want := "ab"
+				if follows {
+					want += "c"
+				}
+				if at, _ := s.LastFlush(); s.Body() != want || at != len(want) {
+					t.Errorf("%s: %q, flushed at %d, want %q", name, s.Body(), at, want)
+				}
+				harness.Must(t, f.Close())
+			})
+		}
+	}
+}
+
+// What a wait that has ended left behind comes down with the next flush, be it asked
+// for while the call of the server that it waited for is still under way.
+func TestFlushAsyncBringsDownWhatWasLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := harness.NewSink(t) // no deadlines: the response goes on
+		f := flush.New(s, nil, &flush.Options{MaxPending: 8192, SendTimeout: time.Minute})
+		b := f.StartBuffer(nil)
+		harness.MustWrite(t, f, "a")
+		harness.Must(t, b.Flush())
+		harness.Must(t, f.FlushAsync())
+		synctest.Wait()
+		s.Hold(1)
+		all := harness.Numbered(20_000)
+		harness.MustWrite(t, f, all[:100])
+		harness.Must(t, b.Flush())
+		harness.Must(t, f.FlushAsync())
+		synctest.Wait() // a carrier is in the server
+		harness.MustWrite(t, f, all[100:])
+		if err := b.Flush(); !errors.Is(err, flush.ErrTimeout) || f.Err() != nil {
+			t.Fatalf("%v, then %v: the test shows nothing", err, f.Err())
+		}
+		harness.Must(t, f.FlushAsync())
+		s.Release()
+		synctest.Wait()
+		if at, _ := s.LastFlush(); s.Body() != "a"+all || at != 1+len(all) {
+			t.Errorf("%d bytes came, flushed at %d", len(s.Body()), at)
+		}
+		harness.Must(t, f.Close())
+	})
+}
+
+// A filter that has flushed in vain has the headers to itself again: another that
+// flushes meanwhile takes nothing from it, and the response ends.
+func TestFilterFlushesInVainBesideAnother(t *testing.T) {
+	edge(t, func(t *testing.T) {
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{SAPI: flush.OpenResty()})
+		park := harness.NewPark(t)
+		b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+			if phase&flush.PhaseFlush != 0 {
+				harness.Must(t, f.FlushWait(harness.NoContext)) // there is no output yet
+				park.Here()
+				f.Header().Set("X-Filter", "set")
+			}
+			return p, nil
+		}})
+		harness.MustWrite(t, f, "a")
+		flushed := harness.Go(b.Flush)
+		park.Wait()
+		harness.Must(t, f.FlushWait(harness.NoContext))
+		park.Resume()
+		harness.Must(t, <-flushed)
+		harness.Must(t, f.Close())
+		if s.Sent.Get("X-Filter") != "set" || s.Body() != "a" {
+			t.Errorf("%v, %q", s.Sent, s.Body())
+		}
+	})
+}
+
+// Two Writes wait behind a call of the server's, one for the room that it makes and one
+// for its turn at the server: the one for room, if it looks first, leaves the server to
+// the other.
+func TestWriteForRoomLeavesTheServerToALargeOne(t *testing.T) {
+	for _, smallFirst := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			const high = 40 << 10
+			s := harness.NewSink(t)
+			f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{MaxPending: high, BufferSize: high, Flush: flush.Async})
+			s.Hold(0)
+			harness.MustWrite(t, f, "a")
+			harness.Must(t, f.FlushAsync())
+			synctest.Wait() // a carrier is in the server
+			held := harness.Numbered(high - 2)
+			harness.MustWrite(t, f, held)
+			f.StartBuffer(&flush.BufferOptions{FollowFlush: true, ChunkSize: 4096})
+			harness.MustWrite(t, f, "bc")
+			top := f.StartBuffer(nil)
+			large := harness.Numbered(3 * high)
+			harness.MustWrite(t, f, large)
+			harness.Must(t, f.FlushAsync()) // fills floor 2
+			waiting := make([]<-chan error, 2)
+			for i := range waiting {
+				if smallFirst == (i == 0) {
+					waiting[i] = harness.Go(func() error { _, err := f.WriteString("d"); return err })
+				} else {
+					waiting[i] = harness.Go(top.Flush)
+				}
+				synctest.Wait()
+			}
+			if len(waiting[0]) > 0 || len(waiting[1]) > 0 {
+				t.Fatal("nobody waits: the test shows nothing")
+			}
+			s.Release()
+			harness.Must(t, <-waiting[0])
+			harness.Must(t, <-waiting[1])
+			harness.Must(t, f.Close())
+			if got := s.Body(); got != "a"+held+"bc"+large+"d" {
+				t.Errorf("%d bytes came", len(got))
+			}
+		})
+	}
+}
+
+// A hintedSink is a server that takes as long for a 103 as the test likes.
+type hintedSink struct {
+	harness.DeadlineSink
+	hint *harness.Park
+}
+
+func (s hintedSink) WriteHeader(code int) {
+	if code == http.StatusEarlyHints {
+		s.hint.Here()
+	}
+	s.DeadlineSink.WriteHeader(code)
+}

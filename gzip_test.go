@@ -517,6 +517,28 @@ func TestGzipNotModified(t *testing.T) {
 	}
 }
 
+// A 304 has no body, be it flushed before its end, and nothing of it is lost. A page has
+// both.
+func TestGzipNotModifiedHasNoBody(t *testing.T) {
+	for _, status := range []int{http.StatusNotModified, http.StatusOK} {
+		harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+			opts, told := harness.TellClosing(*gzipEverything())
+			srv := harness.Serve(t, p, harness.Wrapped(opts, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Content-Type", "text/html")
+				w.WriteHeader(status)
+				if status == http.StatusOK {
+					io.WriteString(w, "page")
+				}
+				harness.Must(t, flush.Flush(w, true))
+			}))
+			body, _, _ := harness.Open(t, srv, "GET", "/", nil, "Accept-Encoding: gzip").Rest()
+			if c := harness.Next(t, told); c.Err != nil || c.Lost != 0 || (len(body) > 0) != (status == http.StatusOK) {
+				t.Errorf("%d: %d bytes came, %d are lost, %v", status, len(body), c.Lost, c.Err)
+			}
+		})
+	}
+}
+
 // What is compressed already stays as it is.
 func TestGzipContentTypes(t *testing.T) {
 	for kind, want := range map[string]bool{

@@ -338,7 +338,7 @@ func TestFlushAllTellsOfNoFlushBehindSlowClient(t *testing.T) {
 // What is owed where only a caller may call the server is paid by the next who
 // waits for it: no carrier may come.
 func TestOwedWhereOnlyCallerMayPay(t *testing.T) {
-	for _, by := range []string{"Write", "FlushAsync", "FlushWait"} {
+	for _, by := range []string{"Write", "FlushAsync", "FlushAll", "FlushWait"} {
 		t.Run(by, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				budget := flush.NewBudget(0, 1)
@@ -359,6 +359,8 @@ func TestOwedWhereOnlyCallerMayPay(t *testing.T) {
 					harness.MustWrite(t, f, "more,")
 				case "FlushAsync":
 					harness.Must(t, f.FlushAsync())
+				case "FlushAll":
+					harness.Must(t, f.FlushAll(false))
 				case "FlushWait":
 					harness.Must(t, f.FlushWait(harness.NoContext))
 				}

@@ -93,9 +93,26 @@ func (f *Flusher) belowLocked() http.Header {
 			f.dropNoteLocked()
 		}
 	default:
-		f.below = f.srv.w.Header()
+		f.below = f.askHeaderLocked()
 	}
 	return f.below
+}
+
+// askHeaderLocked asks the server for its map. A writer that has none has nowhere to
+// send what is set; one that panics here has failed, as in every other call of it:
+// whoever was about to hand bytes down has counted them already.
+func (f *Flusher) askHeaderLocked() (h http.Header) {
+	returned := false
+	defer func() {
+		if !returned {
+			f.failLocked(errPanicked)
+		}
+	}()
+	h = f.srv.w.Header()
+	if returned = true; h == nil {
+		h = make(http.Header)
+	}
+	return h
 }
 
 var headerMaps = sync.Pool{New: func() any { return make(http.Header) }}

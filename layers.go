@@ -239,3 +239,13 @@ func flusherOf(w http.ResponseWriter) (*Flusher, bool) {
 	}
 	return nil, false
 }
+
+// flusherIn returns the first Flusher from w down, or nil.
+func flusherIn(w http.ResponseWriter) *Flusher {
+	for layer := range layers(w) {
+		if f, ok := flusherOf(layer); ok {
+			return f
+		}
+	}
+	return nil
+}

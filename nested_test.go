@@ -177,3 +177,164 @@ func TestNestedBehindALengthWithoutABody(t *testing.T) {
 	}))
 	harness.Open(t, srv, "GET", "/", nil).ExpectEnd("event")
 }
+
+// The outer one does not wait for memory that the inner one has, or another that waits
+// like this: a Budget costs no response that keeps up, with one for both or one each,
+// and with one between that has none. Twin: it does cost one whose client stalls.
+func TestNestedKeepsUpBesideABudget(t *testing.T) {
+	const pieces, size = 20, 10_000
+	for _, hard := range []int64{4 << 10, 64 << 10, 256 << 10} {
+		for _, between := range []string{"hides", "unwraps", "a third", "New", "another budget"} {
+			for _, deadlines := range []bool{true, false} {
+				t.Run(fmt.Sprintf("%d/%s/deadlines=%t", hard, between, deadlines), func(t *testing.T) {
+					edge(t, func(t *testing.T) {
+						opts := flush.Options{Budget: flush.NewBudget(hard, hard), Flush: flush.Async}
+						inner := opts
+						if between == "another budget" {
+							inner.Budget = flush.NewBudget(hard, hard)
+						}
+						stalled, release := harness.NewSink(t), make(chan struct{})
+						write := func(w http.ResponseWriter) (err error) {
+							for range pieces {
+								_, werr := w.Write(make([]byte, size))
+								err = errors.Join(err, werr, flush.Flush(w, false))
+							}
+							return err
+						}
+						handle := func(w http.ResponseWriter, r *http.Request) error {
+							switch between {
+							case "hides":
+								w = opaque{w}
+							default:
+								w = harness.Unwrapper{ResponseWriter: w}
+							}
+							if between == "New" {
+								f := flush.New(w, r, &inner)
+								return errors.Join(write(f), f.Close())
+							}
+							var err error
+							h := harness.Wrapped(&inner, func(w http.ResponseWriter, _ *http.Request) { err = write(w) })
+							if between == "a third" {
+								below := h
+								h = harness.Wrapped(&flush.Options{Flush: flush.Async}, func(w http.ResponseWriter, r *http.Request) {
+									below.ServeHTTP(harness.Unwrapper{ResponseWriter: w}, r)
+								})
+							}
+							h.ServeHTTP(w, r)
+							return err
+						}
+						serve := func(s *harness.Sink) error {
+							defer func() { recover() }() // http.ErrAbortHandler
+							var server http.ResponseWriter = s
+							if deadlines {
+								server = harness.DeadlineSink{Sink: s}
+							}
+							var err error
+							harness.Wrapped(&opts, func(w http.ResponseWriter, r *http.Request) { err = handle(w, r) }).
+								ServeHTTP(server, requestOf(t.Context(), 0))
+							return err
+						}
+						if hard > 64<<10 {
+							stalled.Hold(0)
+							go func() { defer close(release); serve(stalled) }()
+							time.Sleep(time.Second)
+						} else {
+							close(release)
+						}
+						clock := harness.NewClock()
+						var all []<-chan error
+						var sinks []*harness.Sink
+						for range 10 {
+							s := harness.NewSink(t)
+							s.OnFlush = func() error { time.Sleep(10 * time.Millisecond); return nil }
+							sinks = append(sinks, s)
+							all = append(all, harness.Go(func() error { return serve(s) }))
+						}
+						for i, done := range all {
+							if err := <-done; err != nil || len(sinks[i].Body()) != pieces*size {
+								t.Errorf("%d bytes after %v: %v", len(sinks[i].Body()), clock.Now(), err)
+							}
+						}
+						if clock.Now() > 30*time.Second {
+							t.Errorf("it took %v", clock.Now())
+						}
+						aborted := opts.Budget.Stats().Aborted
+						if inner.Budget != opts.Budget {
+							aborted += inner.Budget.Stats().Aborted
+						}
+						if stalls := hard > 64<<10; stalls != (aborted > 0) {
+							t.Errorf("%d were aborted", aborted)
+						}
+						stalled.Release()
+						<-release
+						harness.ExpectNothingHeld(t, opts.Budget)
+						harness.ExpectNothingHeld(t, inner.Budget)
+					})
+				})
+			}
+		}
+	}
+}
+
+// A WriteTimeout that the outer one has lifted does not hold for the inner one: its own
+// send timeout does, and a client that leaves behind that time has left. Twin: one that
+// was not lifted ends the response.
+func TestNestedUnderALiftedWriteTimeout(t *testing.T) {
+	const absolute, late = 30 * time.Second, 45 * time.Second
+	for _, outer := range []struct {
+		name string
+		opts flush.Options
+		lift func(f *flush.Flusher)
+		ends time.Duration // for a client that stalls
+	}{
+		{"none", flush.Options{SendTimeout: -1}, func(*flush.Flusher) {}, time.Minute},
+		{"another", flush.Options{SendTimeout: time.Hour}, func(*flush.Flusher) {}, time.Minute},
+		{"by the handler", flush.Options{}, func(f *flush.Flusher) { f.SetWriteDeadline(time.Time{}) }, time.Minute},
+		{"twin: it holds", flush.Options{}, func(*flush.Flusher) {}, absolute},
+	} {
+		for name, wrap := range map[string]func(w http.ResponseWriter) http.ResponseWriter{
+			"hides":   func(w http.ResponseWriter) http.ResponseWriter { return opaque{w} },
+			"unwraps": func(w http.ResponseWriter) http.ResponseWriter { return harness.Unwrapper{ResponseWriter: w} },
+		} {
+			for _, leaves := range []bool{false, true} {
+				t.Run(fmt.Sprintf("%s/%s/leaves=%t", outer.name, name, leaves), func(t *testing.T) {
+					edge(t, func(t *testing.T) {
+						s := harness.NewSink(t)
+						s.Hold(0)
+						s.Fault = func([]byte, int) (int, error) { return 0, io.ErrClosedPipe }
+						if leaves {
+							time.AfterFunc(late, s.Release)
+						}
+						clock := harness.NewClock()
+						var err error
+						var took time.Duration
+						inner := harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+							_, err = w.Write(make([]byte, harness.Much))
+							took = clock.Now()
+							s.Release()
+						})
+						time.AfterFunc(absolute, func() {
+							if outer.ends == absolute {
+								s.WriteDeadline.Set(time.Now()) // the server's own
+							}
+						})
+						func() {
+							defer func() { recover() }() // http.ErrAbortHandler
+							harness.Wrapped(&outer.opts, func(w http.ResponseWriter, r *http.Request) {
+								outer.lift(harness.Flusher(w))
+								inner.ServeHTTP(wrap(w), r)
+							}).ServeHTTP(harness.DeadlineSink{Sink: s}, requestOf(t.Context(), absolute))
+						}()
+						want, at := flush.ErrTimeout, outer.ends
+						if leaves && late < at {
+							want, at = flush.ErrClientGone, late
+						}
+						if !errors.Is(err, want) || errors.Is(err, flush.ErrTimeout) != (want == flush.ErrTimeout) || took < at || took > grain(at) {
+							t.Errorf("%v after %v, want %v after %v", err, took, want, at)
+						}
+					})
+				})
+			}
+		}
+	}
+}

@@ -1,7 +1,9 @@
 package flush_test
 
 import (
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
@@ -10,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/fa492104/flush"
@@ -176,4 +179,57 @@ func TestFileThatCannotBeRead(t *testing.T) {
 			})
 		}
 	})
+}
+
+// A file that has been sent is the handler's again: what is read of it later is no
+// progress of the client's. While it is sent, it is.
+func TestFileIsWatchedOnlyWhileItIsSent(t *testing.T) {
+	const limit, size = 16 * time.Second, 100_000
+	for _, sends := range []bool{false, true} {
+		t.Run(fmt.Sprint(sends), func(t *testing.T) {
+			if sends && runtime.GOOS != "linux" {
+				t.Skip("the position of a file is not looked at")
+			}
+			edge(t, func(t *testing.T) {
+				file, _ := harness.TempFile(t, size)
+				srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
+					first := int64(10)
+					if sends {
+						first = size
+					}
+					ctx, cancel := context.WithCancel(t.Context())
+					defer cancel()
+					clock := harness.NewClock()
+					sent := harness.Go(func() error {
+						_, err := io.Copy(w, io.LimitReader(file, first))
+						if err == nil && !sends {
+							_, err = w.Write(make([]byte, harness.Much))
+						}
+						return err
+					})
+					synctest.Wait()
+					for at := int64(20); at < 60 && ctx.Err() == nil; at++ { // a second each
+						file.Seek(at, io.SeekStart)
+						err, came := clock.By(time.Duration(at-19)*time.Second, sent)
+						if !came {
+							continue
+						}
+						if sends || !errors.Is(err, flush.ErrTimeout) || clock.Now() > grain(limit) {
+							t.Errorf("%v after %v", err, clock.Now())
+						}
+						return
+					}
+					if !sends {
+						t.Error("it has no end")
+					}
+					harness.Flusher(w).Abort(harness.ErrBoom)
+					<-sent
+				}), 4096)
+				s := harness.Open(t, srv, "GET", "/", nil)
+				s.Response()
+				time.Sleep(time.Hour)
+				s.Leave()
+			})
+		})
+	}
 }

@@ -38,6 +38,11 @@ func (c *callee) before(call string) error {
 	return c.first(call)
 }
 
+func (c *callee) Header() http.Header {
+	c.first("Header") // the only one that needs no baton
+	return c.DeadlineSink.Header()
+}
+
 func (c *callee) WriteHeader(code int) {
 	c.before("WriteHeader")
 	c.DeadlineSink.WriteHeader(code)
@@ -308,6 +313,7 @@ func TestServerThatPanics(t *testing.T) {
 		{"implicit", flush.Options{Implicit: flush.Wait}, true, func(f *flush.Flusher) { io.WriteString(f, "x") }},
 		{"FlushAll", flush.Options{}, true, func(f *flush.Flusher) { io.WriteString(f, "x"); f.FlushAll(true) }},
 		{"Write", flush.Options{}, true, func(f *flush.Flusher) { f.Write(make([]byte, 10_000)); f.FlushWait(harness.NoContext) }},
+		{"Write with the headers", flush.Options{}, false, func(f *flush.Flusher) { f.Write(make([]byte, 10_000)) }},
 		{"Write onto held", flush.Options{}, true, func(f *flush.Flusher) {
 			io.WriteString(f, "x")
 			f.Write(make([]byte, 10_000))
@@ -344,6 +350,8 @@ func TestServerThatPanics(t *testing.T) {
 			{"Write panics", in("Write")},
 			{"FlushError panics", in("FlushError")},
 			{"WriteHeader panics", in("WriteHeader")},
+			{"Header panics", in("Header")},
+			{"Header exits", exits("Header")},
 			{"ReadFrom panics", in("ReadFrom")},
 			{"Hijack panics", in("Hijack")},
 			{"Write exits", exits("Write")},

@@ -466,3 +466,23 @@ func TestShutdownWaitsForItsCuts(t *testing.T) {
 		})
 	}
 }
+
+// A Shutdown that its context ends says so, and why that ended; so do those it cut.
+func TestShutdownSaysWhyItEnded(t *testing.T) {
+	errOwn := errors.New("own")
+	for _, cause := range []error{nil, errOwn} {
+		synctest.Test(t, func(t *testing.T) {
+			var g flush.Group
+			f := flush.New(harness.DeadlineSink{Sink: harness.NewSink(t)}, nil, nil)
+			harness.Must(t, g.Add(f))
+			ctx, cancel := context.WithCancelCause(t.Context())
+			cancel(cause)
+			for _, err := range []error{g.Shutdown(ctx), f.Err()} {
+				if !errors.Is(err, flush.ErrShutdown) || !errors.Is(err, context.Canceled) || errors.Is(err, errOwn) != (cause != nil) {
+					t.Errorf("cause %v: %v", cause, err)
+				}
+			}
+			f.Close()
+		})
+	}
+}

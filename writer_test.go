@@ -790,14 +790,75 @@ func TestUnwrap(t *testing.T) {
 
 // A copy that is refused reads nothing of its file: it can go elsewhere.
 func TestRefusedCopyLeavesTheFile(t *testing.T) {
-	f := flush.New(sendfileSink{DeadlineSink: harness.DeadlineSink{Sink: harness.NewSink(t)}}, nil, nil)
-	harness.Must(t, f.Close())
-	file, _ := harness.TempFile(t, 100)
-	lr := &io.LimitedReader{R: file, N: 50}
-	for name, src := range map[string]io.Reader{"file": file, "limited": lr} {
-		n, err := f.ReadFrom(src)
-		if at, serr := file.Seek(0, io.SeekCurrent); n != 0 || !errors.Is(err, flush.ErrClosed) || at != 0 || serr != nil || lr.N != 50 {
-			t.Errorf("%s: %d, %v; the file is at %d (%v), %d left of the limit", name, n, err, at, serr, lr.N)
+	for _, c := range []struct {
+		name   string
+		before func(f *flush.Flusher)
+		want   error
+	}{
+		{"behind the end", func(f *flush.Flusher) { f.Close() }, flush.ErrClosed},
+		{"behind too much", func(f *flush.Flusher) {
+			f.Header().Set("Content-Length", "3")
+			f.WriteString("four")
+		}, http.ErrContentLength},
+		{"behind too much, through a buffer", func(f *flush.Flusher) {
+			f.Header().Set("Content-Length", "3")
+			b := f.StartBuffer(nil)
+			f.WriteString("four")
+			b.Close()
+		}, http.ErrContentLength},
+	} {
+		f := flush.New(sendfileSink{DeadlineSink: harness.DeadlineSink{Sink: harness.NewSink(t)}}, nil, nil)
+		c.before(f)
+		file, _ := harness.TempFile(t, 100)
+		lr := &io.LimitedReader{R: file, N: 50}
+		for name, src := range map[string]io.Reader{"file": file, "limited": lr} {
+			n, err := f.ReadFrom(src)
+			if at, serr := file.Seek(0, io.SeekCurrent); n != 0 || !errors.Is(err, c.want) || at != 0 || serr != nil || lr.N != 50 {
+				t.Errorf("%s, %s: %d, %v; the file is at %d (%v), %d left of the limit", c.name, name, n, err, at, serr, lr.N)
+			}
 		}
+		f.Abort(harness.ErrBoom)
 	}
+}
+
+// A copy that ends with its response says so, as a Write does, though the server has
+// taken all of the file; one that an Abort follows is whole.
+func TestCopyBesideAnAbort(t *testing.T) {
+	for _, during := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			s := deafSink{harness.DeadlineSink{Sink: harness.NewSink(t)}, harness.NewPark(t)}
+			f := flush.New(s, nil, nil)
+			file, _ := harness.TempFile(t, 1000)
+			copied := harness.Go(func() error {
+				n, err := io.Copy(f, io.LimitReader(file, 1000))
+				if n != 1000 {
+					t.Errorf("%d bytes copied", n)
+				}
+				return err
+			})
+			s.inside.Wait()
+			var want error
+			if during {
+				want = harness.ErrBoom
+				go f.Abort(harness.ErrBoom)
+				synctest.Wait()
+			}
+			s.inside.Resume()
+			if err := <-copied; !errors.Is(err, want) {
+				t.Errorf("aborted meanwhile %t: %v", during, err)
+			}
+			f.Abort(harness.ErrBoom)
+		})
+	}
+}
+
+// A deafSink is a server whose ReadFrom no deadline ends.
+type deafSink struct {
+	harness.DeadlineSink
+	inside *harness.Park
+}
+
+func (s deafSink) ReadFrom(src io.Reader) (int64, error) {
+	s.inside.Here()
+	return io.Copy(io.Discard, src)
 }
