@@ -226,6 +226,22 @@ func (f *Flusher) chargeLocked() {
 	}
 }
 
+// shareBudget tells the responses below f, which f hands down through with middleware
+// between, that they share its budget.
+func (f *Flusher) shareBudget() {
+	below := f
+	for range maxLayers {
+		if below = below.flusherBelow(); below == nil {
+			return
+		}
+		if below.cfg.Budget == f.cfg.Budget {
+			below.mu.Lock()
+			below.rareLocked().lends = true
+			below.mu.Unlock()
+		}
+	}
+}
+
 // leaveLocked takes f out of its budget at the end.
 func (f *Flusher) leaveLocked() {
 	if m := f.member; m != nil {
@@ -282,8 +298,9 @@ func (f *Flusher) budgetRoomLocked() int {
 //
 // What f holds itself goes down first, on the caller's goroutine if no carrier
 // may do it. errThrough says that the caller is to hand his n bytes to the server
-// himself, which needs no memory: where the server keeps them, or its context has
-// ended, which may be the client's end or not, and that tells.
+// himself, which needs no memory: where the server keeps them; where its context has
+// ended, which may be the client's end or not, and that tells; and where the memory
+// may be with a response above, which lets it go when this Write returns.
 func (f *Flusher) waitBudgetLocked(n int) (err error) {
 	if f.reserveLocked(1) {
 		return nil
@@ -295,6 +312,7 @@ func (f *Flusher) waitBudgetLocked(n int) (err error) {
 	began := now()
 	m.waits = true
 	b.waiting.Add(1)
+	lends := f.rarely().lends
 	ctx := f.serverContext()
 	if ctx != nil && ctx.Done() != nil {
 		stop := context.AfterFunc(ctx, f.wake)
@@ -319,7 +337,8 @@ func (f *Flusher) waitBudgetLocked(n int) (err error) {
 	var ended error
 	err = f.awaitLocked(f.closing, nil, func() bool {
 		for !m.granted && f.haltedLocked(true) == nil {
-			if ctx != nil && ctx.Err() != nil && !f.held && f.q.blocks == 0 && !f.carrierOnly() || f.serverKeepsLocked(n) {
+			asks := lends || ctx != nil && ctx.Err() != nil && !f.carrierOnly()
+			if asks && !f.held && f.q.blocks == 0 || f.serverKeepsLocked(n) {
 				ended = errThrough
 				return true
 			}

@@ -38,6 +38,7 @@ func (d *writeDeadline) age() { *d = min(*d, deadlineOld) }
 func (f *Flusher) SetReadDeadline(t time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.awaitHijackLocked()
 	d, ok := find[readDeadliner](f.srv.w)
 	if err := f.goneLocked(); err != nil {
 		return err
@@ -59,6 +60,7 @@ func (f *Flusher) SetReadDeadline(t time.Time) error {
 func (f *Flusher) SetWriteDeadline(t time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.awaitHijackLocked()
 	if err := f.goneLocked(); err != nil {
 		return err
 	}
@@ -128,7 +130,7 @@ func (f *Flusher) liftServerDeadline() {
 // server can: HTTP/1 at once, HTTP/2 by resetting the stream. The lock is
 // dropped meanwhile; the end of the response waits until it is back.
 func (f *Flusher) unblockLocked() {
-	if !f.srv.deadlines || f.hijacking {
+	if !f.srv.deadlines || f.hijacking && !f.srv.hijacksAlone() {
 		return
 	}
 	f.deadline = deadlineUnblocked

@@ -79,6 +79,7 @@ type rare struct {
 	refused         error          // bytes that the server did not take, without failing; filters that failed at the end
 	panicked        any            // from the carrier or the showing before a cut, for the handler's goroutine
 	torn            bool           // the server refused accepted bytes
+	lends           bool           // a response above, which hands down through this one, shares its budget
 	abort           bool           // Abort was called
 	bare            bool           // SendHeaders has sent the headers alone
 	cutBy           error          // why the response is cut at its end; nil: a Write that had begun did not finish
@@ -143,6 +144,9 @@ func (f *Flusher) init(w http.ResponseWriter, r *http.Request, cfg *config) {
 	f.pipe.init(&cfg.marks, f, cfg.Flush == Async || cfg.Implicit == Async || cfg.FlushInterval > 0, f.holdsLocked())
 	if cfg.FlushInterval > 0 {
 		f.rareLocked().interval = &flushInterval{d: cfg.FlushInterval}
+	}
+	if cfg.Budget != nil && !f.srv.direct {
+		f.shareBudget()
 	}
 	f.initTimeout(by)
 	if r != nil {

@@ -1,12 +1,15 @@
 package flush_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
@@ -136,4 +139,50 @@ func TestHijackTellsNoProxy(t *testing.T) {
 		t.Errorf("%d, %v", s.Response().StatusCode, h)
 	}
 	s.Leave()
+}
+
+// hangsUp is a connection that notes that its end is shown to the client.
+type hangsUp struct {
+	harness.FakeConn
+	times *atomic.Int32
+}
+
+func (c hangsUp) HangUp() error { c.times.Add(1); return nil }
+
+// The Shutdown of a Group whose time is over does not hang up a connection that is
+// being taken over: it may be the caller's by then. Twin: one that is not is hung up.
+func TestShutdownLeavesATakenConnectionAlone(t *testing.T) {
+	for _, hijacks := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			var g flush.Group
+			var hung atomic.Int32
+			gate, over := make(chan struct{}), make(chan struct{})
+			h := harness.Wrapped(&flush.Options{Group: &g}, func(w http.ResponseWriter, _ *http.Request) {
+				defer close(over)
+				if !hijacks {
+					<-gate
+					return
+				}
+				conn, _, err := harness.Flusher(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				conn.Close()
+			})
+			ctx := harness.WithConn(t.Context(), hangsUp{times: &hung})
+			go serveCut(h, hijackable{harness.DeadlineSink{Sink: harness.NewSink(t)}, gate}, requestOf(ctx, 0))
+			synctest.Wait()
+			ended, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := g.Shutdown(ended); !errors.Is(err, flush.ErrShutdown) {
+				t.Error(err)
+			}
+			close(gate)
+			<-over
+			if n := hung.Load(); (n > 0) == hijacks {
+				t.Errorf("hijacks %t: hung up %d times", hijacks, n)
+			}
+		})
+	}
 }

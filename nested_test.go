@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/deadline"
 	"github.com/fa492104/flush/internal/harness"
 )
 
@@ -176,4 +177,111 @@ func TestNestedBehindALengthWithoutABody(t *testing.T) {
 		inner.ServeHTTP(opaque{w}, r)
 	}))
 	harness.Open(t, srv, "GET", "/", nil).ExpectEnd("event")
+}
+
+// A Hijack or an EnableFullDuplex of the inner one, behind a call that the outer one
+// makes, ends with the inner one's SendTimeout, too. Twin: it does not end before, and
+// the connection has no deadline of ours.
+func TestNestedCallsBesideOutputEnd(t *testing.T) {
+	const limit = 3 * time.Second
+	for name, call := range map[string]func(f *flush.Flusher) error{
+		"EnableFullDuplex": (*flush.Flusher).EnableFullDuplex,
+		"Hijack":           func(f *flush.Flusher) error { _, _, err := f.Hijack(); return err },
+	} {
+		for _, comes := range []time.Duration{0, limit - 1} { // when the client goes on; 0: never
+			t.Run(fmt.Sprintf("%s/%v", name, comes), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := harness.NewSink(t)
+					s.Hold(0)
+					inner := harness.Wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
+						clock := harness.NewClock()
+						err := call(harness.Flusher(w))
+						switch took := clock.Now(); {
+						case comes > 0 && (err != nil || took != comes || deadline.Closed(s.WriteDeadline.Passed())):
+							t.Errorf("%v after %v", err, took)
+						case comes == 0 && (!errors.Is(err, flush.ErrTimeout) || took > grain(limit)):
+							t.Errorf("%v after %v", err, took)
+						}
+					})
+					h := harness.Wrapped(&flush.Options{SendTimeout: time.Hour, Flush: flush.Async}, func(w http.ResponseWriter, r *http.Request) {
+						io.WriteString(w, "by middleware")
+						harness.Must(t, flush.Flush(w, false))
+						synctest.Wait()
+						inner.ServeHTTP(harness.Unwrapper{ResponseWriter: w}, r)
+					})
+					if comes > 0 {
+						time.AfterFunc(comes, s.Release)
+					}
+					serveCut(h, duplexSink{hijackable{DeadlineSink: harness.DeadlineSink{Sink: s}}, func(string) {}}, requestOf(t.Context(), 0))
+				})
+			})
+		}
+	}
+}
+
+// Two responses of which one hands down through the other, with middleware between,
+// may share a Budget: what the inner one holds comes back only when the outer one has
+// taken it, so that one does not wait for that. A client that keeps up gets all of it.
+// Twin: one that does not is the one that is aborted.
+func TestNestedResponsesShareABudget(t *testing.T) {
+	all := harness.Numbered(100_000)
+	below := func(h http.Handler, wrap func(w http.ResponseWriter) http.ResponseWriter) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(wrap(w), r) }
+	}
+	hides := func(w http.ResponseWriter) http.ResponseWriter { return opaque{w} }
+	unwraps := func(w http.ResponseWriter) http.ResponseWriter { return harness.Unwrapper{ResponseWriter: w} }
+	for name, between := range map[string]func(h http.Handler) http.HandlerFunc{
+		"hides":   func(h http.Handler) http.HandlerFunc { return below(h, hides) },
+		"unwraps": func(h http.Handler) http.HandlerFunc { return below(h, unwraps) },
+		"another, without a budget": func(h http.Handler) http.HandlerFunc {
+			return below(harness.Wrapped(&flush.Options{Flush: flush.Async}, below(h, hides)), unwraps)
+		},
+	} {
+		for _, deadlines := range []bool{true, false} {
+			for _, hard := range []int64{4 << 10, 16 << 10} {
+				for _, reads := range []bool{true, false} {
+					t.Run(fmt.Sprintf("%s/deadlines=%t/%d/%t", name, deadlines, hard, reads), func(t *testing.T) {
+						synctest.Test(t, func(t *testing.T) {
+							budget := flush.NewBudget(hard/2, hard)
+							opts := flush.Options{Flush: flush.Async, Budget: budget, SendTimeout: time.Minute}
+							s := harness.NewSink(t)
+							var server http.ResponseWriter = s
+							if deadlines {
+								server = harness.DeadlineSink{Sink: s}
+							}
+							if !reads {
+								s.Hold(0)
+								time.AfterFunc(time.Hour, s.Release)
+							}
+							var ended error
+							o := opts
+							o.OnClose = func(_ *http.Request, _ flush.Stats, err error) { ended = err }
+							inner := harness.Wrapped(&o, func(w http.ResponseWriter, _ *http.Request) {
+								for p := all; p != ""; p = p[5000:] {
+									if _, err := io.WriteString(w, p[:5000]); err != nil {
+										break
+									}
+									harness.Flusher(w).FlushAsync()
+								}
+							})
+							h := harness.Wrapped(&opts, between(inner))
+							clock := harness.NewClock()
+							cut := serveCut(h, server, requestOf(t.Context(), 0))
+							if took := clock.Now(); reads && (cut || ended != nil || s.Body() != all || took != 0) {
+								t.Errorf("%d bytes came in %v, cut %t: %v", len(s.Body()), took, cut, ended)
+							}
+							if !reads && (!cut || ended == nil) {
+								t.Errorf("cut %t: %v", cut, ended)
+							}
+							s.Release()
+							synctest.Wait()
+							if st := budget.Stats(); st.Held != 0 || st.Members != 0 || st.Waiting != 0 {
+								t.Errorf("%+v", st)
+							}
+						})
+					})
+				}
+			}
+		}
+	}
 }

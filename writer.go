@@ -379,6 +379,14 @@ func (f *Flusher) hijackConnLocked(h http.Hijacker) (conn net.Conn, rw *bufio.Re
 	return conn, rw, err
 }
 
+// awaitHijackLocked waits until it is known whose the deadlines are: a connection that
+// is taken over has none of ours.
+func (f *Flusher) awaitHijackLocked() {
+	for f.hijacking {
+		f.waitLocked()
+	}
+}
+
 // EnableFullDuplex lets the handler read the request body after the response
 // has begun, as [http.ResponseController.EnableFullDuplex].
 //
@@ -439,19 +447,21 @@ func (f *Flusher) tryWriteLocked(p []byte) error {
 	case f.fail != nil:
 		return f.fail // a buffer would take it all the same
 	case s.running != nil:
-		_, err := writeStackLocked(f, p)
-		return err
 	case f.refuse != nil:
 		return f.refuse
 	case s.busy && len(p) == 0:
 		return nil
-	}
-	if s.busy || f.filterWaitsLocked() && s.filtersLocked(len(p)) {
+	case s.busy, f.filterWaitsLocked() && s.filtersLocked(len(p)):
 		return ErrNoRoom
 	}
-	if len(p) > f.availableLocked() && (f.overLocked() || f.q.len > 0) {
+	late := len(s.late) // it comes down first
+	if len(p)+late > f.availableLocked() && (f.overLocked() || f.q.len+late > 0) {
 		f.outgrowLocked()
 		return ErrNoRoom
+	}
+	if s.running != nil {
+		_, err := writeStackLocked(f, p)
+		return err
 	}
 	n, err := f.writeWholeLocked(p)
 	if n < len(p) && err == nil {
