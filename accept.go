@@ -41,10 +41,6 @@ func (p *pipe) dropPenLocked() {
 	p.wakeLocked()
 }
 
-// midwayLocked reports whether a Write may be in its middle: a part of it is held,
-// and goes down before the rest can enter.
-func (p *pipe) midwayLocked() bool { return p.pen && p.q.len > 0 }
-
 // spendLocked is the short way: b enters if the credit allows it.
 func spendLocked[T []byte | string](p *pipe, b T) bool {
 	if len(b) == 0 || len(b) > int(p.q.credit) {

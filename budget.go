@@ -242,6 +242,27 @@ func (f *Flusher) shareBudget() {
 	}
 }
 
+// flusherBelow returns the next Flusher that f's output comes to, or nil. A writer
+// between may hide it, but not from the context.
+func (f *Flusher) flusherBelow() *Flusher {
+	f.mu.Lock()
+	w, ctx := f.srv.writer(), f.serverContext()
+	f.mu.Unlock()
+	for layer := range layers(w) {
+		if below, ok := flusherOf(layer); ok {
+			return below
+		}
+	}
+	if ctx == nil {
+		return nil
+	}
+	below, _ := ctx.Value(flusherKey{}).(*Flusher)
+	if below == f {
+		return nil
+	}
+	return below
+}
+
 // leaveLocked takes f out of its budget at the end.
 func (f *Flusher) leaveLocked() {
 	if m := f.member; m != nil {

@@ -38,7 +38,6 @@ func (d *writeDeadline) age() { *d = min(*d, deadlineOld) }
 func (f *Flusher) SetReadDeadline(t time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.awaitHijackLocked()
 	d, ok := find[readDeadliner](f.srv.w)
 	if err := f.goneLocked(); err != nil {
 		return err
@@ -50,6 +49,9 @@ func (f *Flusher) SetReadDeadline(t time.Time) error {
 		return nil
 	}
 	f.rareLocked().readDeadline = t
+	if f.hijacking {
+		return nil // who gets the connection gets it with none
+	}
 	return d.SetReadDeadline(t)
 }
 
@@ -60,14 +62,13 @@ func (f *Flusher) SetReadDeadline(t time.Time) error {
 func (f *Flusher) SetWriteDeadline(t time.Time) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.awaitHijackLocked()
 	if err := f.goneLocked(); err != nil {
 		return err
 	}
 	if !f.srv.deadlines {
 		return fmt.Errorf("flush: response writer has no deadlines: %w", http.ErrNotSupported)
 	}
-	if f.deadline == deadlineHandlers {
+	if f.deadline == deadlineHandlers && !f.hijacking { // who gets the connection gets it with none
 		if err := f.srv.w.SetWriteDeadline(t); err != nil {
 			return err
 		}
@@ -111,9 +112,9 @@ func (f *Flusher) liftClosingDeadlineLocked() {
 }
 
 // renewHandlersDeadlineLocked sets the handler's deadline, if there is one, on a floor
-// 1 that is new.
+// 1 that is new, or may not have it.
 func (f *Flusher) renewHandlersDeadlineLocked() {
-	if t := f.rarely().handlerDeadline; !t.IsZero() {
+	if t := f.rarely().handlerDeadline; !t.IsZero() && f.deadline == deadlineHandlers {
 		f.srv.w.SetWriteDeadline(t)
 	}
 }

@@ -564,10 +564,9 @@ func (f *Flusher) Clean() (err error) {
 		}
 		defer f.settleTurnLocked(&err)
 	}
-	if err := f.awaitLocked(f.stack.busy, nil, func() bool { return !f.held && !f.midwayLocked() }); err != nil {
+	if err := f.takeBatonBehindLocked(f.stack.busy); err != nil {
 		return err
 	}
-	f.seizeLocked()
 	if err := f.uncleanLocked(); err != nil { // it has waited
 		f.releaseLocked()
 		return err

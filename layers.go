@@ -131,8 +131,8 @@ func (s *server) flushTells() bool {
 	return !silent
 }
 
-// hijacksAlone reports whether floor 1 sees by itself to it that a deadline does not
-// meet a connection that is being taken over: a Flusher does.
+// hijacksAlone reports whether floor 1 sees to it by itself that no deadline meets a
+// connection that is being taken over: a Flusher does.
 func (s *server) hijacksAlone() bool {
 	var d any = s.w
 	if l, ok := s.w.(*layered); ok {
@@ -204,27 +204,6 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 	s.oneProcess = !s.netHTTP && onFastCGI(w, r)
 	s.takesInfo = s.netHTTP || !s.oneProcess && !gateway(w, r)
 	return s
-}
-
-// flusherBelow returns the next Flusher that f's output comes to, or nil. A writer
-// between may hide it, but not from the context.
-func (f *Flusher) flusherBelow() *Flusher {
-	f.mu.Lock()
-	w, ctx := f.srv.writer(), f.serverContext()
-	f.mu.Unlock()
-	for layer := range layers(w) {
-		if below, ok := flusherOf(layer); ok {
-			return below
-		}
-	}
-	if ctx == nil {
-		return nil
-	}
-	below, _ := FromContext(ctx)
-	if below == f {
-		return nil
-	}
-	return below
 }
 
 // serverCan says what a Flusher below another, with middleware between, has from its

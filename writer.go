@@ -356,6 +356,7 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 		}
 	}
 	if conn, rw, err = f.hijackConnLocked(h); err != nil {
+		f.renewHandlersDeadlineLocked() // it may have come meanwhile
 		return nil, nil, err
 	}
 	f.hijacked = true
@@ -377,14 +378,6 @@ func (f *Flusher) hijackConnLocked(h http.Hijacker) (conn net.Conn, rw *bufio.Re
 	defer func() { f.hijacking = false }()
 	f.callLocked(func() { conn, rw, err = h.Hijack() })
 	return conn, rw, err
-}
-
-// awaitHijackLocked waits until it is known whose the deadlines are: a connection that
-// is taken over has none of ours.
-func (f *Flusher) awaitHijackLocked() {
-	for f.hijacking {
-		f.waitLocked()
-	}
 }
 
 // EnableFullDuplex lets the handler read the request body after the response
@@ -417,6 +410,18 @@ func (f *Flusher) EnableFullDuplex() error {
 	}
 	f.fullDuplex = true
 	return nil
+}
+
+// Available returns how many bytes a Write takes now without waiting. It is 0
+// while a Write waits. What buffers with a ChunkSize hold is counted off, as it comes
+// down before.
+func (f *Flusher) Available() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != nil {
+		return 0
+	}
+	return max(f.availableLocked()-f.stack.comesAlong(), 0)
 }
 
 // TryWrite accepts all of p if that can be done without waiting for the client,
