@@ -248,15 +248,10 @@ func (f *Flusher) flusherBelow() *Flusher {
 	f.mu.Lock()
 	w, ctx := f.srv.writer(), f.serverContext()
 	f.mu.Unlock()
-	for layer := range layers(w) {
-		if below, ok := flusherOf(layer); ok {
-			return below
-		}
+	below := nextFlusher(w)
+	if below == nil && ctx != nil {
+		below, _ = ctx.Value(flusherKey{}).(*Flusher)
 	}
-	if ctx == nil {
-		return nil
-	}
-	below, _ := ctx.Value(flusherKey{}).(*Flusher)
 	if below == f {
 		return nil
 	}

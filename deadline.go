@@ -131,7 +131,7 @@ func (f *Flusher) liftServerDeadline() {
 // server can: HTTP/1 at once, HTTP/2 by resetting the stream. The lock is
 // dropped meanwhile; the end of the response waits until it is back.
 func (f *Flusher) unblockLocked() {
-	if !f.srv.deadlines || f.hijacking && !f.srv.hijacksAlone() {
+	if !f.srv.deadlines || f.hijacking && !f.srv.onFlusher {
 		return
 	}
 	f.deadline = deadlineUnblocked
@@ -143,7 +143,7 @@ func (f *Flusher) unblockLocked() {
 // while nothing was outstanding must not cost the server's last chunk, so last
 // replaces it.
 func (f *Flusher) setClosingDeadlineLocked(last bool) {
-	if !f.srv.deadlines || f.timeout.d <= 0 || f.deadline == deadlineUnblocked {
+	if !f.srv.deadlines || f.srv.onFlusher || f.timeout.d <= 0 || f.deadline == deadlineUnblocked {
 		return
 	}
 	at := time.Now()

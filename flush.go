@@ -102,12 +102,8 @@ func New(w http.ResponseWriter, r *http.Request, opts *Options) *Flusher {
 
 // From returns the Flusher that w is, or that is found below w through Unwrap.
 func From(w http.ResponseWriter) (*Flusher, bool) {
-	for layer := range layers(w) {
-		if f, ok := flusherOf(layer); ok {
-			return f, f != nil
-		}
-	}
-	return nil, false
+	f := nextFlusher(w)
+	return f, f != nil
 }
 
 // FromContext returns the Flusher of the response that ctx belongs to, if its

@@ -1,10 +1,12 @@
 package flush_test
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
@@ -12,6 +14,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/harness"
@@ -185,4 +188,38 @@ func TestShutdownLeavesATakenConnectionAlone(t *testing.T) {
 			}
 		})
 	}
+}
+
+// refusesHijack is a server's writer that does not give its connection away, after all.
+type refusesHijack struct {
+	harness.DeadlineSink
+	gate chan struct{}
+}
+
+func (w refusesHijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	<-w.gate
+	return nil, nil, http.ErrNotSupported
+}
+
+// A deadline that comes beside a Hijack that fails holds.
+func TestDeadlineBesideAHijackThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := harness.NewSink(t)
+		s.Hold(0)
+		gate := make(chan struct{})
+		f := flush.New(refusesHijack{harness.DeadlineSink{Sink: s}, gate}, nil, nil)
+		hijacked := harness.Go(func() error { _, _, err := f.Hijack(); return err })
+		synctest.Wait()
+		harness.Must(t, f.SetWriteDeadline(time.Now().Add(time.Second)))
+		close(gate)
+		if err := <-hijacked; !errors.Is(err, http.ErrNotSupported) {
+			t.Error(err)
+		}
+		harness.MustWrite(t, f, "page")
+		clock := harness.NewClock()
+		if err := f.FlushWait(harness.NoContext); !errors.Is(err, flush.ErrTimeout) || clock.Now() != time.Second {
+			t.Errorf("%v after %v", err, clock.Now())
+		}
+		f.Abort(nil)
+	})
 }

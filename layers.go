@@ -40,6 +40,16 @@ func find[T any](w http.ResponseWriter) (t T, ok bool) {
 	return t, false
 }
 
+// nextFlusher returns the Flusher that is first met from w down, or nil.
+func nextFlusher(w http.ResponseWriter) *Flusher {
+	for layer := range layers(w) {
+		if f, ok := flusherOf(layer); ok {
+			return f
+		}
+	}
+	return nil
+}
+
 type flushErrorer interface{ FlushError() error }
 
 func canFlush(w http.ResponseWriter) bool {
@@ -86,6 +96,7 @@ type server struct {
 	takesInfo  bool // a 1xx reaches the client as such
 	fixesEmpty bool // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
 	ownHeader  bool // it reads its header map only inside WriteHeader: see headerLocked
+	onFlusher  bool // the deadlines come to another Flusher, which bounds by itself what it hands on, and has none meet a connection that is being taken over
 	keeps      bool // up to serverMeasures bytes, until it is flushed: and none but us fills it: see ahead. Changed by New and serverWriter
 }
 
@@ -131,18 +142,6 @@ func (s *server) flushTells() bool {
 	return !silent
 }
 
-// hijacksAlone reports whether floor 1 sees to it by itself that no deadline meets a
-// connection that is being taken over: a Flusher does.
-func (s *server) hijacksAlone() bool {
-	var d any = s.w
-	if l, ok := s.w.(*layered); ok {
-		d = l.writeDeadliner
-	}
-	w, _ := d.(http.ResponseWriter)
-	_, ok := flusherOf(w)
-	return ok
-}
-
 // ownWriter is the type of net/http's own writer of HTTP/1, once newServer has
 // met it: what it can do need be looked up only once.
 var ownWriter atomic.Pointer[reflect.Type]
@@ -156,7 +155,7 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 			direct: true, netHTTP: true, takesInfo: true, fixesEmpty: true, ownHeader: true, keeps: true,
 		}
 	}
-	l := layered{ResponseWriter: w}
+	l, onFlusher := layered{ResponseWriter: w}, false
 	for layer := range layers(w) {
 		flushes, hasDeadlines := true, true
 		if below, ok := flusherOf(layer); ok && below != nil {
@@ -171,13 +170,15 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 			}
 		}
 		if l.writeDeadliner == nil && hasDeadlines {
-			l.writeDeadliner, _ = layer.(writeDeadliner)
+			if l.writeDeadliner, hasDeadlines = layer.(writeDeadliner); hasDeadlines {
+				onFlusher = nextFlusher(layer) != nil
+			}
 		}
 		if l.flushErrorer != nil && l.writeDeadliner != nil {
 			break
 		}
 	}
-	s := server{flushes: l.flushErrorer != nil, deadlines: l.writeDeadliner != nil}
+	s := server{flushes: l.flushErrorer != nil, deadlines: l.writeDeadliner != nil, onFlusher: onFlusher}
 	var ok bool
 	if s.w, ok = w.(floor1); !ok || !s.flushes || !s.deadlines {
 		held := l // l itself stays on the stack
