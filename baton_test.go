@@ -522,6 +522,7 @@ func TestHijackedConnectionIsTheCallersOwn(t *testing.T) {
 		{"SendTimeout", flush.Options{SendTimeout: limit}, func(*testing.T, *flush.Flusher) { <-time.After(2 * limit) }},
 		{"the default SendTimeout", flush.Options{}, func(*testing.T, *flush.Flusher) { <-time.After(time.Hour) }},
 		{"Close", flush.Options{}, func(_ *testing.T, f *flush.Flusher) { go f.Close() }},
+		{"a deadline that is rolled", flush.Options{}, func(_ *testing.T, f *flush.Flusher) { go f.SetWriteDeadline(time.Now()) }},
 		{"twin: nothing", flush.Options{}, func(*testing.T, *flush.Flusher) {}},
 	} {
 		for _, before := range []bool{false, true} { // output was flushed

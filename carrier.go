@@ -20,6 +20,17 @@ func (p *pipe) takeBatonLocked(begun bool) error {
 	return nil
 }
 
+// takeBatonBehindLocked is takeBatonLocked for who takes back what is held. A Write that
+// is in its middle must not be torn by that: who has the pen while something is held has
+// it go down before more can enter.
+func (p *pipe) takeBatonBehindLocked(begun bool) error {
+	if err := p.awaitLocked(begun, nil, func() bool { return !p.held && (!p.pen || p.q.len == 0) }); err != nil {
+		return err
+	}
+	p.held = true
+	return nil
+}
+
 // seizeLocked takes the baton if it is free, and reports whether it was.
 func (p *pipe) seizeLocked() bool {
 	if p.held {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -151,5 +152,67 @@ func TestCleanTakesBackACut(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// A Write that is in its middle is not torn by a Clean: a part of it is on its way and
+// the rest follows, so that the Clean comes too late. One that waits with nothing of it
+// held comes after the Clean, whole.
+func TestCleanBesideAWriteInItsMiddle(t *testing.T) {
+	for name, opts := range map[string]flush.Options{
+		"MaxPending": {MaxPending: 8000, BufferSize: 4000},
+		"Budget":     {Budget: flush.NewBudget(16<<10, 16<<10)},
+	} {
+		for _, entered := range []bool{true, false} {
+			if !entered && opts.Budget == nil {
+				continue // something of it enters
+			}
+			for i := range 20 { // whoever of the two wakes first
+				synctest.Test(t, func(t *testing.T) {
+					s := harness.NewSink(t)
+					var hog *flush.Flusher
+					if opts.Budget != nil {
+						opts.Budget = flush.NewBudget(16<<10, 16<<10)
+						hog = harness.HoldBudget(opts.Budget, 4)
+						if entered {
+							hog.Close()
+							hog = harness.HoldBudget(opts.Budget, 2)
+						}
+					}
+					opts.Flush = flush.Async
+					// Below New, with a body that may be unread, only callers hand headers over.
+					r, _ := http.NewRequestWithContext(requestOf(t.Context(), 0).Context(), "POST", "/", strings.NewReader("body"))
+					f := flush.New(informer{harness.DeadlineSink{Sink: s}, 50 * time.Millisecond}, r, &opts)
+					told := harness.Go(func() error { f.WriteHeader(http.StatusEarlyHints); return nil })
+					synctest.Wait()
+					all := harness.Numbered(20_000)
+					var cleaned, wrote <-chan error
+					clean := func() { cleaned = harness.Go(f.Clean); synctest.Wait() }
+					if i%2 == 0 {
+						clean()
+					}
+					wrote = harness.Go(func() error { _, err := f.WriteString(all); return err })
+					synctest.Wait()
+					if (f.Buffered() > 0) != entered {
+						t.Fatalf("%s: %d bytes have entered", name, f.Buffered())
+					}
+					if i%2 != 0 {
+						clean()
+					}
+					<-told
+					if err := <-cleaned; errors.Is(err, flush.ErrHeadersSent) != entered || !entered && err != nil {
+						t.Errorf("%s, entered %t: Clean: %v", name, entered, err)
+					}
+					if hog != nil {
+						hog.Close()
+					}
+					harness.Must(t, <-wrote)
+					harness.Must(t, f.Close())
+					if got := s.Body(); got != all {
+						t.Errorf("%s, entered %t: %d bytes have come of %d: %.40q", name, entered, len(got), len(all), got)
+					}
+				})
+			}
+		}
 	}
 }

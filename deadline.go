@@ -49,6 +49,9 @@ func (f *Flusher) SetReadDeadline(t time.Time) error {
 		return nil
 	}
 	f.rareLocked().readDeadline = t
+	if f.hijacking {
+		return nil // who gets the connection gets it with none
+	}
 	return d.SetReadDeadline(t)
 }
 
@@ -65,7 +68,7 @@ func (f *Flusher) SetWriteDeadline(t time.Time) error {
 	if !f.srv.deadlines {
 		return fmt.Errorf("flush: response writer has no deadlines: %w", http.ErrNotSupported)
 	}
-	if f.deadline == deadlineHandlers {
+	if f.deadline == deadlineHandlers && !f.hijacking { // who gets the connection gets it with none
 		if err := f.srv.w.SetWriteDeadline(t); err != nil {
 			return err
 		}
@@ -109,9 +112,9 @@ func (f *Flusher) liftClosingDeadlineLocked() {
 }
 
 // renewHandlersDeadlineLocked sets the handler's deadline, if there is one, on a floor
-// 1 that is new.
+// 1 that is new, or may not have it.
 func (f *Flusher) renewHandlersDeadlineLocked() {
-	if t := f.rarely().handlerDeadline; !t.IsZero() {
+	if t := f.rarely().handlerDeadline; !t.IsZero() && f.deadline == deadlineHandlers {
 		f.srv.w.SetWriteDeadline(t)
 	}
 }
@@ -128,7 +131,7 @@ func (f *Flusher) liftServerDeadline() {
 // server can: HTTP/1 at once, HTTP/2 by resetting the stream. The lock is
 // dropped meanwhile; the end of the response waits until it is back.
 func (f *Flusher) unblockLocked() {
-	if !f.srv.deadlines || f.hijacking {
+	if !f.srv.deadlines || f.hijacking && !f.srv.onFlusher {
 		return
 	}
 	f.deadline = deadlineUnblocked
@@ -140,7 +143,7 @@ func (f *Flusher) unblockLocked() {
 // while nothing was outstanding must not cost the server's last chunk, so last
 // replaces it.
 func (f *Flusher) setClosingDeadlineLocked(last bool) {
-	if !f.srv.deadlines || f.timeout.d <= 0 || f.deadline == deadlineUnblocked {
+	if !f.srv.deadlines || f.srv.onFlusher || f.timeout.d <= 0 || f.deadline == deadlineUnblocked {
 		return
 	}
 	at := time.Now()

@@ -716,3 +716,58 @@ func (s hintedSink) WriteHeader(code int) {
 	}
 	s.DeadlineSink.WriteHeader(code)
 }
+
+// Nor does a hub fill up a response whose filter waits for the client: what was
+// written meanwhile counts as held. Twin: a filter that gets on is no reason to miss.
+func TestTryWriteBesideAFilterIsBounded(t *testing.T) {
+	const mark, event = 64 << 10, 3000
+	for name, offer := range map[string]func(f *flush.Flusher, p []byte) (taken bool){
+		"TryWrite": func(f *flush.Flusher, p []byte) bool { return f.TryWrite(p) == nil && f.FlushAsync() == nil },
+		"Broadcast": func(f *flush.Flusher, p []byte) bool {
+			var g flush.Group
+			return g.Add(f) == nil && len(g.Broadcast(p)) == 0
+		},
+	} {
+		for _, stalls := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s/%t", name, stalls), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := harness.NewSink(t)
+					f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async, SendTimeout: time.Minute})
+					first := true
+					f.StartBuffer(&flush.BufferOptions{FollowFlush: true, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+						if first {
+							first = false
+							if stalls {
+								f.FlushWait(harness.NoContext)
+							}
+						}
+						return p, nil
+					}})
+					harness.MustWrite(t, f, "page")
+					if stalls {
+						s.OnFlush = func() error { <-time.After(time.Second); return nil }
+					}
+					flushed := harness.Go(func() error { return f.FlushWait(harness.NoContext) })
+					synctest.Wait()
+					taken := 0
+					for range 100 {
+						if !offer(f, make([]byte, event)) {
+							break
+						}
+						if taken += event; !stalls {
+							synctest.Wait()
+						}
+					}
+					if stalls && taken > mark || !stalls && taken != 100*event {
+						t.Errorf("%d bytes taken", taken)
+					}
+					harness.Must(t, <-flushed)
+					harness.Must(t, f.Close())
+					if got := len(s.Body()); got != taken+len("page") {
+						t.Errorf("%d bytes taken, %d have come", taken, got)
+					}
+				})
+			})
+		}
+	}
+}

@@ -581,7 +581,7 @@ func (f *Flusher) Clean() (err error) {
 		}
 		defer f.settleTurnLocked(&err)
 	}
-	if err := f.takeBatonLocked(f.stack.busy); err != nil {
+	if err := f.takeBatonBehindLocked(f.stack.busy); err != nil {
 		return err
 	}
 	if err := f.uncleanLocked(); err != nil { // it has waited

@@ -1,14 +1,20 @@
 package flush_test
 
 import (
+	"bufio"
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/fa492104/flush"
 	"github.com/fa492104/flush/internal/harness"
@@ -136,4 +142,84 @@ func TestHijackTellsNoProxy(t *testing.T) {
 		t.Errorf("%d, %v", s.Response().StatusCode, h)
 	}
 	s.Leave()
+}
+
+// hangsUp is a connection that notes that its end is shown to the client.
+type hangsUp struct {
+	harness.FakeConn
+	times *atomic.Int32
+}
+
+func (c hangsUp) HangUp() error { c.times.Add(1); return nil }
+
+// The Shutdown of a Group whose time is over does not hang up a connection that is
+// being taken over: it may be the caller's by then. Twin: one that is not is hung up.
+func TestShutdownLeavesATakenConnectionAlone(t *testing.T) {
+	for _, hijacks := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			var g flush.Group
+			var hung atomic.Int32
+			gate, over := make(chan struct{}), make(chan struct{})
+			h := harness.Wrapped(&flush.Options{Group: &g}, func(w http.ResponseWriter, _ *http.Request) {
+				defer close(over)
+				if !hijacks {
+					<-gate
+					return
+				}
+				conn, _, err := harness.Flusher(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				conn.Close()
+			})
+			ctx := harness.WithConn(t.Context(), hangsUp{times: &hung})
+			go serveCut(h, hijackable{harness.DeadlineSink{Sink: harness.NewSink(t)}, gate}, requestOf(ctx, 0))
+			synctest.Wait()
+			ended, cancel := context.WithCancel(t.Context())
+			cancel()
+			if err := g.Shutdown(ended); !errors.Is(err, flush.ErrShutdown) {
+				t.Error(err)
+			}
+			close(gate)
+			<-over
+			if n := hung.Load(); (n > 0) == hijacks {
+				t.Errorf("hijacks %t: hung up %d times", hijacks, n)
+			}
+		})
+	}
+}
+
+// refusesHijack is a server's writer that does not give its connection away, after all.
+type refusesHijack struct {
+	harness.DeadlineSink
+	gate chan struct{}
+}
+
+func (w refusesHijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	<-w.gate
+	return nil, nil, http.ErrNotSupported
+}
+
+// A deadline that comes beside a Hijack that fails holds.
+func TestDeadlineBesideAHijackThatFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := harness.NewSink(t)
+		s.Hold(0)
+		gate := make(chan struct{})
+		f := flush.New(refusesHijack{harness.DeadlineSink{Sink: s}, gate}, nil, nil)
+		hijacked := harness.Go(func() error { _, _, err := f.Hijack(); return err })
+		synctest.Wait()
+		harness.Must(t, f.SetWriteDeadline(time.Now().Add(time.Second)))
+		close(gate)
+		if err := <-hijacked; !errors.Is(err, http.ErrNotSupported) {
+			t.Error(err)
+		}
+		harness.MustWrite(t, f, "page")
+		clock := harness.NewClock()
+		if err := f.FlushWait(harness.NoContext); !errors.Is(err, flush.ErrTimeout) || clock.Now() != time.Second {
+			t.Errorf("%v after %v", err, clock.Now())
+		}
+		f.Abort(nil)
+	})
 }

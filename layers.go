@@ -86,6 +86,7 @@ type server struct {
 	takesInfo  bool // a 1xx reaches the client as such
 	fixesEmpty bool // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
 	ownHeader  bool // it reads its header map only inside WriteHeader: see headerLocked
+	onFlusher  bool // the deadlines come to another Flusher, which bounds by itself what it hands on, and has none meet a connection that is being taken over
 	keeps      bool // up to serverMeasures bytes, until it is flushed: and none but us fills it: see ahead. Changed by New and serverWriter
 }
 
@@ -144,7 +145,7 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 			direct: true, netHTTP: true, takesInfo: true, fixesEmpty: true, ownHeader: true, keeps: true,
 		}
 	}
-	l := layered{ResponseWriter: w}
+	l, onFlusher := layered{ResponseWriter: w}, false
 	for layer := range layers(w) {
 		flushes, hasDeadlines := true, true
 		if below, ok := flusherOf(layer); ok && below != nil {
@@ -159,13 +160,15 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 			}
 		}
 		if l.writeDeadliner == nil && hasDeadlines {
-			l.writeDeadliner, _ = layer.(writeDeadliner)
+			if l.writeDeadliner, hasDeadlines = layer.(writeDeadliner); hasDeadlines {
+				onFlusher = flusherIn(layer) != nil
+			}
 		}
 		if l.flushErrorer != nil && l.writeDeadliner != nil {
 			break
 		}
 	}
-	s := server{flushes: l.flushErrorer != nil, deadlines: l.writeDeadliner != nil}
+	s := server{flushes: l.flushErrorer != nil, deadlines: l.writeDeadliner != nil, onFlusher: onFlusher}
 	var ok bool
 	if s.w, ok = w.(floor1); !ok || !s.flushes || !s.deadlines {
 		held := l // l itself stays on the stack

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/internal/deadline"
 	"github.com/fa492104/flush/internal/harness"
 )
 
@@ -337,4 +338,103 @@ func TestNestedUnderALiftedWriteTimeout(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A Hijack, an EnableFullDuplex or the end of the inner one, behind a call that the outer
+// one makes, ends with the inner one's SendTimeout, too. Twin: it does not end before, and
+// the connection has no deadline of ours.
+func TestNestedCallsBesideOutputEnd(t *testing.T) {
+	const limit = 3 * time.Second
+	for name, call := range map[string]func(f *flush.Flusher) error{
+		"EnableFullDuplex": (*flush.Flusher).EnableFullDuplex,
+		"Hijack":           func(f *flush.Flusher) error { _, _, err := f.Hijack(); return err },
+		"Close":            func(f *flush.Flusher) error { f.Write(make([]byte, 200_000)); return f.Close() },
+	} {
+		for _, comes := range []time.Duration{0, limit - 1} { // when the client goes on; 0: never
+			t.Run(fmt.Sprintf("%s/%v", name, comes), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := harness.NewSink(t)
+					s.Hold(0)
+					inner := harness.Wrapped(&flush.Options{SendTimeout: limit, BufferSize: 1 << 20}, func(w http.ResponseWriter, _ *http.Request) {
+						clock := harness.NewClock()
+						err := call(harness.Flusher(w))
+						switch took := clock.Now(); {
+						case comes > 0 && (err != nil || took != comes || deadline.Closed(s.WriteDeadline.Passed())):
+							t.Errorf("%v after %v", err, took)
+						case comes == 0 && (!errors.Is(err, flush.ErrTimeout) || took > grain(limit)):
+							t.Errorf("%v after %v", err, took)
+						}
+					})
+					h := harness.Wrapped(&flush.Options{SendTimeout: time.Hour, Flush: flush.Async}, func(w http.ResponseWriter, r *http.Request) {
+						io.WriteString(w, "by middleware")
+						harness.Must(t, flush.Flush(w, false))
+						synctest.Wait()
+						inner.ServeHTTP(harness.Unwrapper{ResponseWriter: w}, r)
+					})
+					if comes > 0 {
+						time.AfterFunc(comes, s.Release)
+					}
+					serveCut(h, duplexSink{hijackable{DeadlineSink: harness.DeadlineSink{Sink: s}}, func(string) {}}, requestOf(t.Context(), 0))
+				})
+			})
+		}
+	}
+}
+
+// What the inner one has handed on is the outer one's to bound: a client that goes on
+// gets all of it, however long after the inner one's end. Twin: one that does not is cut
+// after one SendTimeout.
+func TestNestedEndBoundsNothingBelow(t *testing.T) {
+	const limit, pieces = time.Second, 50
+	all := harness.Numbered(pieces * 1000)
+	for name, between := range map[string]func(w http.ResponseWriter) http.ResponseWriter{
+		"unwraps": func(w http.ResponseWriter) http.ResponseWriter { return harness.Unwrapper{ResponseWriter: w} },
+		"has deadlines": func(w http.ResponseWriter) http.ResponseWriter {
+			return deadlinesToo{harness.Unwrapper{ResponseWriter: w}}
+		},
+	} {
+		for _, early := range []bool{false, true} { // the handler closes it
+			for _, moves := range []bool{true, false} {
+				t.Run(fmt.Sprintf("%s/early=%t/moves=%t", name, early, moves), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						s := harness.NewSink(t)
+						s.Hold(0)
+						over := make(chan struct{})
+						client := harness.Go(func() error {
+							for at := harness.BlockBytes; moves && at < len(all)+harness.BlockBytes; at += harness.BlockBytes {
+								time.Sleep(limit / 2)
+								s.Hold(at)
+							}
+							<-over
+							return nil
+						})
+						opts := flush.Options{Flush: flush.Async, SendTimeout: limit}
+						inner := harness.Wrapped(&opts, func(w http.ResponseWriter, _ *http.Request) {
+							for p := all; p != ""; p = p[1000:] {
+								harness.MustWrite(t, w, p[:1000])
+							}
+							if early {
+								harness.Must(t, harness.Flusher(w).Close())
+							}
+						})
+						h := harness.Wrapped(&opts, func(w http.ResponseWriter, r *http.Request) { inner.ServeHTTP(between(w), r) })
+						clock := harness.NewClock()
+						cut := serveCut(h, harness.DeadlineSink{Sink: s}, requestOf(t.Context(), 0))
+						if took := clock.Now(); cut == moves || moves && s.Body() != all || !moves && took > grain(limit) {
+							t.Errorf("cut %t after %v, %d bytes have come", cut, took, len(s.Body()))
+						}
+						close(over)
+						<-client
+					})
+				})
+			}
+		}
+	}
+}
+
+// deadlinesToo hands deadlines on by itself.
+type deadlinesToo struct{ harness.Unwrapper }
+
+func (d deadlinesToo) SetWriteDeadline(t time.Time) error {
+	return http.NewResponseController(d.ResponseWriter).SetWriteDeadline(t)
 }

@@ -505,3 +505,57 @@ func TestQueueFlushedOnce(t *testing.T) {
 		}
 	}
 }
+
+// What buffers hold that come down with a Write is counted off: so much takes a Write
+// without waiting, and TryWrite. A buffer that never comes down by itself takes all.
+func TestAvailableCountsWhatComesAlong(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		open  func(f *flush.Flusher)
+		write int // into the buffers
+		want  int
+	}{
+		{"no buffer", func(*flush.Flusher) {}, 0, 5000},
+		{"a chunk size", func(f *flush.Flusher) { f.StartBuffer(&flush.BufferOptions{ChunkSize: 4096}) }, 4000, 1000},
+		{"two", func(f *flush.Flusher) {
+			f.StartBuffer(&flush.BufferOptions{ChunkSize: 4096})
+			f.WriteString(strings.Repeat("b", 2000))
+			f.StartBuffer(&flush.BufferOptions{ChunkSize: 2000})
+		}, 1500, 1500},
+		{"more than there is room for", func(f *flush.Flusher) { f.StartBuffer(&flush.BufferOptions{ChunkSize: 8000}) }, 7000, 0},
+		{"no chunk size", func(f *flush.Flusher) { f.StartBuffer(nil) }, 7000, 5000},
+		{"no chunk size below", func(f *flush.Flusher) {
+			f.StartBuffer(nil)
+			f.StartBuffer(&flush.BufferOptions{ChunkSize: 4096})
+		}, 4000, 5000},
+	} {
+		for _, try := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/%t", test.name, try), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := harness.NewSink(t)
+					f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async, MaxPending: 20_000, SendTimeout: time.Minute})
+					s.Hold(0)
+					harness.MustWrite(t, f, strings.Repeat("f", 15_000))
+					test.open(f)
+					harness.MustWrite(t, f, strings.Repeat("b", test.write))
+					n := f.Available()
+					if n != test.want {
+						t.Errorf("%d available, want %d", n, test.want)
+					}
+					clock := harness.NewClock()
+					var err error
+					if try {
+						err = f.TryWrite(make([]byte, n))
+					} else {
+						_, err = f.Write(make([]byte, n))
+					}
+					if took := clock.Now(); err != nil || took != 0 {
+						t.Errorf("%v after %v", err, took)
+					}
+					s.Release()
+					harness.Must(t, f.Close())
+				})
+			})
+		}
+	}
+}

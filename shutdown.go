@@ -177,6 +177,7 @@ func (f *Flusher) showCut() {
 	}
 	switch {
 	case f.detached >= taken: // its end closes the connection
+	case f.hijacking: // whoever gets the connection, if somebody does
 	case f.http1 && f.conn != nil && !(f.http10 && f.length < 0):
 		f.conn.HangUp()
 	}

@@ -401,6 +401,22 @@ func (s *stack) filtersLocked(n int) bool {
 	return false
 }
 
+// comesAlong is how many bytes a Write may bring down before its own: what the buffers
+// hold that let it through once it brings them to their ChunkSize.
+func (s *stack) comesAlong() int {
+	n := len(s.rest) + len(s.late)
+	for b := range s.fromTop() {
+		switch {
+		case b.disabled:
+		case b.opts.ChunkSize <= 0:
+			return 0
+		default:
+			n += b.lenLocked()
+		}
+	}
+	return n
+}
+
 // descendLocked brings p, which came through the stack, onto floor 2: behind what
 // was left before it, and as far as a declared length lets it.
 func descendLocked[T []byte | string](f *Flusher, p T) (n int, err error) {
@@ -435,6 +451,10 @@ func (f *Flusher) passRestLocked() error {
 		return nil
 	}
 	n, err := writeLocked(f, s.rest)
+	if len(s.rest) == 0 { // the end of the response has dropped it meanwhile
+		f.loseLocked(-n) // it was all counted
+		return err
+	}
 	if s.rest = s.rest[n:]; len(s.rest) == 0 {
 		s.rest = nil
 	}

@@ -628,3 +628,49 @@ func TestWritesWaitAfterOneThatDidNot(t *testing.T) {
 		})
 	}
 }
+
+// What a wait has left of a buffer goes on with the flush, and the end of the response
+// may drop it meanwhile: the flush says why it ended, and each byte counts once. Twin:
+// a client that goes on gets all of it.
+func TestEndDropsWhatAFlushBringsDown(t *testing.T) {
+	const limit = time.Minute
+	for name, flushes := range map[string]func(f *flush.Flusher) error{
+		"FlushWait": func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) },
+		"FlushAll":  func(f *flush.Flusher) error { return f.FlushAll(true) },
+	} {
+		for _, goesOn := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s/%t", name, goesOn), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					budget := flush.NewBudget(8<<10, 12<<10)
+					hog := harness.HoldBudget(budget, 2)
+					s := harness.NewSink(t)
+					s.Hold(0)
+					f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{Flush: flush.Async, SendTimeout: limit, Budget: budget})
+					follow(f)
+					all := harness.Numbered(20_000)
+					harness.MustWrite(t, f, all)
+					flushed := harness.Go(func() error { return flushes(f) })
+					synctest.Wait() // it waits for the budget
+					closed := harness.Go(f.Close)
+					synctest.Wait() // what is left is Close's to hand over, and waits again
+					hog.Close()
+					if goesOn {
+						s.Release()
+					}
+					err, cerr := <-flushed, <-closed
+					if s.Release(); goesOn {
+						if cerr != nil || s.Body() != all {
+							t.Errorf("%v, Close: %v, %d bytes have come", err, cerr, len(s.Body()))
+						}
+					} else if !errors.Is(err, flush.ErrOverBudget) || !errors.Is(cerr, flush.ErrOverBudget) {
+						t.Errorf("%v, Close: %v", err, cerr)
+					}
+					if st := f.Stats(); st.Bytes+st.Lost != int64(len(all)) {
+						t.Errorf("%d bytes handed over, %d lost of %d", st.Bytes, st.Lost, len(all))
+					}
+					harness.ExpectNothingHeld(t, budget)
+				})
+			})
+		}
+	}
+}

@@ -81,14 +81,3 @@ func (f *Flusher) Buffered() int {
 	defer f.mu.Unlock()
 	return f.q.len
 }
-
-// Available returns how many bytes a Write takes now without waiting. It is 0
-// while a Write waits.
-func (f *Flusher) Available() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.refuse != nil {
-		return 0
-	}
-	return f.availableLocked()
-}

@@ -78,7 +78,7 @@ func (f *Flusher) clockCallsLocked() {
 
 // closeTimeoutLocked notes that the response is ending.
 func (f *Flusher) closeTimeoutLocked(quiet bool) {
-	f.timeout.closing, f.timeout.quiet = true, quiet
+	f.timeout.closing, f.timeout.quiet = !f.srv.onFlusher, quiet
 	f.clockCallsLocked()
 }
 

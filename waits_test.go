@@ -41,6 +41,7 @@ const (
 	inBudget   = "waitBudgetLocked"
 	inSolo     = "carryLocked"
 	inBaton    = "takeBatonLocked"
+	inBehind   = "takeBatonBehindLocked"
 	inFlush    = "awaitFlushLocked"
 	inFollow   = "followWaitLocked"
 	inPaid     = "awaitPaidLocked"
@@ -62,7 +63,7 @@ const (
 // condition, the clock, or in one of waitFuncs. Each either has a row of the
 // table or, here, a reason for having none.
 var waitPlaces = []struct{ name, noRow string }{
-	{inPen, ""}, {inRoom, ""}, {inBudget, ""}, {inSolo, ""}, {inBaton, ""}, {inFlush, ""}, {inFollow, ""}, {inPaid, ""}, {inFilter, ""}, {inTurn, ""},
+	{inPen, ""}, {inRoom, ""}, {inBudget, ""}, {inSolo, ""}, {inBaton, ""}, {inBehind, ""}, {inFlush, ""}, {inFollow, ""}, {inPaid, ""}, {inFilter, ""}, {inTurn, ""},
 	{inComplete, ""}, {inRest, ""}, {inJoin, ""}, {inFinish, ""}, {inAcked, ""}, {inDrain, ""},
 
 	{"waitLocked", "one of waitFuncs"},
@@ -821,7 +822,7 @@ func waitRows() []*waitRow {
 		// Headers.
 		{name: "SendHeaders", in: [2]string{inServerCall, inFlush}, once: true, stall: func(e *waiter) { e.hold(0) }, call: func(e *waiter) error { return e.f.SendHeaders() }},
 		{name: "SendHeaders behind a 1xx", in: [2]string{inBaton, inFlush}, kind: forBaton, once: true, stall: (*waiter).inform, call: func(e *waiter) error { return e.f.SendHeaders() }},
-		{name: "Clean behind a 1xx", in: [2]string{inBaton, inBaton}, kind: forBaton, quiet: true, stall: (*waiter).inform, call: func(e *waiter) error { return e.f.Clean() },
+		{name: "Clean behind a 1xx", in: [2]string{inBehind, inBehind}, kind: forBaton, quiet: true, stall: (*waiter).inform, call: func(e *waiter) error { return e.f.Clean() },
 			cells: map[string][]waitOutcome{whyFails: {{nil, waitHappens}}, whyLeaves: {{nil, waitHappens}}, // a 1xx cannot fail
 				whyClosesWell: {{nil, waitGoesOn}, {flush.ErrClosed, waitGoesOn}, {flush.ErrClosed, waitHappens}, {flush.ErrHeadersSent, waitGoesOn}}}},
 		{name: "a 1xx behind a 1xx", in: [2]string{inBaton, inBaton}, kind: forBaton, quiet: true, loose: true, stall: (*waiter).inform,

@@ -356,6 +356,7 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 		}
 	}
 	if conn, rw, err = f.hijackConnLocked(h); err != nil {
+		f.renewHandlersDeadlineLocked() // it may have come meanwhile
 		return nil, nil, err
 	}
 	f.hijacked = true
@@ -411,6 +412,18 @@ func (f *Flusher) EnableFullDuplex() error {
 	return nil
 }
 
+// Available returns how many bytes a Write takes now without waiting. It is 0
+// while a Write waits. What buffers with a ChunkSize hold is counted off, as it comes
+// down before.
+func (f *Flusher) Available() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.refuse != nil {
+		return 0
+	}
+	return max(f.availableLocked()-f.stack.comesAlong(), 0)
+}
+
 // TryWrite accepts all of p if that can be done without waiting for the client,
 // and else none of it and returns [ErrNoRoom]. It is what a hub calls for each
 // of many responses.
@@ -439,19 +452,21 @@ func (f *Flusher) tryWriteLocked(p []byte) error {
 	case f.fail != nil:
 		return f.fail // a buffer would take it all the same
 	case s.running != nil:
-		_, err := writeStackLocked(f, p)
-		return err
 	case f.refuse != nil:
 		return f.refuse
 	case s.busy && len(p) == 0:
 		return nil
-	}
-	if s.busy || f.filterWaitsLocked() && s.filtersLocked(len(p)) {
+	case s.busy, f.filterWaitsLocked() && s.filtersLocked(len(p)):
 		return ErrNoRoom
 	}
-	if len(p) > f.availableLocked() && (f.overLocked() || f.q.len > 0) {
+	late := len(s.late) // it comes down first
+	if len(p)+late > f.availableLocked() && (f.overLocked() || f.q.len+late > 0) {
 		f.outgrowLocked()
 		return ErrNoRoom
+	}
+	if s.running != nil {
+		_, err := writeStackLocked(f, p)
+		return err
 	}
 	n, err := f.writeWholeLocked(p)
 	if n < len(p) && err == nil {
