@@ -46,7 +46,9 @@ func FuzzBuffersAsync(f *testing.F) {
 		f.Add([]byte{m, op("status"), 1, op("ob_start"), with("mate"), op("ob_start"), with("bracket"), op("write"), 5, op("flush_all"), 0, op("clean_all"), 0})
 		f.Add([]byte{m, op("ob_start"), with("flusher"), op("write"), 5, op("clean_all"), 0, op("write"), 6, op("ob_start"), with("throw"), op("write"), 2})
 		f.Add([]byte{m, op("ob_start"), with("noisyfalse"), op("write"), 5, op("flush_top"), 0, op("clean_all"), 0, op("flush"), 0, op("write"), 7})
-		f.Add([]byte{m, op("ob_start"), with("flags"), op("ob_start"), with("flags")}) // only filters write
+		f.Add([]byte{m, op("ob_start"), with("flags"), op("ob_start"), with("flags")})                          // only filters write
+		f.Add([]byte{m, op("ob_start"), with("throw"), op("ob_start"), with("noisyfalse"), op("flush_all"), 0}) // a panic hides an error
+		f.Add([]byte{m, op("ob_start"), with("throw"), op("ob_start"), with("noisyfalse"), op("clean_all"), 0}) // of a filter that was to drop it
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {
 		if len(input) == 0 {

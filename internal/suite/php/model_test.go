@@ -33,7 +33,8 @@ type model struct {
 	showing  bool // the filter that runs has the fixed headers before it
 	passing  bool
 	late     []byte
-	thrown   any // what a filter panicked with in the operation under way
+	thrown   any     // what a filter panicked with in the operation under way
+	hidden   []error // by a panic, from the caller: Close tells
 }
 
 type cleanOutcome int
@@ -158,7 +159,7 @@ func (m *model) flushBuffers(which func(*modelBuffer) bool) error {
 			errs = append(errs, m.run(b, flush.PhaseFlush))
 		}
 	}
-	m.rethrow()
+	m.rethrow(errs...)
 	return errors.Join(errs...)
 }
 
@@ -188,9 +189,9 @@ func (m *model) Clean() error {
 			b.started, b.processed = false, false
 		}
 	}
-	errs = append(errs, m.enterLate())
-	m.rethrow()
-	return errors.Join(errs...)
+	late := m.enterLate()
+	m.rethrow(late) // of what was to be dropped nothing is lost
+	return errors.Join(append(errs, late)...)
 }
 
 func (m *model) Close() error {
@@ -204,7 +205,7 @@ func (m *model) Close() error {
 	m.ended = true
 	m.rethrow()
 	m.sendHeaders()
-	return errors.Join(append(errs, m.err)...)
+	return errors.Join(append(append(errs, m.hidden...), m.err)...)
 }
 
 func (m *model) Write(p []byte) (int, error) {
@@ -213,7 +214,7 @@ func (m *model) Write(p []byte) (int, error) {
 		return len(p), nil
 	}
 	err := m.enter(len(m.bufs)-1, p)
-	m.rethrow()
+	m.rethrow(err)
 	return len(p), errors.Join(err, m.err)
 }
 
@@ -304,9 +305,13 @@ func (m *model) call(b *modelBuffer, phase flush.Phase) (out []byte, err error, 
 	return out, err, err == nil
 }
 
-func (m *model) rethrow() {
+// rethrow ends an operation. errs are what else went wrong in it.
+func (m *model) rethrow(errs ...error) {
 	if v := m.thrown; v != nil {
 		m.thrown = nil
+		if m.err == nil {
+			m.hidden = append(m.hidden, errs...)
+		}
 		panic(v)
 	}
 }
@@ -352,7 +357,7 @@ func (b *modelBuffer) do(phase flush.Phase, forbidden bool) error {
 		return flush.ErrForbidden
 	}
 	err := b.m.run(b, phase)
-	b.m.rethrow()
+	b.m.rethrow(err)
 	return err
 }
 
