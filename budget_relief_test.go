@@ -376,9 +376,11 @@ func TestBudgetNoCandidateAfterTheCall(t *testing.T) {
 		client := harness.NewTap(true)
 		client.Pace = time.Second
 		f := flush.New(client, nil, opts)
-		f.WriteString("x")
-		if err := f.FlushWait(harness.NoContext); err != nil {
-			t.Fatal(err)
+		for range 2 { // with the headers, and without
+			f.WriteString("x")
+			if err := f.FlushWait(harness.NoContext); err != nil {
+				t.Fatal(err)
+			}
 		}
 		f.WriteString("held")
 		holder := harness.HoldBudget(budget, 1)

@@ -736,3 +736,20 @@ type slowlySilent struct{ harness.Unwrapper }
 
 func (slowlyTelling) FlushError() error { time.Sleep(2 * time.Second); return nil }
 func (slowlySilent) Flush()             { time.Sleep(2 * time.Second) }
+
+// Close on an output without headers, whose handler goes on, flushes nothing.
+func TestCloseOfAnOutputPushesNothing(t *testing.T) {
+	for name, sapi := range map[string]flush.SAPI{"output": {Headers: flush.OutputOnly}, "server": flush.OpenResty()} {
+		s := harness.NewSink(t)
+		harness.Wrapped(&flush.Options{SAPI: sapi, BufferSize: -1}, func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, "x")
+			harness.Must(t, harness.Flusher(w).Close())
+			if _, n := s.LastFlush(); (n > 0) != (name == "server") {
+				t.Errorf("%s: %d flushes", name, n)
+			}
+		}).ServeHTTP(harness.DeadlineSink{Sink: s}, httptest.NewRequest("GET", "/", nil))
+		if s.Body() != "x" {
+			t.Errorf("%s: %q", name, s.Body())
+		}
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -825,3 +826,26 @@ func TestWriterWithoutHeaderMap(t *testing.T) {
 type noHeader struct{ harness.DeadlineSink }
 
 func (noHeader) Header() http.Header { return nil }
+
+// The header map that a handler has asked for is its own again once FlushAsync has
+// returned: what a carrier sends was taken from it before. (The race detector sees more.)
+func TestHeaderMapBehindFlushAsync(t *testing.T) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		srv := harness.Serve(t, p, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+			h := w.Header()
+			h.Set("X-Early", "1")
+			io.WriteString(w, "x")
+			harness.Must(t, harness.Flusher(w).FlushAsync())
+			for i := range 1000 {
+				h.Set("X-Late", strconv.Itoa(i))
+			}
+		}))
+		for range 10 {
+			s := harness.Open(t, srv, "GET", "/", nil)
+			if h := s.Header(); h.Get("X-Early") != "1" || h.Get("X-Late") != "" {
+				t.Errorf("got %v", h)
+			}
+			s.ExpectEnd("x")
+		}
+	})
+}

@@ -674,3 +674,27 @@ func TestEndDropsWhatAFlushBringsDown(t *testing.T) {
 		}
 	}
 }
+
+// While FlushAll passes on what a buffer between others held, all of them count for
+// who asks; what the one on top held comes without that.
+func TestLevelDuringFlushAll(t *testing.T) {
+	var levels []int
+	f := flush.New(harness.NewSink(t), nil, nil)
+	f.StartBuffer(&flush.BufferOptions{ChunkSize: 1, Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+		if string(p) != "" {
+			levels = append(levels, f.Level())
+		}
+		return p, nil
+	}})
+	f.StartBuffer(nil)
+	harness.MustWrite(t, f, "b")
+	f.StartBuffer(nil)
+	harness.Must(t, f.FlushAll(true))
+	f.Top().Close()
+	harness.MustWrite(t, f, "c")
+	harness.Must(t, f.FlushAll(true))
+	if want := []int{3, 1}; !slices.Equal(levels, want) {
+		t.Errorf("got %v, want %v", levels, want)
+	}
+	harness.Must(t, f.Close())
+}

@@ -826,7 +826,7 @@ func TestRefusedCopyLeavesTheFile(t *testing.T) {
 func TestCopyBesideAnAbort(t *testing.T) {
 	for _, during := range []bool{true, false} {
 		synctest.Test(t, func(t *testing.T) {
-			s := deafSink{harness.DeadlineSink{Sink: harness.NewSink(t)}, harness.NewPark(t)}
+			s := deafSink{harness.DeadlineSink{Sink: harness.NewSink(t)}, make(chan struct{})}
 			f := flush.New(s, nil, nil)
 			file, _ := harness.TempFile(t, 1000)
 			copied := harness.Go(func() error {
@@ -836,14 +836,14 @@ func TestCopyBesideAnAbort(t *testing.T) {
 				}
 				return err
 			})
-			s.inside.Wait()
+			synctest.Wait()
 			var want error
 			if during {
 				want = harness.ErrBoom
 				go f.Abort(harness.ErrBoom)
 				synctest.Wait()
 			}
-			s.inside.Resume()
+			close(s.over)
 			if err := <-copied; !errors.Is(err, want) {
 				t.Errorf("aborted meanwhile %t: %v", during, err)
 			}
@@ -852,13 +852,46 @@ func TestCopyBesideAnAbort(t *testing.T) {
 	}
 }
 
-// A deafSink is a server whose ReadFrom no deadline ends.
+// A large Write that ends with its response says so, though the server has taken all
+// that it was given.
+func TestLargeWriteBesideAnAbort(t *testing.T) {
+	for _, during := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			s := deafSink{harness.DeadlineSink{Sink: harness.NewSink(t)}, make(chan struct{})}
+			const high, size = 64 << 10, 64<<10 + 20_000 // what is beyond high goes to the server at once
+			f := flush.New(s, nil, &flush.Options{Flush: flush.Async, MaxPending: high})
+			harness.Must(t, f.FlushAsync())
+			wrote := harness.WriteBehind(f, size)
+			var want error
+			if during {
+				want = harness.ErrBoom
+				go f.Abort(harness.ErrBoom)
+				synctest.Wait()
+			}
+			close(s.over)
+			if got := <-wrote; !errors.Is(got.Err, want) || (got.N == size) == during {
+				t.Errorf("aborted meanwhile %t: %+v", during, got)
+			}
+			f.Abort(harness.ErrBoom)
+		})
+	}
+}
+
+// A deafSink is a server whose large calls no deadline ends.
 type deafSink struct {
 	harness.DeadlineSink
-	inside *harness.Park
+	over chan struct{} // closed: they return
 }
 
 func (s deafSink) ReadFrom(src io.Reader) (int64, error) {
-	s.inside.Here()
+	<-s.over
 	return io.Copy(io.Discard, src)
+}
+
+func (s deafSink) Write(p []byte) (int, error) {
+	if len(p) < 10_000 {
+		return s.DeadlineSink.Write(p)
+	}
+	<-s.over
+	return len(p), nil
 }
