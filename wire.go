@@ -132,14 +132,6 @@ func (w *wire) Write(p []byte) (n int, err error) {
 	return n, err
 }
 
-// WriteString is Write.
-func (w *wire) WriteString(s string) (int, error) {
-	if w.body == chunked && w.torn == nil && 0 < len(s) && len(s) <= chunkCopied {
-		return writeSmallChunk(w, s)
-	}
-	return w.Write([]byte(s))
-}
-
 // FlushError has nothing to do: what was written is in the kernel, but for the
 // end of a chunk.
 func (w *wire) FlushError() error {
@@ -185,7 +177,7 @@ const (
 // writeChunk writes p, which is not empty, as one chunk.
 func (w *wire) writeChunk(p []byte) (int, error) {
 	if len(p) <= chunkCopied {
-		return writeSmallChunk(w, p)
+		return w.writeSmallChunk(p)
 	}
 	var space [chunkHead]byte
 	head := appendChunkHead(space[:0], len(p))
@@ -194,7 +186,7 @@ func (w *wire) writeChunk(p []byte) (int, error) {
 	return bodyBytes(int(n), len(head), len(p)), err
 }
 
-func writeSmallChunk[T []byte | string](w *wire, p T) (int, error) {
+func (w *wire) writeSmallChunk(p []byte) (int, error) {
 	if c, ok := w.conn.(*net.TCPConn); ok && len(p) <= chunkOnStack && writeKeepsNothing {
 		var space [chunkHead + chunkOnStack + len(crlf)]byte
 		b, head := appendChunk(space[:0], p)
@@ -209,7 +201,7 @@ func writeSmallChunk[T []byte | string](w *wire, p T) (int, error) {
 }
 
 // appendChunk appends p as one chunk and returns how many bytes come before it.
-func appendChunk[T []byte | string](b []byte, p T) (chunk []byte, head int) {
+func appendChunk(b, p []byte) (chunk []byte, head int) {
 	b = appendChunkHead(b, len(p))
 	head = len(b)
 	b = append(b, p...)

@@ -137,7 +137,7 @@ func (f *Flusher) shortWriteLocked() bool {
 }
 
 // shortAskLocked is the same for FlushAsync.
-func (f *Flusher) shortAskLocked() bool { return f.stack.follow == 0 && f.srv.flushes }
+func (f *Flusher) shortAskLocked() bool { return !f.stack.follows() && f.srv.flushes }
 
 // admitLocked says whether n more bytes may enter, as net/http would, and
 // fixes the headers.
