@@ -2,7 +2,6 @@ package flush
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"slices"
 	"time"
@@ -10,9 +9,16 @@ import (
 	"github.com/fa492104/flush/internal/tcp"
 )
 
-// Flush is for [http.Flusher]: it does what [Options.Flush] says. The error
-// sticks; [Flusher.Err] tells.
-func (f *Flusher) Flush() { f.FlushError() }
+// Flush is for [http.Flusher]: it does what [Options.Flush] says. A failure
+// sticks; [Flusher.Err] tells. What else went wrong, as a filter that failed, is told
+// at the end of the response.
+func (f *Flusher) Flush() {
+	if err := f.FlushError(); err != nil {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.noteUntoldLocked(err)
+	}
+}
 
 // FlushError is Flush for [http.ResponseController] and for handlers written
 // against it. As those take an error for a dead client, it returns nil where
@@ -28,8 +34,8 @@ func (f *Flusher) FlushError() error {
 	default:
 		err = f.flushNow()
 	}
-	if err != nil && errors.Is(err, ErrBuffering) {
-		return nil
+	if err != nil {
+		err = without(err, isBuffering)
 	}
 	return err
 }

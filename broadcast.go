@@ -176,8 +176,6 @@ func (f *Flusher) offer(p []byte) (missed bool) {
 	if aerr == nil && ask.seq > 0 && !f.callerOnlyLocked() {
 		f.carryAsyncLocked(&start)
 	}
-	if err = joinErrors(err, ferr); err != nil && f.refuse == nil && f.rarely().refused == nil {
-		f.rareLocked().refused = err
-	}
+	f.noteUntoldLocked(joinErrors(err, ferr))
 	return false
 }

@@ -91,6 +91,25 @@ func passes(err error) bool {
 		errors.Is(err, http.ErrNotSupported) || errors.Is(err, ErrBuffering)
 }
 
+// isNoLoss reports whether err costs nothing that was accepted: a wait that has ended,
+// and a server that cannot flush.
+func isNoLoss(err error) bool { return isTimeout(err) || errors.Is(err, http.ErrNotSupported) }
+
+func isBuffering(err error) bool { return errors.Is(err, ErrBuffering) }
+
+// without is err less what has that about it.
+func without(err error, that func(error) bool) (rest error) {
+	if err == nil || !that(err) {
+		return err
+	}
+	if both, ok := err.(interface{ Unwrap() []error }); ok { // see joinErrors
+		for _, e := range both.Unwrap() {
+			rest = joinErrors(rest, without(e, that))
+		}
+	}
+	return rest
+}
+
 // closedError returns what calls after the end get: ErrClosed, which matches
 // the failure too if there was one.
 func closedError(fail error) error {

@@ -1046,3 +1046,115 @@ func TestServerPanicsWhileAnAbortShows(t *testing.T) {
 		}
 	}
 }
+
+// Flush has no result: what a buffer met in it, bytes that found no place among it, is
+// told at the end. Twins: an error that was returned is not told again, and what costs
+// nothing is not told.
+func TestCloseTellsWhatFlushCannot(t *testing.T) {
+	fails := func([]byte, flush.Phase) ([]byte, error) { return nil, errHammerFalse }
+	passes := func(p []byte, _ flush.Phase) ([]byte, error) { return p, nil }
+	mute := func(s *harness.Sink) http.ResponseWriter { return muteSink{s} }
+	for name, c := range map[string]struct {
+		filter   flush.Filter
+		declared string
+		refuses  bool // the server, after a part
+		stalls   bool // the client, for longer than the send timeout
+		over     func(s *harness.Sink) http.ResponseWriter
+		want     error
+	}{
+		"a filter fails":                  {filter: fails, want: errHammerFalse},
+		"more than was declared":          {filter: passes, declared: "5", want: http.ErrContentLength},
+		"the server refuses":              {filter: passes, refuses: true, want: http.ErrContentLength},
+		"a filter fails, and no flush":    {filter: fails, over: mute, want: errHammerFalse},
+		"twin: all goes well":             {filter: passes},
+		"twin: the server has no flush":   {filter: passes, over: mute},
+		"twin: nothing but a plain flush": {},
+		"twin: a wait ends":               {stalls: true, over: func(s *harness.Sink) http.ResponseWriter { return s }},
+		"a filter fails, and a wait ends": {filter: fails, stalls: true, over: func(s *harness.Sink) http.ResponseWriter { return s }, want: errHammerFalse},
+	} {
+		for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
+			for _, returns := range []bool{false, true} { // FlushError
+				t.Run(fmt.Sprintf("%s/%v/returns=%t", name, mode, returns), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) {
+						s, told := harness.NewSink(t), error(nil)
+						var w http.ResponseWriter = harness.DeadlineSink{Sink: s}
+						if c.over != nil {
+							w = c.over(s)
+						}
+						f := flush.New(w, nil, &flush.Options{Flush: mode, OnClose: func(_ *http.Request, _ flush.Stats, err error) { told = err }})
+						if c.declared != "" {
+							f.Header().Set("Content-Length", c.declared)
+						}
+						if c.refuses {
+							s.Fault = func(p []byte, at int) (int, error) { return max(5000-at, 0), http.ErrContentLength }
+						}
+						if c.filter != nil {
+							f.StartBuffer(&flush.BufferOptions{FollowFlush: true, Filter: c.filter})
+						}
+						size := 20_000
+						if c.stalls {
+							size = 2000
+							s.Hold(0)
+							time.AfterFunc(2*time.Minute, s.Release)
+						}
+						harness.MustWrite(t, f, harness.Numbered(size))
+						if !returns {
+							f.Flush()
+						} else if err := f.FlushError(); c.want != nil && !errors.Is(err, c.want) && !c.refuses { // a carrier may meet it
+							t.Errorf("FlushError returned %v, want %v", err, c.want)
+						}
+						synctest.Wait()
+						if f.Err() != nil {
+							t.Fatalf("%v sticks: the test shows nothing", f.Err())
+						}
+						err := f.Close()
+						if silent := c.want == nil || returns && !c.refuses; silent != (err == nil) || !silent && !errors.Is(err, c.want) {
+							t.Errorf("Close: %v", err)
+						}
+						if err != told {
+							t.Errorf("OnClose was told %v, Close %v", told, err)
+						}
+					})
+				})
+			}
+		}
+	}
+}
+
+// A muteSink cannot flush.
+type muteSink struct{ s *harness.Sink }
+
+func (m muteSink) Header() http.Header         { return m.s.Header() }
+func (m muteSink) WriteHeader(code int)        { m.s.WriteHeader(code) }
+func (m muteSink) Write(p []byte) (int, error) { return m.s.Write(p) }
+
+// That a response is held for HTTP/1.0 is no reason for FlushError to keep silent about
+// a filter.
+func TestFlushErrorBesideBuffering(t *testing.T) {
+	for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
+		for _, fails := range []bool{true, false} {
+			call := func(flushes func(f *flush.Flusher) error) error {
+				r := requestOf(t.Context(), 0)
+				r.ProtoMinor = 0
+				f := flush.New(harness.NewSink(t), r, &flush.Options{Flush: mode, HTTP10Buffer: 1 << 20})
+				f.StartBuffer(&flush.BufferOptions{FollowFlush: true, Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+					if fails {
+						return nil, errHammerFalse
+					}
+					return p, nil
+				}})
+				harness.MustWrite(t, f, "page")
+				defer f.Close()
+				return flushes(f)
+			}
+			err := call(func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) })
+			if !errors.Is(err, flush.ErrBuffering) || errors.Is(err, errHammerFalse) != fails {
+				t.Errorf("%v, fails=%t: FlushWait: %v", mode, fails, err)
+			}
+			err = call((*flush.Flusher).FlushError)
+			if errors.Is(err, flush.ErrBuffering) || errors.Is(err, errHammerFalse) != fails || !fails && err != nil {
+				t.Errorf("%v, fails=%t: FlushError: %v", mode, fails, err)
+			}
+		}
+	}
+}
