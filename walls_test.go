@@ -102,7 +102,7 @@ var floors = strings.Fields(`
 	sentfile_linux.go sentfile_other.go watch.go await.go deadline.go context.go
 	candidates.go body.go stack.go membership.go implicit.go call.go wire.go
 	budget.go accept.go sentfile.go timeout.go shutdown.go serve_fastcgi.go
-	conn.go plain.go note.go shared.go headers.go close.go brief.go writer.go
+	conn.go plain.go note.go shared.go headers.go clean.go close.go brief.go writer.go
 	output.go buffer.go inspect.go detach.go async.go gzip.go broadcast.go
 	flush.go handler.go install.go serve.go
 `)

@@ -1,0 +1,74 @@
+package flush
+
+// Clean takes back every byte that has not been sent, on floor 2 and in
+// user-level buffers, which stay open; their filters begin anew. The status is
+// unset and the headers are open again, with their present values less those
+// that described the body: Content-Length, Content-Encoding, Content-Range,
+// ETag, Last-Modified and Trailer. It serves an error page after half a page.
+//
+// It looks first and acts then: once headers have been sent it does nothing and
+// returns [ErrHeadersSent], and [ErrReentrant] while a filter runs. No header
+// leaves meanwhile, unless a filter that is told of the Clean flushes by
+// itself; then too it returns ErrHeadersSent. An error of a filter is returned
+// after all has been done.
+func (f *Flusher) Clean() (err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := f.uncleanLocked(); err != nil {
+		return err
+	}
+	s := f.stack
+	if s.active() {
+		if err := f.takeTurnLocked(false); err != nil {
+			return err
+		}
+		defer f.settleTurnLocked(&err)
+	}
+	if err := f.takeBatonBehindLocked(f.stack.busy); err != nil {
+		return err
+	}
+	if err := f.uncleanLocked(); err != nil { // it has waited
+		f.releaseLocked()
+		return err
+	}
+	if !s.active() {
+		defer f.releaseLocked()
+	} else {
+		s.withheld = true
+		defer f.yieldLocked()
+		err = f.cleanStackLocked()
+		if !s.withheld { // a filter has flushed
+			if e := f.takeBatonLocked(true); e != nil {
+				return joinErrors(e, err)
+			}
+			s.withheld = true
+		}
+		if f.headersSent {
+			return joinErrors(ErrHeadersSent, err)
+		}
+	}
+	f.resetLocked()
+	if r := f.rare; r != nil {
+		r.cutBy = nil
+		if i := r.interval; i != nil {
+			i.upTo, i.headers = 0, false
+		}
+	}
+	f.status, f.written, f.length, f.fixed, f.eventStream = 0, 0, -1, false, false
+	f.holdLocked(f.holdsLocked())
+	f.dropNoteLocked()
+	for _, k := range bodyHeaders {
+		delete(f.headerLocked(), k)
+	}
+	return err
+}
+
+// uncleanLocked says why nothing can be taken back, or nil.
+func (f *Flusher) uncleanLocked() error {
+	if f.sentLocked() {
+		return ErrHeadersSent
+	}
+	return f.refuse
+}
+
+var bodyHeaders = []string{"Content-Length", "Content-Encoding", "Content-Range", "Etag", "Last-Modified", "Trailer"}
