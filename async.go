@@ -13,7 +13,7 @@ import (
 // sticks; [Flusher.Err] tells. What else went wrong, as a filter that failed, is told
 // at the end of the response.
 func (f *Flusher) Flush() {
-	if err := f.FlushError(); err != nil {
+	if err := without(f.FlushError(), isNoLoss); err != nil {
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		f.noteUntoldLocked(err)

@@ -176,6 +176,8 @@ func (f *Flusher) offer(p []byte) (missed bool) {
 	if aerr == nil && ask.seq > 0 && !f.callerOnlyLocked() {
 		f.carryAsyncLocked(&start)
 	}
-	f.noteUntoldLocked(joinErrors(err, ferr))
+	if err = joinErrors(err, ferr); err != nil {
+		f.noteUntoldLocked(err)
+	}
 	return false
 }

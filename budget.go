@@ -26,8 +26,8 @@ var errThrough = errors.New("flush: to be handed to the server")
 // Close, Abort and Hijack end the wait, and so does the end of the client. A
 // synchronous Write does not wait: it goes to the client at once. Nor does the
 // first Write of a response, or the first after a flush that is done, of no more
-// than the 2 KiB that net/http keeps by itself; nor that of a Flusher with a budget
-// that stands above, behind middleware.
+// than the 2 KiB that net/http keeps by itself; nor does a Write of a Flusher below,
+// behind middleware, while one with a Budget writes to it.
 //
 // A failed response gives back at once all but the block that the server is
 // writing. On HTTP/2 that write may last as long as the client's connection:
@@ -236,6 +236,12 @@ func (f *Flusher) leaveLocked() {
 		f.member = nil
 		f.cfg.Budget.members.Add(-1)
 	}
+	if r := f.rarely(); r.feeds != nil {
+		for _, below := range r.feeds {
+			below.feed(-1)
+		}
+		r.feeds = nil
+	}
 }
 
 // fitsLocked reports whether n more bytes enter without waiting for the budget.
@@ -364,22 +370,33 @@ func (f *Flusher) waitBudgetLocked(n int) (err error) {
 // needsNoMemoryLocked reports whether a Write of n bytes that finds no memory is to be
 // handed to the server by its caller: where the server keeps them; where the server's
 // context has ended, which may be the client's end or not, and that tells; or where
-// the caller is a Flusher above, which would wait for memory with some of its own.
+// the caller may be a Flusher above, which may hold memory itself while it waits here.
+// It is so only while nothing is held and nobody calls the server.
 func (f *Flusher) needsNoMemoryLocked(n int) bool {
 	if f.held || f.q.blocks > 0 {
 		return false
 	}
 	ctx := f.serverContext()
-	return f.rarely().fed || ctx != nil && ctx.Err() != nil && !f.carrierOnly() || f.serverKeepsLocked(n)
+	return f.rarely().fed > 0 || ctx != nil && ctx.Err() != nil && !f.carrierOnly() || f.serverKeepsLocked(n)
 }
 
-// feedBelow tells the Flushers below that one with a budget writes to them.
+// feedBelow tells the Flushers below that one with a budget writes to them, until it
+// has ended.
 func (f *Flusher) feedBelow() {
-	if below := f.flusherBelow(); below != nil {
-		below.mu.Lock()
-		below.rareLocked().fed = true
-		below.mu.Unlock()
-		below.feedBelow()
+	var feeds []*Flusher
+	for below := f.flusherBelow(); below != nil; below = below.flusherBelow() {
+		below.feed(1)
+		feeds = append(feeds, below)
+	}
+	f.rareLocked().feeds = feeds
+}
+
+// feed counts those above that have begun and not ended.
+func (f *Flusher) feed(n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.ended {
+		f.rareLocked().fed += n
 	}
 }
 

@@ -256,10 +256,10 @@ func (f *Flusher) noteRefusedLocked(err error) {
 	r.refused = joinErrors(r.refused, err)
 }
 
-// noteUntoldLocked keeps for the end of the response the first error of calls that have
-// no result for it, if it is one of filters or of bytes that found no place.
+// noteUntoldLocked keeps for the end of the response the first error of filters, or of
+// bytes that found no place, in calls that have no result for it.
 func (f *Flusher) noteUntoldLocked(err error) {
-	if err = without(err, isNoLoss); err != nil && f.refuse == nil && f.rarely().refused == nil {
+	if f.refuse == nil && f.rarely().refused == nil {
 		f.rareLocked().refused = err
 	}
 }

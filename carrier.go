@@ -20,9 +20,9 @@ func (p *pipe) takeBatonLocked(begun bool) error {
 	return nil
 }
 
-// takeBatonBehindLocked is takeBatonLocked for who takes back what is held. A Write that
-// is in its middle must not be torn by that: who has the pen while something is held has
-// it go down before more can enter.
+// takeBatonBehindLocked is takeBatonLocked for Clean. A Write that has the pen while
+// bytes are held is in its middle: those go down before more enter, and Clean comes too
+// late.
 func (p *pipe) takeBatonBehindLocked(begun bool) error {
 	if err := p.awaitLocked(begun, nil, func() bool { return !p.held && (!p.pen || p.q.len == 0) }); err != nil {
 		return err

@@ -38,7 +38,7 @@ func (f *Flusher) Clean() (err error) {
 		defer f.yieldLocked()
 		err = f.cleanStackLocked()
 		if !s.withheld { // a filter has flushed
-			if e := f.takeBatonLocked(true); e != nil {
+			if e := f.takeBatonBehindLocked(true); e != nil {
 				return joinErrors(e, err)
 			}
 			s.withheld = true

@@ -50,7 +50,8 @@ func (f *Flusher) SetReadDeadline(t time.Time) error {
 	}
 	f.rareLocked().readDeadline = t
 	if f.hijacking {
-		return nil // who gets the connection gets it with none
+		f.afterHijackLocked(func() { d.SetReadDeadline(t) })
+		return nil
 	}
 	return d.SetReadDeadline(t)
 }
@@ -68,8 +69,10 @@ func (f *Flusher) SetWriteDeadline(t time.Time) error {
 	if !f.srv.deadlines {
 		return fmt.Errorf("flush: response writer has no deadlines: %w", http.ErrNotSupported)
 	}
-	if f.deadline == deadlineHandlers && !f.hijacking { // who gets the connection gets it with none
-		if err := f.srv.w.SetWriteDeadline(t); err != nil {
+	if f.deadline == deadlineHandlers {
+		if f.hijacking {
+			f.afterHijackLocked(func() { f.srv.w.SetWriteDeadline(t) })
+		} else if err := f.srv.w.SetWriteDeadline(t); err != nil {
 			return err
 		}
 	}
@@ -81,6 +84,14 @@ func (f *Flusher) SetWriteDeadline(t time.Time) error {
 		f.rewatchLocked()
 	}
 	return nil
+}
+
+// afterHijackLocked has do wait for the end of the Hijack that is under way: who gets
+// the connection gets it without what was meant for the response. If nobody does, it is
+// done then.
+func (f *Flusher) afterHijackLocked(do func()) {
+	r := f.rareLocked()
+	r.besideHijack = append(r.besideHijack, do)
 }
 
 // deadlinePassedLocked reports whether the handler's deadline, or else the
@@ -112,9 +123,9 @@ func (f *Flusher) liftClosingDeadlineLocked() {
 }
 
 // renewHandlersDeadlineLocked sets the handler's deadline, if there is one, on a floor
-// 1 that is new, or may not have it.
+// 1 that is new.
 func (f *Flusher) renewHandlersDeadlineLocked() {
-	if t := f.rarely().handlerDeadline; !t.IsZero() && f.deadline == deadlineHandlers {
+	if t := f.rarely().handlerDeadline; !t.IsZero() {
 		f.srv.w.SetWriteDeadline(t)
 	}
 }

@@ -97,7 +97,8 @@ func isNoLoss(err error) bool { return isTimeout(err) || errors.Is(err, http.Err
 
 func isBuffering(err error) bool { return errors.Is(err, ErrBuffering) }
 
-// without is err less what has that about it.
+// without is err less the parts, as joinErrors and a format with several %w make them,
+// of which that holds.
 func without(err error, that func(error) bool) (rest error) {
 	if err == nil || !that(err) {
 		return err

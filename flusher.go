@@ -81,7 +81,9 @@ type rare struct {
 	torn            bool           // the server refused accepted bytes
 	abort           bool           // Abort was called
 	bare            bool           // SendHeaders has sent the headers alone
-	fed             bool           // a Flusher above with a budget writes to it
+	fed             int            // how many Flushers above with a budget write to it
+	feeds           []*Flusher     // those below that it feeds
+	besideHijack    []func()       // what waits for a Hijack, to be done if that fails
 	cutBy           error          // why the response is cut at its end; nil: a Write that had begun did not finish
 	hooks           []closeHook    // of handlers that joined
 	interval        *flushInterval // nil: none

@@ -194,6 +194,12 @@ func TestShutdownLeavesATakenConnectionAlone(t *testing.T) {
 type refusesHijack struct {
 	harness.DeadlineSink
 	gate chan struct{}
+	read *[]time.Time // the deadlines of reads that were set
+}
+
+func (w refusesHijack) SetReadDeadline(t time.Time) error {
+	*w.read = append(*w.read, t)
+	return nil
 }
 
 func (w refusesHijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
@@ -203,23 +209,41 @@ func (w refusesHijack) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 
 // A deadline that comes beside a Hijack that fails holds.
 func TestDeadlineBesideAHijackThatFails(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		s := harness.NewSink(t)
-		s.Hold(0)
-		gate := make(chan struct{})
-		f := flush.New(refusesHijack{harness.DeadlineSink{Sink: s}, gate}, nil, nil)
-		hijacked := harness.Go(func() error { _, _, err := f.Hijack(); return err })
-		synctest.Wait()
-		harness.Must(t, f.SetWriteDeadline(time.Now().Add(time.Second)))
-		close(gate)
-		if err := <-hijacked; !errors.Is(err, http.ErrNotSupported) {
-			t.Error(err)
-		}
-		harness.MustWrite(t, f, "page")
-		clock := harness.NewClock()
-		if err := f.FlushWait(harness.NoContext); !errors.Is(err, flush.ErrTimeout) || clock.Now() != time.Second {
-			t.Errorf("%v after %v", err, clock.Now())
-		}
-		f.Abort(nil)
-	})
+	for _, lifts := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			s := harness.NewSink(t)
+			s.Hold(0)
+			gate, read, readAt := make(chan struct{}), []time.Time(nil), time.Now().Add(time.Hour)
+			f := flush.New(refusesHijack{harness.DeadlineSink{Sink: s}, gate, &read}, nil, &flush.Options{SendTimeout: 2 * time.Second})
+			at := time.Second
+			if lifts {
+				harness.Must(t, f.SetWriteDeadline(time.Now().Add(at)))
+			}
+			hijacked := harness.Go(func() error { _, _, err := f.Hijack(); return err })
+			synctest.Wait()
+			if lifts {
+				harness.Must(t, f.SetWriteDeadline(time.Time{}))
+				at = 2 * time.Second
+			} else {
+				harness.Must(t, f.SetWriteDeadline(time.Now().Add(at)))
+			}
+			harness.Must(t, f.SetReadDeadline(readAt))
+			if len(read) > 0 {
+				t.Error("a read deadline was set beside the Hijack")
+			}
+			close(gate)
+			if err := <-hijacked; !errors.Is(err, http.ErrNotSupported) {
+				t.Error(err)
+			}
+			if !slices.Equal(read, []time.Time{readAt}) {
+				t.Errorf("read deadlines %v", read)
+			}
+			harness.MustWrite(t, f, "page")
+			clock := harness.NewClock()
+			if err := f.FlushWait(harness.NoContext); !errors.Is(err, flush.ErrTimeout) || clock.Now() != at {
+				t.Errorf("%v after %v, want %v", err, clock.Now(), at)
+			}
+			f.Abort(nil)
+		})
+	}
 }

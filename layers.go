@@ -86,7 +86,7 @@ type server struct {
 	takesInfo  bool // a 1xx reaches the client as such
 	fixesEmpty bool // an empty write fixes the headers there; elsewhere, as in PHP, it does nothing
 	ownHeader  bool // it reads its header map only inside WriteHeader: see headerLocked
-	onFlusher  bool // the deadlines come to another Flusher, which bounds by itself what it hands on, and has none meet a connection that is being taken over
+	onFlusher  bool // the deadlines go to another Flusher: it bounds by itself what it is handed, and passes none on beside its Hijack
 	keeps      bool // up to serverMeasures bytes, until it is flushed: and none but us fills it: see ahead. Changed by New and serverWriter
 }
 

@@ -277,6 +277,44 @@ func TestNestedKeepsUpBesideABudget(t *testing.T) {
 	}
 }
 
+// It is so while the inner one lives: behind its end the outer one's own Writes wait for
+// memory again, not for the client.
+func TestNestedBudgetBehindTheInnerEnd(t *testing.T) {
+	for _, ends := range []bool{true, false} {
+		t.Run(fmt.Sprint(ends), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				budget := flush.NewBudget(8*4096, 8*4096)
+				s := harness.NewSink(t)
+				opts := &flush.Options{Budget: budget, Flush: flush.Async, SendTimeout: -1}
+				outer := flush.New(harness.DeadlineSink{Sink: s}, nil, opts)
+				inner := flush.New(harness.Unwrapper{ResponseWriter: outer}, nil, opts)
+				harness.MustWrite(t, inner, "by the inner one")
+				harness.Must(t, inner.FlushWait(harness.NoContext))
+				if ends {
+					harness.Must(t, inner.Close())
+				}
+				time.Sleep(time.Hour) // an idle response gives back its last block
+				hog := harness.HoldBudget(budget, 8)
+				s.Hold(len(s.Body())) // the client stalls
+				written := harness.Go(func() error { _, err := io.WriteString(outer, "by the outer one"); return err })
+				synctest.Wait()
+				if len(written) > 0 {
+					t.Fatal("there is memory: the test shows nothing")
+				}
+				hog.Close()
+				synctest.Wait()
+				if (len(written) > 0) != ends {
+					t.Errorf("the Write has returned: %t", len(written) > 0)
+				}
+				s.Release()
+				harness.Must(t, <-written)
+				harness.Must(t, inner.Close())
+				harness.Must(t, outer.Close())
+			})
+		})
+	}
+}
+
 // A WriteTimeout that the outer one has lifted does not hold for the inner one: its own
 // send timeout does, and a client that leaves behind that time has left. Twin: one that
 // was not lifted ends the response.

@@ -177,8 +177,10 @@ func (f *Flusher) showCut() {
 	}
 	switch {
 	case f.detached >= taken: // its end closes the connection
-	case f.hijacking: // whoever gets the connection, if somebody does
-	case f.http1 && f.conn != nil && !(f.http10 && f.length < 0):
+	case !f.http1 || f.conn == nil || f.http10 && f.length < 0:
+	case f.hijacking:
+		f.afterHijackLocked(func() { f.conn.HangUp() })
+	default:
 		f.conn.HangUp()
 	}
 	if f.detached >= kept && !f.closing {

@@ -49,7 +49,7 @@ type sendTimeout struct {
 	running bool          // the timer will fire
 	calling bool          // a call of the server is under way
 	expired bool          // a call was ended by us
-	closing bool          // the response is ending: see beginCallLocked
+	closing bool          // the response is ending, and its deadline is ours: see beginCallLocked, onFlusher
 	quiet   bool          // and what is left stays with the server until we have returned
 	bounded bool          // what the server writes after us has its time
 	brisk   bool

@@ -356,7 +356,6 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 		}
 	}
 	if conn, rw, err = f.hijackConnLocked(h); err != nil {
-		f.renewHandlersDeadlineLocked() // it may have come meanwhile
 		return nil, nil, err
 	}
 	f.hijacked = true
@@ -377,6 +376,15 @@ func (f *Flusher) hijackConnLocked(h http.Hijacker) (conn net.Conn, rw *bufio.Re
 	f.hijacking = true
 	defer func() { f.hijacking = false }()
 	f.callLocked(func() { conn, rw, err = h.Hijack() })
+	if r := f.rarely(); len(r.besideHijack) > 0 {
+		beside := r.besideHijack
+		r.besideHijack = nil
+		for _, do := range beside {
+			if err != nil {
+				do()
+			}
+		}
+	}
 	return conn, rw, err
 }
 
@@ -414,7 +422,7 @@ func (f *Flusher) EnableFullDuplex() error {
 
 // Available returns how many bytes a Write takes now without waiting. It is 0
 // while a Write waits. What buffers with a ChunkSize hold is counted off, as it comes
-// down before.
+// down before; a buffer without one keeps it all.
 func (f *Flusher) Available() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -431,7 +439,7 @@ func (f *Flusher) Available() int {
 // There is room if p fits below [Options.MaxPending], or if nothing is held at
 // all and the [Budget] has room: an event larger than MaxPending reaches a
 // client that keeps up. It is asked before any filter runs; what one then makes
-// of p enters whole. There is no room while another Write waits, nor for a filter
+// of p enters whole. What is written while a filter runs counts as held. There is no room while another Write waits, nor for a filter
 // while the server is being called and the headers have not been sent, as for a 1xx.
 //
 // It does not flush. What moves by itself moves in the background. The time
@@ -451,7 +459,7 @@ func (f *Flusher) tryWriteLocked(p []byte) error {
 		return f.refuse
 	case f.fail != nil:
 		return f.fail // a buffer would take it all the same
-	case s.running != nil:
+	case s.running != nil && len(p) > 0:
 	case f.refuse != nil:
 		return f.refuse
 	case s.busy && len(p) == 0:
