@@ -388,7 +388,9 @@ func (f *Flusher) feedBelow() {
 		below.feed(1)
 		feeds = append(feeds, below)
 	}
-	f.rareLocked().feeds = feeds
+	if feeds != nil {
+		f.rareLocked().feeds = feeds
+	}
 }
 
 // feed counts those above that have begun and not ended.

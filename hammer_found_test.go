@@ -1053,7 +1053,8 @@ func TestServerPanicsWhileAnAbortShows(t *testing.T) {
 func TestCloseTellsWhatFlushCannot(t *testing.T) {
 	fails := func([]byte, flush.Phase) ([]byte, error) { return nil, errHammerFalse }
 	passes := func(p []byte, _ flush.Phase) ([]byte, error) { return p, nil }
-	mute := func(s *harness.Sink) http.ResponseWriter { return muteSink{s} }
+	mute := func(s *harness.Sink) http.ResponseWriter { return noFlush{s} }
+	bare := func(s *harness.Sink) http.ResponseWriter { return s }
 	for name, c := range map[string]struct {
 		filter   flush.Filter
 		declared string
@@ -1069,8 +1070,8 @@ func TestCloseTellsWhatFlushCannot(t *testing.T) {
 		"twin: all goes well":             {filter: passes},
 		"twin: the server has no flush":   {filter: passes, over: mute},
 		"twin: nothing but a plain flush": {},
-		"twin: a wait ends":               {stalls: true, over: func(s *harness.Sink) http.ResponseWriter { return s }},
-		"a filter fails, and a wait ends": {filter: fails, stalls: true, over: func(s *harness.Sink) http.ResponseWriter { return s }, want: errHammerFalse},
+		"twin: a wait ends":               {stalls: true, over: bare},
+		"a filter fails, and a wait ends": {filter: fails, stalls: true, over: bare, want: errHammerFalse},
 	} {
 		for _, mode := range []flush.Mode{flush.Wait, flush.Async} {
 			for _, returns := range []bool{false, true} { // FlushError
@@ -1120,13 +1121,6 @@ func TestCloseTellsWhatFlushCannot(t *testing.T) {
 		}
 	}
 }
-
-// A muteSink cannot flush.
-type muteSink struct{ s *harness.Sink }
-
-func (m muteSink) Header() http.Header         { return m.s.Header() }
-func (m muteSink) WriteHeader(code int)        { m.s.WriteHeader(code) }
-func (m muteSink) Write(p []byte) (int, error) { return m.s.Write(p) }
 
 // That a response is held for HTTP/1.0 is no reason for FlushError to keep silent about
 // a filter.

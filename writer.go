@@ -376,14 +376,14 @@ func (f *Flusher) hijackConnLocked(h http.Hijacker) (conn net.Conn, rw *bufio.Re
 	f.hijacking = true
 	defer func() { f.hijacking = false }()
 	f.callLocked(func() { conn, rw, err = h.Hijack() })
-	if r := f.rarely(); len(r.besideHijack) > 0 {
-		beside := r.besideHijack
-		r.besideHijack = nil
-		for _, do := range beside {
-			if err != nil {
-				do()
-			}
+	r := f.rarely()
+	for _, do := range r.besideHijack {
+		if err != nil {
+			do()
 		}
+	}
+	if r.besideHijack != nil {
+		r.besideHijack = nil
 	}
 	return conn, rw, err
 }
@@ -439,8 +439,9 @@ func (f *Flusher) Available() int {
 // There is room if p fits below [Options.MaxPending], or if nothing is held at
 // all and the [Budget] has room: an event larger than MaxPending reaches a
 // client that keeps up. It is asked before any filter runs; what one then makes
-// of p enters whole. What is written while a filter runs counts as held. There is no room while another Write waits, nor for a filter
-// while the server is being called and the headers have not been sent, as for a 1xx.
+// of p enters whole. What is written while a filter runs counts as held. There is no
+// room while another Write waits, nor for a filter while the server is being called and
+// the headers have not been sent, as for a 1xx.
 //
 // It does not flush. What moves by itself moves in the background. The time
 // that a filter takes is the caller's. Other errors are those of

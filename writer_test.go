@@ -837,13 +837,7 @@ func TestCopyBesideAnAbort(t *testing.T) {
 				return err
 			})
 			synctest.Wait()
-			var want error
-			if during {
-				want = harness.ErrBoom
-				go f.Abort(harness.ErrBoom)
-				synctest.Wait()
-			}
-			close(s.over)
+			want := s.end(f, during)
 			if err := <-copied; !errors.Is(err, want) {
 				t.Errorf("aborted meanwhile %t: %v", during, err)
 			}
@@ -862,13 +856,7 @@ func TestLargeWriteBesideAnAbort(t *testing.T) {
 			f := flush.New(s, nil, &flush.Options{Flush: flush.Async, MaxPending: high})
 			harness.Must(t, f.FlushAsync())
 			wrote := harness.WriteBehind(f, size)
-			var want error
-			if during {
-				want = harness.ErrBoom
-				go f.Abort(harness.ErrBoom)
-				synctest.Wait()
-			}
-			close(s.over)
+			want := s.end(f, during)
 			if got := <-wrote; !errors.Is(got.Err, want) || (got.N == size) == during {
 				t.Errorf("aborted meanwhile %t: %+v", during, got)
 			}
@@ -881,6 +869,17 @@ func TestLargeWriteBesideAnAbort(t *testing.T) {
 type deafSink struct {
 	harness.DeadlineSink
 	over chan struct{} // closed: they return
+}
+
+// end has the calls return, behind an Abort if it aborts, and returns its cause.
+func (s deafSink) end(f *flush.Flusher, aborts bool) (cause error) {
+	if aborts {
+		cause = harness.ErrBoom
+		go f.Abort(cause)
+		synctest.Wait()
+	}
+	close(s.over)
+	return cause
 }
 
 func (s deafSink) ReadFrom(src io.Reader) (int64, error) {
