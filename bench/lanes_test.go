@@ -18,7 +18,14 @@ func TestColumns(t *testing.T) {
 					continue
 				}
 				lane, stop := col.open(c)
-				if cost := lane(1); cost <= 0 {
+				n := 1
+				if col.inMemory {
+					// What one stream holds is less than what the process may let go
+					// meanwhile.
+					n = 200
+					lane(n)
+				}
+				if cost := lane(n); cost <= 0 {
 					t.Errorf("%s: cost %v", c.name, cost)
 				}
 				stop()
