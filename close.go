@@ -336,15 +336,16 @@ func (f *Flusher) boundEndLocked() {
 // broken reports whether the client must be shown a cut, once the response has
 // ended: it was aborted, or accepted bytes are lost and the connection does not
 // tell by itself. It does if it is the server's own writer that failed, or if the
-// client has gone. Where the cut would end the process, and all other responses
-// with it (net/http/fcgi), only a caller's Abort does that.
+// client has gone. HTTP/3's does not where the call that was too slow has taken all
+// its bytes. Where the cut would end the process, and all other responses with it
+// (net/http/fcgi), only a caller's Abort does that.
 func (f *Flusher) broken() bool {
 	switch {
 	case f.hijacked, f.srv.oneProcess && !f.rarely().abort:
 		return false
 	case f.aborted, f.rarely().torn:
 		return true
-	case f.fail == nil || f.srv.direct:
+	case f.fail == nil || f.srv.direct && !f.srv.untold:
 		return false
 	}
 	server := f.serverContext()

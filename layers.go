@@ -81,6 +81,7 @@ type server struct {
 	flushes    bool // else w.FlushError must not be called
 	deadlines  bool // else w.SetWriteDeadline must not be
 	direct     bool // w is a server's own writer: nothing stands between
+	untold     bool // it may end a response that has failed as a whole one: see broken
 	oneProcess bool // a panic that comes down to the server ends the process
 	netHTTP    bool // the request came through an http.Server
 	takesInfo  bool // a 1xx reaches the client as such
@@ -188,8 +189,10 @@ func newServer(w http.ResponseWriter, r *http.Request, by any) server {
 				own := t
 				ownWriter.Store(&own)
 			}
-		case "*http.http2responseWriter", "*http2.responseWriter", "*http3.responseWriter", "*cgi.response", "*fcgi.response", "*flush.output", "*flush.deadlineOutput":
+		case "*http.http2responseWriter", "*http2.responseWriter", "*cgi.response", "*fcgi.response", "*flush.output", "*flush.deadlineOutput":
 			s.direct = true
+		case "*http3.responseWriter":
+			s.direct, s.untold = true, true
 		}
 	}
 	s.oneProcess = !s.netHTTP && onFastCGI(w, r)

@@ -52,7 +52,7 @@ func idle(c contender, deaf bool, added func(before, after idleState) float64) l
 		}
 		close(over)
 		s.Close()
-		for deadline := time.Now().Add(10 * time.Second); runtime.NumGoroutine() > before.goroutines; {
+		for deadline := time.Now().Add(30 * time.Second); runtime.NumGoroutine() > before.goroutines; {
 			if time.Now().After(deadline) {
 				log.Fatalf("%s: streams have not ended", c.name)
 			}

@@ -24,7 +24,7 @@ import (
 )
 
 // patience bounds every wait on a real socket: for broken runs only.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // serveQUIC serves h over HTTP/3 on loopback and returns a client for it.
 func serveQUIC(t *testing.T, h http.Handler) (*http.Client, string) {
@@ -43,14 +43,14 @@ func serveQUIC(t *testing.T, h http.Handler) (*http.Client, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http3.Server{Handler: h, TLSConfig: http3.ConfigureTLSConfig(&tls.Config{
+	srv := &http3.Server{Handler: h, QUICConfig: &quic.Config{HandshakeIdleTimeout: patience}, TLSConfig: http3.ConfigureTLSConfig(&tls.Config{
 		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}},
 	})}
 	served := make(chan struct{})
 	go func() { defer close(served); srv.Serve(socket) }()
 	tr := &http3.Transport{
 		TLSClientConfig:    &tls.Config{InsecureSkipVerify: true},
-		QUICConfig:         &quic.Config{InitialStreamReceiveWindow: 16 << 10, MaxStreamReceiveWindow: 16 << 10},
+		QUICConfig:         &quic.Config{InitialStreamReceiveWindow: 16 << 10, MaxStreamReceiveWindow: 16 << 10, HandshakeIdleTimeout: patience},
 		DisableCompression: true,
 	}
 	t.Cleanup(func() {
@@ -176,19 +176,22 @@ func TestHTTP3ClientGone(t *testing.T) {
 // A client that does not read ends the flush after SendTimeout, and must not
 // take what it has for the whole.
 func TestHTTP3SendTimeout(t *testing.T) {
-	result, closed := make(chan error, 1), make(chan error, 1)
-	opts := &flush.Options{SendTimeout: 100 * time.Millisecond, OnClose: func(_ *http.Request, _ flush.Stats, err error) { closed <- err }}
+	result, closed, headed := make(chan error, 1), make(chan error, 1), make(chan struct{})
+	opts := &flush.Options{SendTimeout: 500 * time.Millisecond, OnClose: func(_ *http.Request, _ flush.Stats, err error) { closed <- err }}
 	c, url := serveQUIC(t, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var err error
-		for range 64 {
+		err := flush.Flush(w, true)
+		select {
+		case <-headed: // a reset that comes first takes the headers with it
+		case <-r.Context().Done():
+		}
+		for i := 0; i < 64 && err == nil; i++ {
 			io.WriteString(w, noise(6<<10))
-			if err = flush.Flush(w, true); err != nil {
-				break
-			}
+			err = flush.Flush(w, true)
 		}
 		result <- err
 	}), opts))
 	resp, _ := getQUIC(t, c, url)
+	close(headed)
 	if err := within(t, result); !errors.Is(err, flush.ErrTimeout) {
 		t.Errorf("the flush got %v", err)
 	}
@@ -197,6 +200,40 @@ func TestHTTP3SendTimeout(t *testing.T) {
 	}
 	if p, err := io.ReadAll(resp.Body); err == nil {
 		t.Errorf("the client takes %d bytes for the whole", len(p))
+	}
+}
+
+// Nor is it the whole where the call that was too slow has taken all its bytes: the
+// stream could go on, but its handler has heard of a failure.
+func TestHTTP3SendTimeoutOfABriefCall(t *testing.T) {
+	result := make(chan error, 1)
+	c, url := serveQUIC(t, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var err error
+		for err == nil && r.Context().Err() == nil {
+			io.WriteString(w, "x")
+			err = flush.Flush(w, true)
+		}
+		result <- err
+	}), &flush.Options{SendTimeout: time.Nanosecond}))
+	for range 20 {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p []byte
+		resp, err := c.Do(req)
+		if err == nil {
+			p, err = io.ReadAll(resp.Body)
+			resp.Body.Close()
+		}
+		cancel()
+		if failure := within(t, result); !errors.Is(failure, flush.ErrTimeout) {
+			t.Fatalf("the flush got %v", failure)
+		}
+		if err == nil {
+			t.Fatalf("the client takes %d bytes for the whole", len(p))
+		}
 	}
 }
 

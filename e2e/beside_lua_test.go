@@ -245,30 +245,46 @@ func TestBesideLuaDoesNotWait(t *testing.T) {
 
 // TestBesideLuaTimeout has a client that does not read: send_timeout 3s and
 // SendTimeout. The flush that waits holds up nobody else: another request, to the
-// same worker of nginx, is answered meanwhile.
+// same worker of nginx, is answered meanwhile. A busy machine may take the three
+// seconds for that, but hardly three times.
 func TestBesideLuaTimeout(t *testing.T) {
 	for side, at := range luaPair("/lua-timeout", flush.Options{SendTimeout: 3 * time.Second}) {
 		t.Run(side, func(t *testing.T) {
-			r := newRun(t)
-			s := at(t).open(t, r, "w:one,f,p,l:1024:65536,p", ask{small: true})
-			r.parked(t)
-			r.goOn()
-			s.pings()
-			select {
-			case <-r.arrived:
-				t.Error("the flush that waits was over before the other requests were")
-			default:
+			p := at(t)
+			for range 3 {
+				if answered := besideATimeout(t, p); answered || t.Failed() {
+					return
+				}
 			}
-			results := r.parked(t)
-			r.goOn()
-			if got := results[len(results)-1]; got != "timeout" {
-				t.Errorf("the flush returned %q", got)
-			}
-			if _, tail := s.rest(bound); strings.HasSuffix(string(tail), "0\r\n\r\n") {
-				t.Error("the client takes the response for complete")
-			}
+			t.Error("the flush that waits was over before the other requests were")
 		})
 	}
+}
+
+// besideATimeout has one such client, and reports whether other requests were
+// answered while its flush waited.
+func besideATimeout(t *testing.T, p place) (answered bool) {
+	t.Helper()
+	r := newRun(t)
+	s := p.open(t, r, "w:one,f,p,l:1024:65536,p", ask{small: true})
+	r.parked(t)
+	r.goOn()
+	s.pings()
+	var results []string
+	select {
+	case results = <-r.arrived:
+	default:
+		answered = true
+		results = r.parked(t)
+	}
+	r.goOn()
+	if got := results[len(results)-1]; got != "timeout" {
+		t.Errorf("the flush returned %q", got)
+	}
+	if _, tail := s.rest(bound); strings.HasSuffix(string(tail), "0\r\n\r\n") {
+		t.Error("the client takes the response for complete")
+	}
+	return answered
 }
 
 // TestBesideLuaClientLeaves has a client that closes in the middle.

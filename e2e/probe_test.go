@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/fa492104/flush/flushtest"
 )
@@ -185,15 +186,19 @@ var routes = []route{
 
 var repeat = flag.Int("repeat", 0, "probe each route so often, and count the verdicts")
 
-// asks is how often a route is asked for its right answer, and unclearAsks how
 const (
 	asks        = 3  // so often a route is asked for its right answer
-	unclearAsks = 12 // and so often where answers were unclear: those are about the machine
+	unclearAsks = 24 // and so often where answers were about the machine: unclear, or of a busy one
+
+	// busyFrom is for how long a busy machine lets this process stand now and then.
+	// The probe judges by steps of 20 ms and more.
+	busyFrom = 20 * time.Millisecond
 )
 
 // TestProbe probes each route. A busy machine holds streams as well, so one
-// answer of three has to be the right one, and an unclear answer is none: the
-// route is asked once more. With -repeat all are counted, and each is to be
+// answer of three has to be the right one. An unclear answer is none, nor is one
+// during which this process, which is the probe and the application, was itself
+// held up: the route is asked once more. With -repeat all are counted, and each is to be
 // right, or to say that it cannot tell.
 //
 // What holds a steady stream for no longer than it takes to fill a buffer shows
@@ -209,23 +214,49 @@ func TestProbe(t *testing.T) {
 			var right, unclear, wrong int
 			var others strings.Builder
 			for *repeat > 0 && right+unclear+wrong < *repeat || *repeat == 0 && right == 0 && wrong < asks && unclear+wrong < unclearAsks {
+				stood := standing()
 				f := probe(t, url)
+				held := stood()
 				switch {
 				case r.is(f):
 					right++
 					continue
-				case f.Verdict == flushtest.Unclear:
+				case f.Verdict == flushtest.Unclear || *repeat == 0 && held > busyFrom:
 					unclear++
 				default:
 					wrong++
 				}
-				others.WriteString(f.String() + "\n")
+				fmt.Fprintf(&others, "%v (held up for %v)\n", f, held)
 			}
 			t.Logf("%d right, %d unclear, %d wrong", right, unclear, wrong)
 			if *repeat > 0 && wrong > 0 || *repeat == 0 && right == 0 {
 				t.Errorf("want %s, %s, %s:\n%s", r.verdict, r.layer, r.remedy, &others)
 			}
 		})
+	}
+}
+
+// standing begins to watch for how long the machine lets this process stand, and
+// returns what ends that and tells the longest time.
+func standing() (end func() time.Duration) {
+	over, longest := make(chan struct{}), make(chan time.Duration)
+	go func() {
+		tick := time.NewTicker(busyFrom / 4)
+		defer tick.Stop()
+		var most time.Duration
+		for at := time.Now(); ; at = time.Now() {
+			select {
+			case <-tick.C:
+				most = max(most, time.Since(at))
+			case <-over:
+				longest <- most
+				return
+			}
+		}
+	}()
+	return func() time.Duration {
+		close(over)
+		return <-longest
 	}
 }
 

@@ -198,11 +198,7 @@ func startOne(s starting) (got []string, err error) {
 		return nil, err
 	}
 	if s.Kill {
-		if err := killChildren(s.Server); err != nil {
-			return nil, err
-		}
-		time.Sleep(2 * bound)
-		return nil, errors.New("the run has not ended")
+		return nil, killChildren(s.Server)
 	}
 	for _, u := range urls {
 		resp, err := http.Get("http://" + u)
@@ -219,26 +215,28 @@ func startOne(s starting) (got []string, err error) {
 	return got, nil
 }
 
-// killChildren ends the children of a server that has just been started as they
-// end by themselves. Apache says nothing about one that was killed.
+// killChildren ends the children of a server as they end by themselves, until the
+// run ends of it. Apache says nothing about one that was killed. A server that has
+// just got its port may still be about to have the children whose end it tells.
 func killChildren(server string) error {
 	i := slices.IndexFunc(started.all, func(p *process) bool { return p.name == server })
 	pid := started.all[i].cmd.Process.Pid
-	for deadline := time.Now().Add(bound); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+	killed := make(map[string]bool)
+	for deadline := time.Now().Add(2 * bound); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", pid))
 		if err != nil {
 			return err
 		}
-		var child int
 		for c := range strings.FieldsSeq(string(children)) {
-			fmt.Sscan(c, &child)
-			syscall.Kill(child, syscall.SIGABRT)
-		}
-		if child != 0 {
-			return nil
+			if !killed[c] {
+				killed[c] = true
+				var child int
+				fmt.Sscan(c, &child)
+				syscall.Kill(child, syscall.SIGABRT)
+			}
 		}
 	}
-	return fmt.Errorf("%s has no children", server)
+	return fmt.Errorf("the run has not ended though %d children have", len(killed))
 }
 
 // closeRoot gives this process, which has a mount namespace of its own, a root

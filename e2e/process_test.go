@@ -231,11 +231,10 @@ func (p *process) stop() error {
 // gone makes sure that a process group whose leader has ended is empty.
 // Orphans in it are reaped by others, which takes its time.
 func gone(group int) error {
-	for range 500 {
+	for deadline := time.Now().Add(bound); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
 		if errors.Is(syscall.Kill(-group, 0), syscall.ESRCH) {
 			return nil
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	syscall.Kill(-group, syscall.SIGKILL)
 	return errors.New("processes were left behind and killed")

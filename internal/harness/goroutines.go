@@ -10,7 +10,7 @@ import (
 
 // CheckGoroutines fails the test if, once it and the cleanups registered after
 // this one are over, goroutines of this package or of net/http run that did not
-// run before. It polls, for at most 10 s. Not for parallel tests, and not for
+// run before. It polls, for at most Patience. Not for parallel tests, and not for
 // bubbles, which see to that themselves.
 func CheckGoroutines(t *testing.T) {
 	t.Helper()

@@ -53,7 +53,7 @@ func Patience() time.Duration {
 	if bubbled() {
 		return 100000 * time.Hour
 	}
-	return 10 * time.Second
+	return 30 * time.Second
 }
 
 // bubbled reports whether it is called in a bubble, whose clock starts in 2000.
