@@ -92,7 +92,7 @@ func TestFlushAckedFails(t *testing.T) {
 				park := harness.NewPark(t)
 				var unread reading
 				done := make(chan struct{})
-				opts := &flush.Options{SendTimeout: 100 * time.Millisecond}
+				opts := &flush.Options{SendTimeout: time.Second} // of the flush before as well
 				if tc.leave {
 					opts.SendTimeout = harness.Patience()
 				}
@@ -366,7 +366,7 @@ func TestCauseOfAStalledUpload(t *testing.T) {
 		}
 		io.WriteString(w, "answer")
 	}), nil), harness.Configure(func(s *http.Server) {
-		s.ReadTimeout = 50 * time.Millisecond
+		s.ReadHeaderTimeout, s.ReadTimeout = harness.Patience(), 50*time.Millisecond
 		s.ConnContext = flush.ConnContext
 	}))
 	s := harness.Open(t, srv, "POST", "/", nil, "Content-Length: 100")

@@ -41,15 +41,20 @@ func TestDetachedMemory(t *testing.T) {
 					streams = append(streams, harness.Next(t, out).Flusher)
 				}
 			}
+			goroutines := runtime.NumGoroutine()
+			settled := func() int {
+				t.Helper()
+				harness.WaitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines+20 }) // the last handlers may still return
+				return inUse()
+			}
 			more(100)
-			before, goroutines := inUse(), runtime.NumGoroutine()
+			before := settled()
 			more(n - 100)
-			each := (inUse() - before) / (n - 100)
+			each := (settled() - before) / (n - 100)
 			t.Logf("%d bytes a stream", each)
 			if each > c.most {
 				t.Errorf("a stream holds %d bytes, want at most %d", each, c.most)
 			}
-			harness.WaitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines+20 }) // the last handlers may still return
 			runtime.KeepAlive(streams)
 		})
 	}
