@@ -442,6 +442,33 @@ func TestCloseLeavesTheLengthToTheServer(t *testing.T) {
 	}
 }
 
+// A length that the handler has switched off the server does not send either: an early
+// Close brings the client what has moved down.
+func TestCloseLeavesNoLengthThatIsSwitchedOff(t *testing.T) {
+	for name, length := range map[string][]string{"none": nil, "empty": {""}} {
+		t.Run(name, func(t *testing.T) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+				if p == harness.HTTP10 && length != nil {
+					return // the server sends it as it is, and no client takes that
+				}
+				park := harness.NewPark(t)
+				srv := harness.Serve(t, p, harness.Wrapped(&flush.Options{BufferSize: -1}, func(w http.ResponseWriter, _ *http.Request) {
+					w.Header()["Content-Length"] = length
+					io.WriteString(w, "moved down")
+					harness.Must(t, harness.Flusher(w).Close())
+					park.Here()
+				}))
+				s := harness.Open(t, srv, "GET", "/", nil)
+				park.Wait()
+				s.Expect("moved down")
+				s.ExpectNothing()
+				park.Resume()
+				s.ExpectEnd("")
+			})
+		})
+	}
+}
+
 // So much the server holds by itself, and HTTP/2's twice as much as HTTP/1's.
 func TestCloseLeavesTheLengthOfWhatTheServerHolds(t *testing.T) {
 	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
