@@ -87,6 +87,27 @@ func TestLateCallsLeaveTheNextRequestAlone(t *testing.T) {
 	})
 }
 
+// A WriteHeader that comes late fixes nothing: the server is not asked for its headers,
+// and Stats goes on to say what was sent.
+func TestLateWriteHeaderFixesNothing(t *testing.T) {
+	for name, end := range map[string]func(*flush.Flusher){
+		"Close": func(f *flush.Flusher) { f.Close() },
+		"Abort": func(f *flush.Flusher) { f.Abort(nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := harness.NewSink(t)
+			f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+			end(f)
+			before := f.Stats()
+			f.Header().Set("X-Late", "1")
+			f.WriteHeader(http.StatusTeapot)
+			if len(s.Header()) > 0 || f.Stats() != before {
+				t.Errorf("headers %v, %+v before and %+v after", s.Header(), before, f.Stats())
+			}
+		})
+	}
+}
+
 // After a failure they get ErrClosed that matches the failure too.
 func TestLateCallsAfterFailure(t *testing.T) {
 	broken := errors.New("broken")

@@ -395,22 +395,25 @@ func TestFilterWaitsForAFlush(t *testing.T) {
 			s.ExpectEnd("page")
 		}
 	})
-	// A filter that is only slow costs nobody his flush.
-	synctest.Test(t, func(t *testing.T) {
-		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: 10 * time.Second}, func(w http.ResponseWriter, _ *http.Request) {
-			f := harness.Flusher(w)
-			asked := make(chan error, 1)
-			b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
-				go func() { asked <- f.FlushWait(harness.NoContext) }()
-				time.Sleep(10*time.Second - 1)
-				return p, nil
-			}})
-			io.WriteString(w, "page")
-			expectError(t, "Flush", b.Flush(), nil)
-			expectError(t, "FlushWait", <-asked, nil)
-		}), 0)
-		harness.Open(t, srv, "GET", "/", nil).ExpectEnd("page")
-	})
+	// A filter that is only slow costs nobody his flush; without a send timeout, however
+	// slow it is.
+	for limit, slow := range map[time.Duration]time.Duration{10 * time.Second: 10*time.Second - 1, -1: time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
+				f := harness.Flusher(w)
+				asked := make(chan error, 1)
+				b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+					go func() { asked <- f.FlushWait(harness.NoContext) }()
+					time.Sleep(slow)
+					return p, nil
+				}})
+				io.WriteString(w, "page")
+				expectError(t, "Flush", b.Flush(), nil)
+				expectError(t, "FlushWait", <-asked, nil)
+			}), 0)
+			harness.Open(t, srv, "GET", "/", nil).ExpectEnd("page")
+		})
+	}
 }
 
 // Headers that are on their way when a filter begins are out for it: it never
