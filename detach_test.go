@@ -504,6 +504,37 @@ func TestDetachedHandlersWriterRefuses(t *testing.T) {
 	})
 }
 
+// It has a header map all the same, which goes nowhere: what middleware inside sets
+// costs nobody anything, while the handler runs, once it has returned, and after the end.
+func TestDetachedHandlersWriterHasAMap(t *testing.T) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		type both struct {
+			w http.ResponseWriter
+			f *flush.Flusher
+		}
+		out := make(chan both, 1)
+		srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			f := harness.Flusher(w)
+			if err := f.Detach(); err != nil {
+				t.Error(err)
+			}
+			w.Header().Set("X-Late", "no")
+			out <- both{w, f}
+		}), nil))
+		s := harness.Open(t, srv, "GET", "/", nil)
+		d := harness.Next(t, out)
+		s.Response()
+		d.w.Header().Set("X-Late", "no")
+		io.WriteString(d.f, "body")
+		harness.Must(t, d.f.Close())
+		d.w.Header().Set("X-Late", "no")
+		body, trailer, end := s.Rest()
+		if s.Header().Get("X-Late") != "" || body != "body" || len(trailer) > 0 || end == harness.Cut {
+			t.Errorf("got %v, %q, %v, %s", s.Header(), body, trailer, end)
+		}
+	})
+}
+
 // The handler's context keeps its values, and nothing of the server's or of
 // middleware's once the handler has returned. What was derived from it lives on.
 func TestDetachedContext(t *testing.T) {

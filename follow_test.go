@@ -641,6 +641,40 @@ func TestFollowFlushBehindWhatIsHeld(t *testing.T) {
 	}
 }
 
+// Who waits in line to bring buffers down, while who is before him comes to a filter,
+// does without them: the filter may be waiting for him.
+func TestFlushWaitInLineBehindAFilter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{BufferSize: -1})
+		filter := harness.NewPark(t)
+		f.StartBuffer(&flush.BufferOptions{ChunkSize: 1, Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+			if phase&flush.PhaseFlush != 0 {
+				filter.Here()
+			}
+			return p, nil
+		}})
+		f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+		harness.MustWrite(t, f, "page")
+		s.Hold(0)
+		all := harness.Go(func() error { return f.FlushAll(true) }) // the page is on its way down
+		synctest.Wait()
+		flushed := harness.Go(func() error { return f.FlushWait(harness.NoContext) })
+		synctest.Wait()
+		s.Release()
+		filter.Wait()
+		if err := <-flushed; err != nil {
+			t.Error(err)
+		}
+		if at, _ := s.LastFlush(); at != len("page") {
+			t.Errorf("%d bytes have been flushed", at)
+		}
+		filter.Resume()
+		harness.Must(t, <-all)
+		harness.Must(t, f.Close())
+	})
+}
+
 // What a wait that has ended left behind comes down with the next flush, be it asked
 // for while the call of the server that it waited for is still under way.
 func TestFlushAsyncBringsDownWhatWasLeft(t *testing.T) {

@@ -223,6 +223,44 @@ func TestFilterCallsTheServer(t *testing.T) {
 	}
 }
 
+// Where that hands no headers over nobody else does behind it: what the filter sets
+// then is sent.
+func TestFilterKeepsTheHeadersBehindACall(t *testing.T) {
+	for name, do := range map[string]func(f *flush.Flusher){
+		"Hijack that fails":           func(f *flush.Flusher) { f.Hijack() },
+		"EnableFullDuplex that fails": func(f *flush.Flusher) { f.EnableFullDuplex() },
+		"WriteHeader(103)":            func(f *flush.Flusher) { f.WriteHeader(http.StatusEarlyHints) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := harness.NewSink(t)
+				gate := make(chan struct{})
+				close(gate)
+				f := flush.New(refusesHijack{harness.DeadlineSink{Sink: s}, gate, new([]time.Time)}, requestOf(t.Context(), 0), nil)
+				var flushed <-chan error
+				b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+					if phase&flush.PhaseFlush != 0 {
+						do(f)
+						flushed = harness.Go(func() error { return f.FlushWait(harness.NoContext) })
+						synctest.Wait()
+						if f.HeadersSent() {
+							t.Error("the headers have left while the filter runs")
+						}
+						f.Header().Set("X-Filter", "1")
+					}
+					return p, nil
+				}})
+				harness.Must(t, b.Flush())
+				harness.Must(t, <-flushed)
+				harness.Must(t, f.Close())
+				if s.Sent.Get("X-Filter") != "1" {
+					t.Errorf("sent %v", s.Sent)
+				}
+			})
+		})
+	}
+}
+
 // So too before the request body has been read, when no carrier may hand the
 // headers over.
 func TestFilterHeadersBeforeTheRequestBody(t *testing.T) {
