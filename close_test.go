@@ -490,6 +490,41 @@ func TestCloseLeavesNoLengthThatIsSwitchedOff(t *testing.T) {
 	}
 }
 
+// A response with trailers has no length on HTTP/1, so an early Close brings the client
+// its body, and only the end and the trailers come with the return.
+func TestCloseWithTrailersBringsTheBody(t *testing.T) {
+	for _, size := range []int{0, -1} {
+		for _, declared := range []bool{true, false} {
+			t.Run(fmt.Sprintf("BufferSize %d, declared %t", size, declared), func(t *testing.T) {
+				harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+					park := harness.NewPark(t)
+					srv := harness.Serve(t, p, harness.Wrapped(&flush.Options{BufferSize: size}, func(w http.ResponseWriter, _ *http.Request) {
+						trailer := http.TrailerPrefix + "X-Late"
+						if declared {
+							trailer = "X-Late"
+							w.Header().Set("Trailer", trailer)
+						}
+						io.WriteString(w, "body")
+						w.Header().Set(trailer, "1")
+						harness.Must(t, harness.Flusher(w).Close())
+						park.Here()
+					}))
+					s := harness.Open(t, srv, "GET", "/", nil)
+					park.Wait()
+					if p != harness.HTTP2 || size == 0 { // which finds its length all the same
+						s.Expect("body")
+					}
+					park.Resume()
+					_, trailer, end := s.Rest()
+					if end == harness.Cut || p != harness.HTTP10 && trailer.Get("X-Late") != "1" {
+						t.Errorf("trailers %v, %s", trailer, end)
+					}
+				})
+			})
+		}
+	}
+}
+
 // So much the server holds by itself, and HTTP/2's twice as much as HTTP/1's.
 func TestCloseLeavesTheLengthOfWhatTheServerHolds(t *testing.T) {
 	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
