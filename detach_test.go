@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -589,6 +590,46 @@ func TestDetachedContext(t *testing.T) {
 			}
 			s.Rest()
 		}
+	})
+}
+
+// An endingContext ends, once it is armed, while somebody asks whether it has.
+type endingContext struct {
+	context.Context
+	end   context.CancelFunc
+	armed *atomic.Bool
+}
+
+func (c endingContext) Err() error {
+	err := c.Context.Err()
+	if c.armed.Load() {
+		c.end()
+	}
+	return err
+}
+
+// A server's context that ends just as the handler returns ends the response, too.
+func TestDetachedContextEndsAsTheHandlerReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan error, 1)
+		opts := &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}
+		var armed atomic.Bool
+		own := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Context().Done() // it is waited for
+			harness.Must(t, harness.Flusher(w).Detach())
+			armed.Store(true)
+		}), opts)
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			own.ServeHTTP(w, r.WithContext(endingContext{ctx, cancel, &armed}))
+		}), 0)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.Response()
+		if err := harness.Next(t, ended); err != nil {
+			t.Errorf("OnClose: %v", err)
+		}
+		s.ExpectEnd("")
 	})
 }
 
