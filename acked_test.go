@@ -146,6 +146,42 @@ func TestFlushAckedSaysThatTheConnectionIsLost(t *testing.T) {
 	}
 }
 
+// A failure that FlushAcked has found ends at once what waits behind a call of the
+// server, though that goes on.
+func TestLostConnectionEndsEveryWait(t *testing.T) {
+	for name, wait := range map[string]func(f *flush.Flusher) error{
+		"FlushWait": func(f *flush.Flusher) error { return f.FlushWait(harness.NoContext) },
+		"Write":     func(f *flush.Flusher) error { _, err := f.Write(make([]byte, 2000)); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f, s, c := overConn(t, t.Context(), &flush.Options{SendTimeout: time.Hour, MaxPending: 1000, BufferSize: 1000})
+				s.OnFlush = func() error { <-time.After(time.Minute); return nil }
+				harness.MustWrite(t, f, "event")
+				go f.FlushWait(harness.NoContext)
+				synctest.Wait()
+				done := harness.Go(func() error { return wait(f) })
+				synctest.Wait()
+				if len(done) > 0 {
+					t.Fatalf("%v: it does not wait", <-done)
+				}
+				c.Set(func(s *harness.ConnState) { s.Err = harness.ErrBoom })
+				if err := f.FlushAcked(t.Context()); !errors.Is(err, harness.ErrBoom) {
+					t.Errorf("FlushAcked: %v", err)
+				}
+				synctest.Wait()
+				if len(done) == 0 {
+					t.Error("it goes on to wait")
+				}
+				if err := <-done; !errors.Is(err, flush.ErrClientGone) {
+					t.Error(err)
+				}
+				f.Close()
+			})
+		})
+	}
+}
+
 // FlushAcked asks the kernel in growing steps, also when the request's own
 // context, which does not end its wait, has ended.
 func TestFlushAckedDoesNotSpin(t *testing.T) {

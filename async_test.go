@@ -62,6 +62,25 @@ func events(n, size int) (list []string, all string) {
 	return list, strings.Join(list, "")
 }
 
+// Stats counts a flush as soon as it has been asked for, also while a carrier is at work.
+func TestStatsCountsFlushesAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+		s.Hold(0)
+		harness.MustWrite(t, f, "event")
+		for n := range int64(5) {
+			harness.Must(t, f.FlushAsync())
+			synctest.Wait() // the first is in the server
+			if got := f.Stats().Flushes; got != n+1 {
+				t.Errorf("%d flushes, want %d", got, n+1)
+			}
+		}
+		s.Release()
+		harness.Must(t, f.Close())
+	})
+}
+
 // Flushes asked for while a slow write is under way cost nothing and become one.
 func TestAsyncCoalesces(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

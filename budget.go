@@ -232,7 +232,6 @@ func (f *Flusher) leaveLocked() {
 	if m := f.member; m != nil {
 		m.waits, m.granted = false, false // a Write that waits finds the end when it wakes
 		f.chargeLocked()
-		f.movedLocked()
 		f.member = nil
 		f.cfg.Budget.members.Add(-1)
 	}

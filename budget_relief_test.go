@@ -1,6 +1,7 @@
 package flush_test
 
 import (
+	"context"
 	"errors"
 	"net/http"
 	"net/http/httptest"
@@ -55,6 +56,27 @@ func TestBudgetFailedResponseGivesBack(t *testing.T) {
 			})
 		})
 	}
+}
+
+// One that fails while the server is not being called gives back everything at once,
+// however long its handler goes on.
+func TestBudgetIdleFailedResponseGivesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := flush.NewBudget(64<<10, 64<<10)
+		f := harness.HoldBudget(budget, 3)
+		var g flush.Group
+		harness.Must(t, g.Add(f))
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := g.Shutdown(ctx); !errors.Is(err, flush.ErrShutdown) {
+			t.Errorf("Shutdown: %v", err)
+		}
+		if held, s := budget.Stats().Held, f.Stats(); held != 0 || f.Buffered() != 0 || s.Lost != 3*harness.BlockBytes {
+			t.Errorf("%d bytes of the budget, %d held, %d lost", held, f.Buffered(), s.Lost)
+		}
+		f.Close()
+		harness.ExpectNothingHeld(t, budget)
+	})
 }
 
 // Without a budget the memory of a failed response comes back as soon.

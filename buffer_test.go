@@ -89,6 +89,26 @@ func TestBufferErrors(t *testing.T) {
 	}
 }
 
+// The state of a buffer says what it was opened with.
+func TestBufferStatusSaysTheOptions(t *testing.T) {
+	for _, test := range []struct {
+		opts flush.BufferOptions
+		want flush.BufferStatus
+	}{
+		{flush.BufferOptions{}, flush.BufferStatus{}},
+		{flush.BufferOptions{Name: "a", ChunkSize: 3}, flush.BufferStatus{Name: "a", ChunkSize: 3}},
+		{flush.BufferOptions{ChunkSize: -3, FollowFlush: true}, flush.BufferStatus{}},
+		{flush.BufferOptions{NoClean: true}, flush.BufferStatus{NoClean: true}},
+		{flush.BufferOptions{NoFlush: true}, flush.BufferStatus{NoFlush: true}},
+		{flush.BufferOptions{NoRemove: true}, flush.BufferStatus{NoRemove: true}},
+	} {
+		f, _ := newOutput(t)
+		if got := f.StartBuffer(&test.opts).Status(); got != test.want {
+			t.Errorf("%+v, want %+v", got, test.want)
+		}
+	}
+}
+
 func TestBufferBytesAreCopied(t *testing.T) {
 	f, out := newOutput(t)
 	b := f.StartBuffer(nil)

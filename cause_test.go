@@ -63,6 +63,35 @@ func TestCauseBehindMiddleware(t *testing.T) {
 	}
 }
 
+// A leavingConn is a connection of which the kernel says whether the client is there.
+type leavingConn struct {
+	harness.FakeConn
+	there *bool
+}
+
+func (c leavingConn) Established() bool { return *c.there }
+
+// While the kernel says that the client is there Cause does not believe that it has
+// left, and goes on to ask: a TLS client says goodbye before its end is seen. Once it
+// has left it does not come back.
+func TestCauseFollowsTheKernel(t *testing.T) {
+	there := true
+	server, cancel := context.WithCancel(harness.WithConn(t.Context(), leavingConn{there: &there}))
+	defer cancel()
+	harness.Wrapped(nil, func(_ http.ResponseWriter, r *http.Request) {
+		cancel()
+		for _, step := range []struct {
+			there bool
+			want  error
+		}{{true, context.Canceled}, {true, context.Canceled}, {false, flush.ErrClientGone}, {true, flush.ErrClientGone}} {
+			there = step.there
+			if err := flush.Cause(r.Context()); !errors.Is(err, step.want) {
+				t.Errorf("the client is there: %t, and the cause is %v", there, err)
+			}
+		}
+	}).ServeHTTP(harness.DeadlineSink{Sink: harness.NewSink(t)}, requestOf(server, 0))
+}
+
 // behind puts middleware before h: its writer is not h's.
 func behind(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { h.ServeHTTP(harness.Unwrapper{ResponseWriter: w}, r) })

@@ -282,13 +282,14 @@ func (f *Flusher) handRestLocked() {
 			f.sendBareHeadersLocked(false)
 		}
 		f.sendHeadersLocked(false)
-		if f.srv.netHTTP && f.http1 && !f.http10 && f.length < 0 && f.hasPrefixedTrailersLocked() {
+		prefixed := f.srv.netHTTP && f.http1 && !f.http10 && f.length < 0 && f.hasPrefixedTrailersLocked()
+		if prefixed {
 			// A whole response would get a length instead of trailers.
 			f.timeout.quiet = false
 			f.pushLocked()
 		}
 		f.carryTrailersLocked()
-		if early && (measured || !f.measurableLocked()) {
+		if early && !prefixed && (measured || !f.measurableLocked()) {
 			f.pushLocked()
 		}
 	}
@@ -300,14 +301,15 @@ func (f *Flusher) handRestLocked() {
 }
 
 // measurableLocked reports whether net/http still holds the whole response, and
-// will find its length when the handler returns: a push would make it chunked.
+// will find its length when the handler returns: a push would make it chunked. On
+// HTTP/1 one with trailers has none.
 func (f *Flusher) measurableLocked() bool {
 	holds := int64(serverMeasures)
 	if !f.http1 {
 		holds = serverMeasuresHTTP2
 	}
 	_, measured := f.below["Content-Length"]
-	return f.srv.netHTTP && !measured && f.length < 0 && !f.head && f.bodyAllowed() && f.handedLocked() <= holds && f.flow.pushes == 0 && !f.rarely().bare
+	return f.srv.netHTTP && !measured && !(f.http1 && f.hasTrailersLocked()) && f.length < 0 && !f.head && f.bodyAllowed() && f.handedLocked() <= holds && f.flow.pushes == 0 && !f.rarely().bare
 }
 
 // completesLocked reports whether the response is to be complete before the

@@ -87,6 +87,27 @@ func TestLateCallsLeaveTheNextRequestAlone(t *testing.T) {
 	})
 }
 
+// A WriteHeader that comes late fixes nothing: the server is not asked for its headers,
+// and Stats goes on to say what was sent.
+func TestLateWriteHeaderFixesNothing(t *testing.T) {
+	for name, end := range map[string]func(*flush.Flusher){
+		"Close": func(f *flush.Flusher) { f.Close() },
+		"Abort": func(f *flush.Flusher) { f.Abort(nil) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := harness.NewSink(t)
+			f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+			end(f)
+			before := f.Stats()
+			f.Header().Set("X-Late", "1")
+			f.WriteHeader(http.StatusTeapot)
+			if len(s.Header()) > 0 || f.Stats() != before {
+				t.Errorf("headers %v, %+v before and %+v after", s.Header(), before, f.Stats())
+			}
+		})
+	}
+}
+
 // After a failure they get ErrClosed that matches the failure too.
 func TestLateCallsAfterFailure(t *testing.T) {
 	broken := errors.New("broken")
@@ -439,6 +460,68 @@ func TestCloseLeavesTheLengthToTheServer(t *testing.T) {
 				s.ExpectEnd("short")
 			})
 		})
+	}
+}
+
+// A length that the handler has switched off the server does not send either: an early
+// Close brings the client what has moved down.
+func TestCloseLeavesNoLengthThatIsSwitchedOff(t *testing.T) {
+	for name, length := range map[string][]string{"none": nil, "empty": {""}} {
+		t.Run(name, func(t *testing.T) {
+			harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+				if p == harness.HTTP10 && length != nil {
+					return // the server sends it as it is, and no client takes that
+				}
+				park := harness.NewPark(t)
+				srv := harness.Serve(t, p, harness.Wrapped(&flush.Options{BufferSize: -1}, func(w http.ResponseWriter, _ *http.Request) {
+					w.Header()["Content-Length"] = length
+					io.WriteString(w, "moved down")
+					harness.Must(t, harness.Flusher(w).Close())
+					park.Here()
+				}))
+				s := harness.Open(t, srv, "GET", "/", nil)
+				park.Wait()
+				s.Expect("moved down")
+				s.ExpectNothing()
+				park.Resume()
+				s.ExpectEnd("")
+			})
+		})
+	}
+}
+
+// A response with trailers has no length on HTTP/1, so an early Close brings the client
+// its body, and only the end and the trailers come with the return.
+func TestCloseWithTrailersBringsTheBody(t *testing.T) {
+	for _, size := range []int{0, -1} {
+		for _, declared := range []bool{true, false} {
+			t.Run(fmt.Sprintf("BufferSize %d, declared %t", size, declared), func(t *testing.T) {
+				harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+					park := harness.NewPark(t)
+					srv := harness.Serve(t, p, harness.Wrapped(&flush.Options{BufferSize: size}, func(w http.ResponseWriter, _ *http.Request) {
+						trailer := http.TrailerPrefix + "X-Late"
+						if declared {
+							trailer = "X-Late"
+							w.Header().Set("Trailer", trailer)
+						}
+						io.WriteString(w, "body")
+						w.Header().Set(trailer, "1")
+						harness.Must(t, harness.Flusher(w).Close())
+						park.Here()
+					}))
+					s := harness.Open(t, srv, "GET", "/", nil)
+					park.Wait()
+					if p != harness.HTTP2 || size == 0 { // which finds its length all the same
+						s.Expect("body")
+					}
+					park.Resume()
+					_, trailer, end := s.Rest()
+					if end == harness.Cut || p != harness.HTTP10 && trailer.Get("X-Late") != "1" {
+						t.Errorf("trailers %v, %s", trailer, end)
+					}
+				})
+			})
+		}
 	}
 }
 

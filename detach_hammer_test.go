@@ -26,10 +26,12 @@ func TestDetachedTornChunk(t *testing.T) {
 	event := []byte("an event of more than sixteen bytes")
 	whole := len(event) + len("23\r\n") + len("\r\n")
 	for n := 1; n < whole; n++ {
-		for _, size := range []int{1, 7, len(event)} {
-			got, err := io.ReadAll(httputil.NewChunkedReader(bytes.NewReader(flush.TornChunk(event, n, size))))
-			if err != nil || string(got) != string(event) {
-				t.Errorf("torn after %d bytes, then pieces of %d: got %q, %v", n, size, got, err)
+		for _, behind := range []string{"", "and what is written behind it"} {
+			for _, size := range []int{1, 7, len(event), len(event) + len(behind)} {
+				got, err := io.ReadAll(httputil.NewChunkedReader(bytes.NewReader(flush.TornChunk(event, n, []byte(behind), size))))
+				if err != nil || string(got) != string(event)+behind {
+					t.Errorf("torn after %d bytes, then pieces of %d: got %q, %v", n, size, got, err)
+				}
 			}
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"os"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -504,6 +505,37 @@ func TestDetachedHandlersWriterRefuses(t *testing.T) {
 	})
 }
 
+// It has a header map all the same, which goes nowhere: what middleware inside sets
+// costs nobody anything, while the handler runs, once it has returned, and after the end.
+func TestDetachedHandlersWriterHasAMap(t *testing.T) {
+	harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+		type both struct {
+			w http.ResponseWriter
+			f *flush.Flusher
+		}
+		out := make(chan both, 1)
+		srv := harness.Serve(t, p, flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			f := harness.Flusher(w)
+			if err := f.Detach(); err != nil {
+				t.Error(err)
+			}
+			w.Header().Set("X-Late", "no")
+			out <- both{w, f}
+		}), nil))
+		s := harness.Open(t, srv, "GET", "/", nil)
+		d := harness.Next(t, out)
+		s.Response()
+		d.w.Header().Set("X-Late", "no")
+		io.WriteString(d.f, "body")
+		harness.Must(t, d.f.Close())
+		d.w.Header().Set("X-Late", "no")
+		body, trailer, end := s.Rest()
+		if s.Header().Get("X-Late") != "" || body != "body" || len(trailer) > 0 || end == harness.Cut {
+			t.Errorf("got %v, %q, %v, %s", s.Header(), body, trailer, end)
+		}
+	})
+}
+
 // The handler's context keeps its values, and nothing of the server's or of
 // middleware's once the handler has returned. What was derived from it lives on.
 func TestDetachedContext(t *testing.T) {
@@ -558,6 +590,46 @@ func TestDetachedContext(t *testing.T) {
 			}
 			s.Rest()
 		}
+	})
+}
+
+// An endingContext ends, once it is armed, while somebody asks whether it has.
+type endingContext struct {
+	context.Context
+	end   context.CancelFunc
+	armed *atomic.Bool
+}
+
+func (c endingContext) Err() error {
+	err := c.Context.Err()
+	if c.armed.Load() {
+		c.end()
+	}
+	return err
+}
+
+// A server's context that ends just as the handler returns ends the response, too.
+func TestDetachedContextEndsAsTheHandlerReturns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ended := make(chan error, 1)
+		opts := &flush.Options{OnClose: func(_ *http.Request, _ flush.Stats, err error) { ended <- err }}
+		var armed atomic.Bool
+		own := flush.NewHandler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			r.Context().Done() // it is waited for
+			harness.Must(t, harness.Flusher(w).Detach())
+			armed.Store(true)
+		}), opts)
+		srv := harness.ServeMemory(t, harness.HTTP1, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithCancel(r.Context())
+			defer cancel()
+			own.ServeHTTP(w, r.WithContext(endingContext{ctx, cancel, &armed}))
+		}), 0)
+		s := harness.Open(t, srv, "GET", "/", nil)
+		s.Response()
+		if err := harness.Next(t, ended); err != nil {
+			t.Errorf("OnClose: %v", err)
+		}
+		s.ExpectEnd("")
 	})
 }
 

@@ -16,6 +16,9 @@ func TestErrTimeoutIsOne(t *testing.T) {
 	if !errors.As(flush.ErrTimeout, &is) || !is.Timeout() {
 		t.Errorf("as a net.Error: %v", is)
 	}
+	if again, ok := flush.ErrTimeout.(interface{ Temporary() bool }); !ok || again.Temporary() {
+		t.Error("it sticks, and is no reason to try again")
+	}
 	if !os.IsTimeout(flush.ErrTimeout) || !errors.Is(flush.ErrTimeout, os.ErrDeadlineExceeded) {
 		t.Error("it is none to package os")
 	}

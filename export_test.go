@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"time"
 	"unsafe"
 
@@ -49,16 +50,16 @@ func WriteShared(f *Flusher, s *SharedWrite) (taken bool, err error) {
 }
 
 // TornChunk returns what a client gets of a broadcast's event of which only n bytes
-// could be written at first, when the rest is queued in pieces of size, and the
-// response then ends.
-func TornChunk(event []byte, n, size int) []byte {
+// could be written at first, when the rest is queued, with what is written behind it,
+// in pieces of size, and the response then ends.
+func TornChunk(event []byte, n int, behind []byte, size int) []byte {
 	var out connRecorder
 	w := &wire{conn: &out}
 	s := newSharedWrite(event)
 	out.Write(s.chunk[:n])
 	gone := bodyBytes(n, s.head, len(event))
 	w.tear(s.chunk, n, s.head, len(event))
-	for rest := event[gone:]; len(rest) > 0; {
+	for rest := slices.Concat(event[gone:], behind); len(rest) > 0; {
 		k, _ := w.Write(rest[:min(size, len(rest))])
 		rest = rest[k:]
 	}

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -14,8 +15,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/fa492104/flush"
+	"github.com/fa492104/flush/flushtest"
 	"github.com/fa492104/flush/internal/harness"
 )
 
@@ -254,6 +258,45 @@ func TestFastCGIDrainIsOver(t *testing.T) {
 	b.Close()
 	harness.Next(t, empty)
 	b.Close()
+}
+
+// Serve waits until the web server has the last record of each response, which comes
+// behind the return of its handler, but for ten seconds at most.
+func TestServeFastCGIWaitsForTheLastRecord(t *testing.T) {
+	for _, reads := range []bool{true, false} {
+		t.Run(fmt.Sprintf("reads=%t", reads), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := flushtest.Listen(16)
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				served := harness.Go(func() error {
+					return flush.ServeFastCGI(ctx, []net.Listener{l}, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}), new(flush.Group))
+				})
+				c, err := l.Dial(ctx, "", "")
+				harness.Must(t, err)
+				defer c.Close()
+				fcgiRequest(t, c, map[string]string{"REQUEST_METHOD": "GET", "SERVER_PROTOCOL": "HTTP/1.1", "REQUEST_URI": "/"})
+				synctest.Wait() // it is being answered
+				clock := harness.NewClock()
+				cancel()
+				synctest.Wait()
+				if len(served) > 0 {
+					t.Error("it has returned before the answer was out")
+				}
+				want := 10 * time.Second
+				if reads {
+					want = 0
+					all, err := io.ReadAll(c)
+					if found := flush.FastCGIRecords(all); err != nil || len(found) == 0 || found[len(found)-1].Kind != fcgiEnd {
+						t.Errorf("%v, %v", found, err)
+					}
+				}
+				if err := <-served; err != nil || clock.Now() != want {
+					t.Errorf("%v after %v", err, clock.Now())
+				}
+			})
+		})
+	}
 }
 
 // What the connection says is what the server's package hears.

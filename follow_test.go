@@ -492,6 +492,46 @@ func TestOwedBehindAFullBudget(t *testing.T) {
 	}
 }
 
+// What FlushAll leaves to a carrier is every buffer, and not those alone that follow a
+// flush: also if the call that its filter would wait for begins only while it looks.
+func TestFlushAllOwesEveryBuffer(t *testing.T) {
+	for _, begins := range []bool{false, true} {
+		t.Run(fmt.Sprintf("begins=%t", begins), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := harness.NewSink(t)
+				f := flush.New(harness.DeadlineSink{Sink: s}, nil, nil)
+				f.StartBuffer(&flush.BufferOptions{Filter: bracket})
+				harness.MustWrite(t, f, "page")
+				baton := flush.TakeBaton(f)
+				called := make(chan struct{})
+				call := func() {
+					baton.Call(func() { <-called })
+					baton.Release()
+				}
+				if !begins {
+					go call()
+					synctest.Wait()
+				}
+				asked := harness.Go(func() error { return f.FlushAll(false) })
+				synctest.Wait()
+				if begins {
+					go call()
+				}
+				harness.Must(t, <-asked)
+				if f.Top().Len() == 0 {
+					t.Fatal("nothing is owed: the test shows nothing")
+				}
+				close(called)
+				synctest.Wait()
+				if at, _ := s.LastFlush(); s.Body() != "[page]" || at != len("[page]") {
+					t.Errorf("%q came, %d bytes of it flushed", s.Body(), at)
+				}
+				harness.Must(t, f.Close())
+			})
+		})
+	}
+}
+
 // A filter that panics as a carrier brings down what is owed keeps nothing else from
 // coming: what a flush had been asked for.
 func TestOwedWhoseFilterPanics(t *testing.T) {
@@ -599,6 +639,40 @@ func TestFollowFlushBehindWhatIsHeld(t *testing.T) {
 			})
 		}
 	}
+}
+
+// Who waits in line to bring buffers down, while who is before him comes to a filter,
+// does without them: the filter may be waiting for him.
+func TestFlushWaitInLineBehindAFilter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := harness.NewSink(t)
+		f := flush.New(harness.DeadlineSink{Sink: s}, nil, &flush.Options{BufferSize: -1})
+		filter := harness.NewPark(t)
+		f.StartBuffer(&flush.BufferOptions{ChunkSize: 1, Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+			if phase&flush.PhaseFlush != 0 {
+				filter.Here()
+			}
+			return p, nil
+		}})
+		f.StartBuffer(&flush.BufferOptions{FollowFlush: true})
+		harness.MustWrite(t, f, "page")
+		s.Hold(0)
+		all := harness.Go(func() error { return f.FlushAll(true) }) // the page is on its way down
+		synctest.Wait()
+		flushed := harness.Go(func() error { return f.FlushWait(harness.NoContext) })
+		synctest.Wait()
+		s.Release()
+		filter.Wait()
+		if err := <-flushed; err != nil {
+			t.Error(err)
+		}
+		if at, _ := s.LastFlush(); at != len("page") {
+			t.Errorf("%d bytes have been flushed", at)
+		}
+		filter.Resume()
+		harness.Must(t, <-all)
+		harness.Must(t, f.Close())
+	})
 }
 
 // What a wait that has ended left behind comes down with the next flush, be it asked

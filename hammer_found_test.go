@@ -183,6 +183,47 @@ type sendfileServer struct {
 
 func (s sendfileServer) ReadFrom(r io.Reader) (int64, error) { return s.readFrom(r) }
 
+// What the server's Write complains of without failing is the error of a Write that moves
+// its own bytes down.
+func TestWriteTellsRefusal(t *testing.T) {
+	f := flush.New(deadlineServer{flushingServer{
+		newFuncServer(func(p []byte) (int, error) { return 400, http.ErrContentLength }), func() error { return nil },
+	}}, nil, nil)
+	if n, err := f.Write(make([]byte, 8000)); n != 400 || !errors.Is(err, http.ErrContentLength) {
+		t.Errorf("%d of 8000, %v", n, err)
+	}
+	f.Close()
+}
+
+// A ReadFrom that stands in line behind a Write as the response closes has read nothing
+// of its file: all of that is refused.
+func TestReadFromInLineAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := harness.NewSink(t)
+		f := flush.New(hintServer{harness.DeadlineSink{Sink: s}}, nil, &flush.Options{Flush: flush.Async, BufferSize: 1000, MaxPending: 1000})
+		s.Hold(0)
+		wrote := harness.Go(func() error { _, err := f.Write(make([]byte, 2000)); return err })
+		synctest.Wait()
+		left := bytes.NewReader(make([]byte, 5000))
+		copied := harness.Go(func() error {
+			n, err := f.ReadFrom(hammerFile{left})
+			if n != 0 {
+				t.Errorf("%d bytes were copied", n)
+			}
+			return err
+		})
+		synctest.Wait()
+		closed := harness.Go(f.Close)
+		synctest.Wait()
+		if err := <-copied; !errors.Is(err, flush.ErrClosed) || left.Len() != 5000 {
+			t.Errorf("%v, and %d of 5000 bytes are left in the file", err, left.Len())
+		}
+		s.Release()
+		harness.Must(t, <-wrote)
+		harness.Must(t, <-closed)
+	})
+}
+
 // What the server's ReadFrom complains of without failing is the copy's error:
 // the file has been read further than the server took.
 func TestReadFromTellsRefusal(t *testing.T) {

@@ -223,6 +223,44 @@ func TestFilterCallsTheServer(t *testing.T) {
 	}
 }
 
+// Where that hands no headers over nobody else does behind it: what the filter sets
+// then is sent.
+func TestFilterKeepsTheHeadersBehindACall(t *testing.T) {
+	for name, do := range map[string]func(f *flush.Flusher){
+		"Hijack that fails":           func(f *flush.Flusher) { f.Hijack() },
+		"EnableFullDuplex that fails": func(f *flush.Flusher) { f.EnableFullDuplex() },
+		"WriteHeader(103)":            func(f *flush.Flusher) { f.WriteHeader(http.StatusEarlyHints) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := harness.NewSink(t)
+				gate := make(chan struct{})
+				close(gate)
+				f := flush.New(refusesHijack{harness.DeadlineSink{Sink: s}, gate, new([]time.Time)}, requestOf(t.Context(), 0), nil)
+				var flushed <-chan error
+				b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+					if phase&flush.PhaseFlush != 0 {
+						do(f)
+						flushed = harness.Go(func() error { return f.FlushWait(harness.NoContext) })
+						synctest.Wait()
+						if f.HeadersSent() {
+							t.Error("the headers have left while the filter runs")
+						}
+						f.Header().Set("X-Filter", "1")
+					}
+					return p, nil
+				}})
+				harness.Must(t, b.Flush())
+				harness.Must(t, <-flushed)
+				harness.Must(t, f.Close())
+				if s.Sent.Get("X-Filter") != "1" {
+					t.Errorf("sent %v", s.Sent)
+				}
+			})
+		})
+	}
+}
+
 // So too before the request body has been read, when no carrier may hand the
 // headers over.
 func TestFilterHeadersBeforeTheRequestBody(t *testing.T) {
@@ -395,22 +433,25 @@ func TestFilterWaitsForAFlush(t *testing.T) {
 			s.ExpectEnd("page")
 		}
 	})
-	// A filter that is only slow costs nobody his flush.
-	synctest.Test(t, func(t *testing.T) {
-		srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: 10 * time.Second}, func(w http.ResponseWriter, _ *http.Request) {
-			f := harness.Flusher(w)
-			asked := make(chan error, 1)
-			b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
-				go func() { asked <- f.FlushWait(harness.NoContext) }()
-				time.Sleep(10*time.Second - 1)
-				return p, nil
-			}})
-			io.WriteString(w, "page")
-			expectError(t, "Flush", b.Flush(), nil)
-			expectError(t, "FlushWait", <-asked, nil)
-		}), 0)
-		harness.Open(t, srv, "GET", "/", nil).ExpectEnd("page")
-	})
+	// A filter that is only slow costs nobody his flush; without a send timeout, however
+	// slow it is.
+	for limit, slow := range map[time.Duration]time.Duration{10 * time.Second: 10*time.Second - 1, -1: time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
+				f := harness.Flusher(w)
+				asked := make(chan error, 1)
+				b := f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, _ flush.Phase) ([]byte, error) {
+					go func() { asked <- f.FlushWait(harness.NoContext) }()
+					time.Sleep(slow)
+					return p, nil
+				}})
+				io.WriteString(w, "page")
+				expectError(t, "Flush", b.Flush(), nil)
+				expectError(t, "FlushWait", <-asked, nil)
+			}), 0)
+			harness.Open(t, srv, "GET", "/", nil).ExpectEnd("page")
+		})
+	}
 }
 
 // Headers that are on their way when a filter begins are out for it: it never

@@ -800,6 +800,33 @@ func TestHeaderMap(t *testing.T) {
 	f.Header().Set("X-Late", "1") // harmless
 }
 
+// What middleware outside has set is sent, though the handler never asks for the map.
+func TestHeadersOfMiddlewareOutside(t *testing.T) {
+	for name, wrap := range map[string]func(http.Handler) http.Handler{"NewHandler": harness.WrappedBy(nil), "New": harness.EndedNew} {
+		for _, flushes := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, flushes %t", name, flushes), func(t *testing.T) {
+				harness.EachProto(t, func(t *testing.T, p harness.Proto) {
+					own := wrap(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+						io.WriteString(w, "page")
+						if flushes {
+							harness.Must(t, flush.Flush(w, true))
+						}
+					}))
+					srv := harness.Serve(t, p, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+						w.Header().Set("X-Outside", "1")
+						own.ServeHTTP(w, r)
+					}))
+					s := harness.Open(t, srv, "GET", "/", nil)
+					if h := s.Header(); h.Get("X-Outside") != "1" {
+						t.Errorf("got %v", h)
+					}
+					s.ExpectEnd("page")
+				})
+			})
+		}
+	}
+}
+
 // A writer that has no header map is one that sends no headers: what is set for it
 // goes nowhere, as the handler's own would.
 func TestWriterWithoutHeaderMap(t *testing.T) {

@@ -1,6 +1,7 @@
 package flush_test
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -166,6 +167,34 @@ func TestAnswerBehindTheServersDrain(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// Behind a Flusher that has seen the body read nothing is drained, whatever is shown in
+// its place: a client that reads nothing costs SendTimeout, once.
+func TestHiddenUploadThatAFlusherHasSeen(t *testing.T) {
+	const limit = time.Minute
+	for name, hide := range hiders {
+		t.Run(name, func(t *testing.T) {
+			edge(t, func(t *testing.T) {
+				took := make(chan time.Duration, 1)
+				inner := harness.Wrapped(&flush.Options{SendTimeout: limit}, func(w http.ResponseWriter, _ *http.Request) {
+					clock := harness.NewClock()
+					if _, err := w.Write(make([]byte, harness.Much)); !errors.Is(err, flush.ErrTimeout) {
+						t.Error(err)
+					}
+					took <- clock.Now()
+				})
+				srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&flush.Options{SendTimeout: -1}, func(w http.ResponseWriter, r *http.Request) {
+					io.ReadAll(r.Body)
+					hide(behind(inner)).ServeHTTP(w, r)
+				}), 1000)
+				harness.Open(t, srv, "POST", "/", strings.NewReader("upload"))
+				if took := <-took; took != limit {
+					t.Errorf("it took %v", took)
+				}
+			})
+		})
 	}
 }
 

@@ -200,6 +200,41 @@ func TestIdleStreamGivesItsTimerBack(t *testing.T) {
 	}
 }
 
+// So is that of a detached response, though its next call needs another soon: many
+// idle.
+func TestIdleDetachedStreamGivesItsTimerBack(t *testing.T) {
+	for name, opts := range map[string]flush.Options{
+		"short":       {SendTimeout: time.Second},
+		"in a budget": {SendTimeout: time.Minute, Budget: flush.NewBudget(1<<20, 1<<21)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				detached := make(chan *flush.Flusher, 1)
+				srv := harness.ServeMemory(t, harness.HTTP1, harness.Wrapped(&opts, func(w http.ResponseWriter, _ *http.Request) {
+					f := harness.Flusher(w)
+					harness.Must(t, f.Detach())
+					detached <- f
+				}), 1000)
+				s := harness.Open(t, srv, "GET", "/", nil)
+				s.Response()
+				f := <-detached
+				synctest.Wait() // the handler has returned
+				harness.MustWrite(t, f, "x")
+				harness.Must(t, f.FlushWait(harness.NoContext))
+				if !flush.KeepsTimer(f) {
+					t.Error("nothing watches the call")
+				}
+				<-time.After(2 * opts.SendTimeout)
+				if flush.KeepsTimer(f) {
+					t.Error("it keeps its timer")
+				}
+				harness.Must(t, f.Close())
+				s.ExpectEnd("x")
+			})
+		})
+	}
+}
+
 // The timeout rolls: a client that is slow, but takes something of each step in
 // time, gets everything.
 func TestSendTimeoutRolls(t *testing.T) {

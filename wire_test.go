@@ -55,6 +55,7 @@ func TestWireIsTheServers(t *testing.T) {
 		{name: "a file", run: func(w io.Writer) string { return copied(w, 100_000) }},
 		{name: "a file in parts", run: func(w io.Writer) string { return write(w, "a") + copied(w, 70_000) + write(w, "b") + copied(w, 1) }},
 
+		{name: "a length of nothing", before: set("Content-Length", "0"), run: func(w io.Writer) string { return write(w, "") }},
 		{name: "a length", before: set("Content-Length", "5"), run: func(w io.Writer) string { return write(w, "ab", "cde") }},
 		{name: "a length and a string", before: set("Content-Length", "3"), run: func(w io.Writer) string { n, err := io.WriteString(w, "abc"); return fmt.Sprint(n, err) }},
 		{name: "more than the length", before: set("Content-Length", "5"), run: func(w io.Writer) string { return write(w, "abcde", "f") }},
@@ -120,6 +121,7 @@ func TestWireIsTheServers(t *testing.T) {
 			for i, c := range cases {
 				type result struct {
 					said, body      string
+					behind          string // the end
 					header, trailer http.Header
 					end             harness.Ending
 				}
@@ -128,7 +130,8 @@ func TestWireIsTheServers(t *testing.T) {
 					header := s.Header().Clone()
 					header.Del("Date")
 					body, trailer, end := s.Rest()
-					return result{harness.Next(t, said), body, header, trailer, end}
+					behind, _ := io.ReadAll(s.Reader) // a cut may be a reset
+					return result{harness.Next(t, said), body, string(behind), header, trailer, end}
 				}
 				want, got := get(bare), get(ours)
 				if got.said != want.said {
@@ -136,6 +139,9 @@ func TestWireIsTheServers(t *testing.T) {
 				}
 				if got.body != want.body || got.end != want.end || p == harness.HTTP1 && c.ends != "" && got.end != c.ends {
 					t.Errorf("%s: the client got %d bytes, %s; from net/http %d, %s", c.name, len(got.body), got.end, len(want.body), want.end)
+				}
+				if got.behind != want.behind {
+					t.Errorf("%s: %q came behind the end; from net/http %q", c.name, got.behind, want.behind)
 				}
 				if !maps.EqualFunc(got.header, want.header, slices.Equal) || !maps.EqualFunc(got.trailer, want.trailer, slices.Equal) {
 					t.Errorf("%s: headers %v and trailers %v; from net/http %v and %v", c.name, got.header, got.trailer, want.header, want.trailer)

@@ -343,7 +343,6 @@ func (f *Flusher) Hijack() (conn net.Conn, rw *bufio.ReadWriter, err error) {
 	f.parkLocked(true) // what is accepted from here on would not get down any more
 	defer f.parkLocked(false)
 	if f.fixed {
-		f.stopHoldingLocked()
 		f.moveLocked()
 		if f.fail == nil {
 			f.sendHeadersLocked(false)
