@@ -84,7 +84,7 @@ func (f *Flusher) hidesBody(r *http.Request) bool {
 	if !f.srv.netHTTP || r.ProtoMajor != 1 || r.Body != nil && r.Body != http.NoBody || !cameWithBody(r) {
 		return false
 	}
-	if below, ok := FromContext(r.Context()); ok && below != f {
+	if below := flusherOn(r.Context()); below != nil && below != f {
 		return below.bodyUnread()
 	}
 	return true

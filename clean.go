@@ -72,3 +72,29 @@ func (f *Flusher) uncleanLocked() error {
 }
 
 var bodyHeaders = []string{"Content-Length", "Content-Encoding", "Content-Range", "Etag", "Last-Modified", "Trailer"}
+
+// cleanStackLocked drops what the buffers hold, and has their filters begin
+// anew, unless one of them has sent the headers: then a part of what a filter
+// let through is on its way, and the rest must follow. Clean calls it, with the
+// turn and the baton.
+func (f *Flusher) cleanStackLocked() (err error) {
+	s := f.stack
+	s.cleaning = true
+	defer func() { s.cleaning = false }()
+	for b := range s.fromTop() {
+		if !b.disabled { // else an error page could fail with the page
+			err = joinErrors(err, f.runLocked(b, PhaseClean))
+		}
+	}
+	if f.headersSent {
+		return wrapReentrant(err)
+	}
+	for _, b := range s.bufs {
+		b.started, b.processed, b.pinned = false, false, false
+	}
+	if h := f.headerLocked(); s.sniffed != "" && h.Get("Content-Type") == s.sniffed {
+		delete(h, "Content-Type") // it was that of the body
+	}
+	s.rest, s.grown, s.resized, s.ownLength, s.owesAll, s.sniffed = nil, 0, false, false, false, ""
+	return wrapReentrant(err)
+}

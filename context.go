@@ -34,9 +34,16 @@ func Cause(ctx context.Context) error {
 }
 
 type (
-	flusherKey struct{} // for FromContext
+	flusherKey struct{} // for flusherOn
 	causeKey   struct{} // for Cause
 )
+
+// flusherOn returns the Flusher whose handler was given ctx, or one derived from it,
+// or nil.
+func flusherOn(ctx context.Context) *Flusher {
+	f, _ := ctx.Value(flusherKey{}).(*Flusher)
+	return f
+}
 
 // A requestContext is the context of a wrapped handler's request. To everybody
 // but this package it is what the server's would be: others act on its error

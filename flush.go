@@ -114,6 +114,6 @@ func From(w http.ResponseWriter) (*Flusher, bool) {
 // It says false once the handler has returned, and once its connection has been
 // hijacked: requests may live on that whose contexts are derived from ctx.
 func FromContext(ctx context.Context) (*Flusher, bool) {
-	f, ok := ctx.Value(flusherKey{}).(*Flusher)
-	return f, ok
+	f := flusherOn(ctx)
+	return f, f != nil
 }

@@ -201,7 +201,7 @@ func (f *Flusher) flusherBelow() *Flusher {
 	f.mu.Unlock()
 	below := flusherIn(w)
 	if below == nil && ctx != nil {
-		below, _ = ctx.Value(flusherKey{}).(*Flusher)
+		below = flusherOn(ctx)
 	}
 	if below == f {
 		return nil

@@ -73,13 +73,6 @@ func (n *headerNote) clear() {
 	n.n = 0
 }
 
-// readNoteLocked has below say what was noted, if anything was.
-func (f *Flusher) readNoteLocked() {
-	if f.noted != nil {
-		f.belowLocked()
-	}
-}
-
 func (f *Flusher) dropNoteLocked() {
 	if f.noted == nil {
 		return

@@ -97,13 +97,13 @@ func TestOneFileWritesEach(t *testing.T) {
 // floors are the root's files from the ground up. Where two need each other, the
 // one that says less of the other stands first.
 var floors = strings.Fields(`
-	sapi.go errors.go clock.go queue.go ahead.go pipe.go carrier.go layers.go detached.go
+	sapi.go errors.go clock.go queue.go ahead.go down.go pipe.go carrier.go layers.go detached.go
 	stats.go flusher.go group.go about.go trailers.go notify.go options.go
 	sentfile_linux.go sentfile_other.go watch.go await.go deadline.go context.go
 	candidates.go body.go stack.go membership.go implicit.go call.go wire.go
 	budget.go accept.go sentfile.go timeout.go shutdown.go serve_fastcgi.go
-	conn.go plain.go note.go shared.go headers.go clean.go close.go brief.go writer.go
-	output.go buffer.go inspect.go detach.go async.go gzip.go broadcast.go
+	conn.go plain.go note.go shared.go headers.go sendheaders.go filterview.go close.go brief.go writer.go
+	output.go buffer.go clean.go inspect.go detach.go async.go gzip.go broadcast.go
 	flush.go handler.go install.go serve.go
 `)
 
