@@ -302,14 +302,14 @@ func (f *Flusher) handRestLocked() {
 
 // measurableLocked reports whether net/http still holds the whole response, and
 // will find its length when the handler returns: a push would make it chunked. On
-// HTTP/1 one with trailers, or a Transfer-Encoding, has none.
+// HTTP/1 one that declares trailers, or has a Transfer-Encoding, has none.
 func (f *Flusher) measurableLocked() bool {
 	_, declared := f.below["Content-Length"]
 	switch {
 	case !f.srv.netHTTP, declared, f.length >= 0, f.head, !f.bodyAllowed(), f.flow.pushes > 0, f.rarely().bare:
 		return false
 	case f.http1:
-		return f.handedLocked() <= serverMeasures && !f.hasTrailersLocked() && f.below.Get("Transfer-Encoding") == ""
+		return f.handedLocked() <= serverMeasures && len(f.below["Trailer"]) == 0 && f.below.Get("Transfer-Encoding") == ""
 	}
 	return f.handedLocked() <= serverMeasuresHTTP2
 }
