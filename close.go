@@ -302,14 +302,16 @@ func (f *Flusher) handRestLocked() {
 
 // measurableLocked reports whether net/http still holds the whole response, and
 // will find its length when the handler returns: a push would make it chunked. On
-// HTTP/1 one with trailers has none.
+// HTTP/1 one that declares trailers, or has a Transfer-Encoding, has none.
 func (f *Flusher) measurableLocked() bool {
-	holds := int64(serverMeasures)
-	if !f.http1 {
-		holds = serverMeasuresHTTP2
+	_, declared := f.below["Content-Length"]
+	switch {
+	case !f.srv.netHTTP, declared, f.length >= 0, f.head, !f.bodyAllowed(), f.flow.pushes > 0, f.rarely().bare:
+		return false
+	case f.http1:
+		return f.handedLocked() <= serverMeasures && len(f.below["Trailer"]) == 0 && f.below.Get("Transfer-Encoding") == ""
 	}
-	_, measured := f.below["Content-Length"]
-	return f.srv.netHTTP && !measured && !(f.http1 && f.hasTrailersLocked()) && f.length < 0 && !f.head && f.bodyAllowed() && f.handedLocked() <= holds && f.flow.pushes == 0 && !f.rarely().bare
+	return f.handedLocked() <= serverMeasuresHTTP2
 }
 
 // completesLocked reports whether the response is to be complete before the
