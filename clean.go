@@ -9,8 +9,8 @@ package flush
 // It looks first and acts then: once headers have been sent it does nothing and
 // returns [ErrHeadersSent], and [ErrReentrant] while a filter runs. No header
 // leaves meanwhile, unless a filter that is told of the Clean flushes by
-// itself; then too it returns ErrHeadersSent. An error of a filter is returned
-// after all has been done.
+// itself; then too it returns ErrHeadersSent, and only what filters have been told of
+// is gone. An error of a filter is returned after all has been done.
 func (f *Flusher) Clean() (err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -75,21 +75,25 @@ var bodyHeaders = []string{"Content-Length", "Content-Encoding", "Content-Range"
 
 // cleanStackLocked drops what the buffers hold, and has their filters begin
 // anew, unless one of them has sent the headers: then a part of what a filter
-// let through is on its way, and the rest must follow. Clean calls it, with the
-// turn and the baton.
+// let through is on its way, and the rest must follow. So only filters that hear of
+// the Clean lose something by one that comes too late: they come first, and none
+// below the one that has sent the headers. Clean calls it, with the turn and the baton.
 func (f *Flusher) cleanStackLocked() (err error) {
 	s := f.stack
 	s.cleaning = true
 	defer func() { s.cleaning = false }()
 	for b := range s.fromTop() {
-		if !b.disabled { // else an error page could fail with the page
+		if b.opts.Filter != nil && !b.disabled && !f.headersSent { // disabled: an error page could fail with the page
 			err = joinErrors(err, f.runLocked(b, PhaseClean))
 		}
 	}
 	if f.headersSent {
 		return wrapReentrant(err)
 	}
-	for _, b := range s.bufs {
+	for b := range s.fromTop() {
+		if b.opts.Filter == nil {
+			err = joinErrors(err, f.runLocked(b, PhaseClean))
+		}
 		b.started, b.processed, b.pinned = false, false, false
 	}
 	if h := f.headerLocked(); s.sniffed != "" && h.Get("Content-Type") == s.sniffed {

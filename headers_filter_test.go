@@ -608,6 +608,39 @@ func TestFlushDuringClean(t *testing.T) {
 	}
 }
 
+// A Clean that comes too late as a filter that is told of it sends the headers takes
+// nothing back but what filters have been told of.
+func TestFlushDuringCleanKeepsTheRest(t *testing.T) {
+	fetch(t, "GET", nil, func(w http.ResponseWriter, _ *http.Request) {
+		f := harness.Flusher(w)
+		tells := func(name string, flushes bool) flush.Filter {
+			return func(p []byte, phase flush.Phase) ([]byte, error) {
+				if phase&flush.PhaseClean != 0 && flushes {
+					expectError(t, "FlushWait", f.FlushWait(harness.NoContext), nil)
+				} else if phase&flush.PhaseClean != 0 {
+					t.Errorf("the filter %s was told of the Clean", name)
+				}
+				return p, nil
+			}
+		}
+		f.StartBuffer(&flush.BufferOptions{Filter: tells("below", false)})
+		io.WriteString(w, "below ")
+		f.StartBuffer(nil)
+		io.WriteString(w, "between ")
+		f.StartBuffer(&flush.BufferOptions{Filter: tells("that flushes", true)})
+		io.WriteString(w, "told ")
+		f.StartBuffer(nil)
+		io.WriteString(w, "above")
+		if err := f.Clean(); !errors.Is(err, flush.ErrHeadersSent) {
+			t.Error("Clean:", err)
+		}
+	}, func(t *testing.T, _ harness.Proto, _ *harness.Stream, body string, end harness.Ending) {
+		if want := "below between above"; body != want || end == harness.Cut {
+			t.Errorf("got %q, %s, want %q", body, end, want)
+		}
+	})
+}
+
 // What a filter writes while it is told of a Clean comes behind it.
 func TestFilterWritesDuringClean(t *testing.T) {
 	rec := httptest.NewRecorder()
