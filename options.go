@@ -44,7 +44,8 @@ type Options struct {
 	// outstanding, as nginx's send_timeout; it is not a bound on the response.
 	// 0 means the server's WriteTimeout if it has one, else 60 s; negative
 	// means none. If not 0, it replaces the server's WriteTimeout. A stretch
-	// without progress ends no earlier, and at most a sixteenth of it later.
+	// without progress ends no earlier, save for a thousandth where the response
+	// ends, and at most a sixteenth of it later.
 	SendTimeout time.Duration
 
 	// FlushInterval flushes what has waited this long for a flush.
