@@ -630,7 +630,7 @@ func (r *reply) uploadTime() (d time.Duration) {
 	for _, one := range r.replyScript.body {
 		d += one
 	}
-	if d > 0 && !r.bodyEnds && r.write > 0 && r.opts.SendTimeout == 0 {
+	if len(r.replyScript.body) > 0 && !r.bodyEnds && r.write > 0 && r.opts.SendTimeout == 0 {
 		d += r.bodyStall() // a WriteTimeout alone does not end the server's drain
 	}
 	return d
