@@ -36,15 +36,9 @@ func (f *Flusher) Clean() (err error) {
 	} else {
 		s.withheld = true
 		defer f.yieldLocked()
-		err = f.cleanStackLocked()
-		if !s.withheld { // a filter has flushed
-			if e := f.takeBatonBehindLocked(true); e != nil {
-				return joinErrors(e, err)
-			}
-			s.withheld = true
-		}
-		if f.headersSent {
-			return joinErrors(ErrHeadersSent, err)
+		var late error
+		if err, late = f.cleanStackLocked(); late != nil {
+			return joinErrors(late, err)
 		}
 	}
 	f.resetLocked()
@@ -74,21 +68,28 @@ func (f *Flusher) uncleanLocked() error {
 var bodyHeaders = []string{"Content-Length", "Content-Encoding", "Content-Range", "Etag", "Last-Modified", "Trailer"}
 
 // cleanStackLocked drops what the buffers hold, and has their filters begin
-// anew, unless one of them has sent the headers: then a part of what a filter
-// let through is on its way, and the rest must follow. So only filters that hear of
-// the Clean lose something by one that comes too late: they come first, and none
+// anew, unless one of them has sent the headers, as late says: then a part of what a
+// filter let through is on its way, and the rest must follow. So only filters that hear
+// of the Clean lose something by one that comes too late: they come first, and none
 // below the one that has sent the headers. Clean calls it, with the turn and the baton.
-func (f *Flusher) cleanStackLocked() (err error) {
+func (f *Flusher) cleanStackLocked() (err, late error) {
 	s := f.stack
 	s.cleaning = true
 	defer func() { s.cleaning = false }()
 	for b := range s.fromTop() {
-		if b.opts.Filter != nil && !b.disabled && !f.headersSent { // disabled: an error page could fail with the page
-			err = joinErrors(err, f.runLocked(b, PhaseClean))
+		if b.opts.Filter == nil || b.disabled { // disabled: an error page could fail with the page
+			continue
 		}
+		if late = f.overtakenLocked(s); late != nil {
+			break
+		}
+		err = joinErrors(err, f.runLocked(b, PhaseClean))
 	}
-	if f.headersSent {
-		return wrapReentrant(err)
+	if late == nil {
+		late = f.overtakenLocked(s)
+	}
+	if late != nil {
+		return wrapReentrant(err), late
 	}
 	for b := range s.fromTop() {
 		if b.opts.Filter == nil {
@@ -100,5 +101,25 @@ func (f *Flusher) cleanStackLocked() (err error) {
 		delete(h, "Content-Type") // it was that of the body
 	}
 	s.rest, s.grown, s.resized, s.ownLength, s.owesAll, s.sniffed = nil, 0, false, false, false, ""
-	return wrapReentrant(err)
+	return wrapReentrant(err), nil
+}
+
+// overtakenLocked says why Clean comes too late for s, or nil: a filter may have flushed,
+// and then somebody else may have the baton, who hands over the headers; or it has taken
+// the connection, or ended the response.
+func (f *Flusher) overtakenLocked(s *stack) error {
+	if !s.withheld {
+		if err := f.takeBatonBehindLocked(true); err != nil {
+			return err
+		}
+		s.withheld = true
+		s.runs++
+		if f.waiters > 0 {
+			f.boundFilterLocked()
+		}
+	}
+	if f.headersSent {
+		return ErrHeadersSent
+	}
+	return nil
 }

@@ -641,6 +641,35 @@ func TestFlushDuringCleanKeepsTheRest(t *testing.T) {
 	})
 }
 
+// A filter that takes the connection while it is told of a Clean leaves nothing to take
+// back, and what ends the response waits for nobody.
+func TestHijackDuringClean(t *testing.T) {
+	ended := make(chan error, 1)
+	srv := harness.Serve(t, harness.HTTP1, harness.Wrapped(nil, func(w http.ResponseWriter, _ *http.Request) {
+		f := harness.Flusher(w)
+		f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+			t.Errorf("the filter below was told of phase %d", phase)
+			return p, nil
+		}})
+		f.StartBuffer(&flush.BufferOptions{Filter: func(p []byte, phase flush.Phase) ([]byte, error) {
+			conn, _, err := f.Hijack()
+			expectError(t, "Hijack", err, nil)
+			if err == nil {
+				io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nown")
+				conn.Close()
+			}
+			return p, nil
+		}})
+		expectError(t, "Clean", f.Clean(), http.ErrHijacked)
+		ended <- f.Close()
+	}))
+	s := harness.Open(t, srv, "GET", "/", nil)
+	if body, _, end := s.Rest(); body != "own" || end != harness.Complete {
+		t.Errorf("got %q, %s", body, end)
+	}
+	expectError(t, "Close", harness.Next(t, ended), nil)
+}
+
 // What a filter writes while it is told of a Clean comes behind it.
 func TestFilterWritesDuringClean(t *testing.T) {
 	rec := httptest.NewRecorder()

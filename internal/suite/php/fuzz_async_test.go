@@ -49,6 +49,7 @@ func FuzzBuffersAsync(f *testing.F) {
 		f.Add([]byte{m, op("ob_start"), with("flags"), op("ob_start"), with("flags")})                          // only filters write
 		f.Add([]byte{m, op("ob_start"), with("throw"), op("ob_start"), with("noisyfalse"), op("flush_all"), 0}) // a panic hides an error
 		f.Add([]byte{m, op("ob_start"), with("throw"), op("ob_start"), with("noisyfalse"), op("clean_all"), 0}) // of a filter that was to drop it
+		f.Add([]byte{m, op("ob_start"), with("flags"), op("ob_start"), with("flusher"), op("clean_all"), 0})    // none below is told
 	}
 	f.Fuzz(func(t *testing.T, input []byte) {
 		if len(input) == 0 {
@@ -138,7 +139,7 @@ func (a *asyncRun) handle(w http.ResponseWriter, r *http.Request) {
 			case len(real.Calls[i]) == 0:
 				a.model.clean = refused
 			default:
-				a.model.clean = overtaken
+				a.model.clean, a.model.told = overtaken, len(real.Calls[i])
 			}
 		}
 		want.Results[i] = do(onModel)

@@ -30,6 +30,7 @@ type model struct {
 	cleaning bool
 	async    bool // a carrier decides when the headers leave, and with that what comes of Clean
 	clean    cleanOutcome
+	told     int  // overtaken: so many filters were told of the Clean
 	showing  bool // the filter that runs has the fixed headers before it
 	passing  bool
 	late     []byte
@@ -172,15 +173,26 @@ func (m *model) Clean() error {
 	}
 	var errs []error
 	m.cleaning = true
+	told := 0
 	for _, b := range slices.Backward(m.bufs) {
-		if m.thrown == nil && !b.disabled {
+		if b.o.Filter == nil || m.thrown != nil || b.disabled {
+			continue
+		}
+		if m.sent && !m.async || m.async && m.clean == overtaken && told == m.told {
+			break
+		}
+		errs = append(errs, m.run(b, flush.PhaseClean))
+		told++
+	}
+	if m.async {
+		m.sent = m.clean == overtaken
+	}
+	for _, b := range m.bufs {
+		if b.o.Filter == nil && m.thrown == nil && !m.sent {
 			errs = append(errs, m.run(b, flush.PhaseClean))
 		}
 	}
 	m.cleaning = false
-	if m.async {
-		m.sent = m.clean == overtaken
-	}
 	if m.sent { // a filter has flushed
 		errs = append(errs, flush.ErrHeadersSent)
 	} else if m.thrown == nil {
