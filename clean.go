@@ -80,15 +80,12 @@ func (f *Flusher) cleanStackLocked() (err, late error) {
 		if b.opts.Filter == nil || b.disabled { // disabled: an error page could fail with the page
 			continue
 		}
-		if late = f.overtakenLocked(s); late != nil {
-			break
+		if late := f.overtakenLocked(); late != nil {
+			return wrapReentrant(err), late
 		}
 		err = joinErrors(err, f.runLocked(b, PhaseClean))
 	}
-	if late == nil {
-		late = f.overtakenLocked(s)
-	}
-	if late != nil {
+	if late := f.overtakenLocked(); late != nil {
 		return wrapReentrant(err), late
 	}
 	for b := range s.fromTop() {
@@ -104,19 +101,15 @@ func (f *Flusher) cleanStackLocked() (err, late error) {
 	return wrapReentrant(err), nil
 }
 
-// overtakenLocked says why Clean comes too late for s, or nil: a filter may have flushed,
+// overtakenLocked says why Clean comes too late, or nil: a filter may have flushed,
 // and then somebody else may have the baton, who hands over the headers; or it has taken
 // the connection, or ended the response.
-func (f *Flusher) overtakenLocked(s *stack) error {
-	if !s.withheld {
+func (f *Flusher) overtakenLocked() error {
+	if !f.stack.withheld {
 		if err := f.takeBatonBehindLocked(true); err != nil {
 			return err
 		}
-		s.withheld = true
-		s.runs++
-		if f.waiters > 0 {
-			f.boundFilterLocked()
-		}
+		f.noteWithheldLocked()
 	}
 	if f.headersSent {
 		return ErrHeadersSent

@@ -452,7 +452,7 @@ func TestPanicShowsWhatMovesByItself(t *testing.T) {
 						srv := harness.ServeMemory(t, p, harness.Wrapped(&test.opts, func(w http.ResponseWriter, _ *http.Request) {
 							if way == "Abort" && (test.opts.Flush == flush.Async || test.opts.FlushInterval > 0) {
 								// It would cut the first call of the server if that were under way.
-								time.AfterFunc(time.Millisecond, flush.HoldBaton(harness.Flusher(w)))
+								time.AfterFunc(time.Millisecond, flush.TakeBaton(harness.Flusher(w)).Release)
 							}
 							for i := 0; i < test.size; i += each {
 								io.WriteString(w, harness.Numbered(test.size)[i:i+each])

@@ -148,19 +148,6 @@ func KeepAhead(f *Flusher) {
 	}
 }
 
-// HoldBaton takes the baton, which must be free, until the function it returns is called:
-// no carrier begins.
-func HoldBaton(f *Flusher) (release func()) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.held = true
-	return func() {
-		f.mu.Lock()
-		defer f.mu.Unlock()
-		f.releaseLocked()
-	}
-}
-
 // GrantBlock hands a block to the Write of f that waits for one, as the server of the
 // budget's lines does when there is room.
 func GrantBlock(f *Flusher) bool {

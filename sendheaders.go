@@ -1,7 +1,6 @@
 package flush
 
 import (
-	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -188,7 +187,7 @@ func (f *Flusher) writeHeaderLocked() {
 		f.srv.w.WriteHeader(status)
 		return
 	}
-	if maps.EqualFunc(f.header, below, slices.Equal) {
+	if sameHeader(f.header, below) {
 		f.srv.w.WriteHeader(status)
 	} else {
 		late := make(http.Header) // what the handler has changed since, for trailers

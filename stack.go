@@ -543,11 +543,17 @@ func (f *Flusher) withholdLocked() {
 		return
 	}
 	err := f.awaitLocked(true, nil, func() bool { return !f.held || f.headersSent })
-	if f.headersSent || err != nil {
+	if f.headersSent || err != nil || !f.seizeLocked() {
 		return
 	}
-	s.withheld = f.seizeLocked()
-	s.runs++
+	f.noteWithheldLocked()
+}
+
+// noteWithheldLocked is for who has taken the baton to withhold the headers. Who waits
+// already is bounded as who comes later is.
+func (f *Flusher) noteWithheldLocked() {
+	f.stack.withheld = true
+	f.stack.runs++
 	if f.waiters > 0 {
 		f.boundFilterLocked()
 	}

@@ -105,16 +105,11 @@ func (c slowClient) serve() (s served, err error) {
 	if _, err := io.CopyN(io.Discard, conn, int64(c.Fast)); err != nil {
 		return s, err
 	}
-	var step, stood time.Duration
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		step, stood = longestStep(ctx, <-conns)
-	}()
+	step, stood := make(chan time.Duration, 1), standing()
+	go func() { step <- longestStep(ctx, <-conns) }()
 	defer func() {
 		cancel()
-		<-watched
-		s.Step, s.Stood = step, stood
+		s.Step, s.Stood = <-step, stood()
 	}()
 	tick := time.NewTicker(slowEvery)
 	defer tick.Stop()
@@ -145,32 +140,29 @@ func (c slowClient) serve() (s served, err error) {
 }
 
 // longestStep is the longest time between two acknowledgements of the client's
-// kernel, and the longest for which the machine let this process stand.
-func longestStep(ctx context.Context, conn *net.TCPConn) (step, stood time.Duration) {
+// kernel.
+func longestStep(ctx context.Context, conn *net.TCPConn) (longest time.Duration) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
-		return 0, 0
+		return 0
 	}
 	var acked uint64
 	at := time.Now()
-	look := at
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		<-tick.C
-		stood = max(stood, time.Since(look))
-		look = time.Now()
 		var info *unix.TCPInfo
 		raw.Control(func(fd uintptr) { info, err = unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO) })
 		if info == nil || info.Bytes_acked == acked {
 			continue
 		}
 		if acked > 0 {
-			step = max(step, time.Since(at))
+			longest = max(longest, time.Since(at))
 		}
 		acked, at = info.Bytes_acked, time.Now()
 	}
-	return step, stood
+	return longest
 }
 
 // serveAll serves the clients at the same time.
